@@ -1,0 +1,1 @@
+"""Runnable reproductions of papers: ``python -m experiments list``."""

@@ -1,0 +1,324 @@
+"""The command line: ``python -m experiments list | run NAME | report | env``.
+
+Nothing heavy is imported before it is needed: help, a misspelt name and the report
+start without JAX.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from experiments import discovery
+
+__all__ = ["main"]
+
+_PROGRAM = "python -m experiments"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line itself takes, beside the fields of the experiment."""
+
+    preset: str = "cpu"
+    """The preset whose fields the others override."""
+    workdir: pathlib.Path = pathlib.Path("runs")
+    """The folder under which the run folder lies."""
+    dry_run: bool = False
+    """Print the resolved configuration and the run folder, then stop."""
+    publish: bool = False
+    """Copy the results to experiments/results/, where `report` finds them."""
+    traceback: bool = False
+    """Show where an error was raised."""
+
+
+def main(
+    arguments: Sequence[str] | None = None, *, package: str = "experiments"
+) -> int:
+    """Runs one command and returns its exit status.
+
+    Args:
+        arguments: what follows the program's name; the process's own by default.
+        package: where the experiments are.
+
+    Returns:
+        0, 1 after an error that was reported, 2 for a command line that cannot be
+        understood, 130 after an interruption.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"list": _list, "run": _run, "report": _report, "env": _env}
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    try:
+        if name not in commands:
+            raise discovery.unknown("command", name, commands)
+        return commands[name](rest, package)
+    except discovery.UsageError as error:
+        return _complain(error, 2)
+    except SystemExit as stop:  # argparse and tyro have printed why
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:  # while modules were imported: there is no run yet
+        return _complain("interrupted", 130)
+    except BrokenPipeError:  # `| head` has read enough
+        sys.stdout = open(os.devnull, "w")
+        return 0
+
+
+def _usage() -> str:
+    return f"""usage: {_PROGRAM} COMMAND ...
+
+  list                 the experiments, their presets, claims and expected minutes
+  run NAME             runs one; the same command again resumes it
+    --preset P           smoke, cpu (the default), gpu, paper
+    --seed N             and any other field of its configuration, --teacher.steps 100
+    --workdir D          where run folders lie (runs)
+    --dry-run            only print the resolved configuration
+    --publish            copy the results to experiments/results/ for the report
+    --help               every field with its default
+  report               writes experiments/results/REPORT.md and report.html
+  env                  what a bug report needs"""
+
+
+def _complain(error: BaseException | str, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # Piped output is read by programs and pagers: no wrapping at 80 columns there.
+    width = None if sys.stdout.isatty() else 160
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False)
+
+
+# ------------------------------------------------------------------ list, env, report
+
+
+def _list(arguments: Sequence[str], package: str) -> int:
+    parser = argparse.ArgumentParser(f"{_PROGRAM} list", allow_abbrev=False)
+    parser.parse_args(arguments)
+    from rich.table import Table
+
+    from experiments.report import published_minutes
+
+    table = Table("name", "paper", "presets (minutes)", "claims", box=None)
+    table.pad_edge = False
+    status = 0
+    for name, experiment in discovery.find(package).items():
+        try:
+            module = discovery.load(experiment)
+        except Exception as error:  # one broken module must not hide the others
+            table.add_row(name, f"cannot be imported: {error}", "", "")
+            status = 1
+            continue
+        measured = published_minutes(discovery.folder_of(package) / "results" / name)
+        minutes = {**measured, **getattr(module, "MINUTES", {})}
+        presets = ", ".join(
+            f"{preset} ({minutes[preset]:g})" if preset in minutes else preset
+            for preset in module.PRESETS
+        )
+        table.add_row(name, module.PAPER, presets, str(len(module.CLAIMS)))
+    _console().print(table)
+    return status
+
+
+def _env(arguments: Sequence[str], package: str) -> int:
+    parser = argparse.ArgumentParser(f"{_PROGRAM} env", allow_abbrev=False)
+    parser.parse_args(arguments)
+    from experiments.environment import environment
+
+    for key, value in environment().items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, item in value.items():
+                print(f"  {name:20} {item}")
+        else:
+            text = ", ".join(value) if isinstance(value, list) else value
+            print(f"{key:22} {text}")
+    return 0
+
+
+def _report(arguments: Sequence[str], package: str) -> int:
+    parser = argparse.ArgumentParser(f"{_PROGRAM} report", allow_abbrev=False)
+    parser.add_argument(
+        "--results",
+        type=pathlib.Path,
+        default=discovery.folder_of(package) / "results",
+        help="the folder of published results, where the report is written as well",
+    )
+    folder = parser.parse_args(arguments).results
+    from experiments.report import write_report
+
+    try:
+        written = write_report(folder)
+    except (OSError, ValueError) as error:
+        return _complain(error, 1)
+    for path in written:
+        print(path)
+    return 0
+
+
+# ------------------------------------------------------------------ run
+
+
+def _run(arguments: Sequence[str], package: str) -> int:
+    experiments = discovery.find(package)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        print(f"\nexperiments: {', '.join(experiments) or 'none'}")
+        return 0 if arguments else 2
+    name, rest = arguments[0], list(arguments[1:])
+    if name not in experiments:
+        raise discovery.unknown("experiment", name, experiments)
+    # Figures are written to files: a display is never needed.
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    try:
+        module = discovery.load(experiments[name])
+        options, config = _parse(name, module, rest)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("kljax", package):
+            raise
+        return _complain(
+            f"{error}: install what experiments need, pip install 'kljax[experiments]'",
+            1,
+        )
+    return _execute(name, module, options, config, rest, package)
+
+
+def _preset_of(arguments: Sequence[str], presets: Sequence[str]) -> str:
+    # Looked up before the rest is parsed: it decides every other default.
+    chosen = "cpu" if "cpu" in presets else next(iter(presets))
+    for i, argument in enumerate(arguments):
+        if argument == "--preset":
+            if i + 1 == len(arguments):
+                raise discovery.UsageError(
+                    f"--preset needs a name\nknown: {', '.join(presets)}"
+                )
+            chosen = arguments[i + 1]
+        elif argument.startswith("--preset="):
+            chosen = argument.partition("=")[2]
+    if chosen not in presets:
+        raise discovery.unknown("preset", chosen, presets)
+    return chosen
+
+
+def _check_fields(name: str, known: Sequence[str], arguments: Sequence[str]) -> None:
+    # tyro would name near options as well, but not all of them.
+    for argument in arguments:
+        field = argument.removeprefix("--").partition("=")[0].replace("_", "-")
+        head, _, tail = field.rpartition(".")
+        positive = f"{head}." * bool(head) + tail.removeprefix("no-")
+        if not argument.startswith("--") or {field, positive} & {*known, "help"}:
+            continue
+        raise discovery.unknown(f"field of {name}", field, known, show="--{}")
+
+
+def _parse(name: str, module: Any, arguments: Sequence[str]) -> tuple[Options, Any]:
+    import tyro
+
+    from experiments.harness import settings
+
+    preset = _preset_of(arguments, list(module.PRESETS))
+    options, config = Options(preset=preset), module.PRESETS[preset]
+    known = [f.replace("_", "-") for f in (*settings(options), *settings(config))]
+    _check_fields(name, known, arguments)
+    # Two dataclasses in one, both without a prefix: one help page shows all.
+    bare = tyro.conf.arg(name="")
+    kinds: Any = {
+        "options": tyro.conf.FlagCreatePairsOff[Options],
+        "config": type(config),
+    }
+    both = dataclasses.make_dataclass(
+        "Run", [(field, Annotated[kind, bare]) for field, kind in kinds.items()]
+    )
+    try:
+        parsed: Any = tyro.cli(
+            both,
+            args=arguments,
+            default=both(options, config),
+            prog=f"{_PROGRAM} run {name}",
+            description=module.__doc__,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    except ValueError as error:  # the configuration's own check
+        raise discovery.UsageError(str(error)) from error
+    return parsed.options, parsed.config
+
+
+@contextlib.contextmanager
+def _terminate_like_ctrl_c() -> Iterator[None]:
+    # A scheduler's SIGTERM outside the training loop, which has its own handler.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _execute(
+    name: str,
+    module: Any,
+    options: Options,
+    config: Any,
+    arguments: Sequence[str],
+    package: str,
+) -> int:
+    from experiments import execution, harness
+
+    folder = harness.run_folder(options.workdir, name, options.preset, config)
+    console = _console()
+    if options.dry_run:
+        for field, value in harness.settings(config).items():
+            words = harness.spelling(field, value)
+            console.print(shlex.join(words), soft_wrap=True)
+        console.print(f"run folder: {folder}", soft_wrap=True)
+        return 0
+    again = shlex.join([*_PROGRAM.split(), "run", name, *arguments])
+    expected = getattr(module, "MINUTES", {}).get(options.preset)
+    console.print(
+        f"{name}, preset {options.preset}, seed {config.seed}"
+        + (f", about {expected:g} minutes" if expected else "")
+        + f"\nrun folder: {folder}",
+        soft_wrap=True,
+    )
+    try:
+        with _terminate_like_ctrl_c():
+            stored = execution.execute(name, module, options.preset, config, folder)
+            if stored is None:  # a process that is not the first of several
+                return 0
+            execution.show(console, stored, folder)
+            if options.publish:
+                target = execution.publish(
+                    folder, discovery.folder_of(package) / "results"
+                )
+                console.print(f"published: {target}", soft_wrap=True)
+    except KeyboardInterrupt as stop:  # the training loop's `Interrupted` is one
+        print(
+            f"\nstopped{f': {stop}' if str(stop) else ''}\nto go on: {again}",
+            file=sys.stderr,
+        )
+        return 130
+    except Exception as error:
+        if options.traceback or not isinstance(error, execution.reported_errors()):
+            raise
+        return _complain(
+            f"{type(error).__name__}: {error}\n(--traceback shows where)", 1
+        )
+    return 0

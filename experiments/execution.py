@@ -1,0 +1,223 @@
+"""Runs an experiment in its folder; stores, shows and publishes what it returned."""
+
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments import environment, harness
+
+__all__ = ["execute", "publish", "reported_errors", "show"]
+
+
+def reported_errors() -> tuple[type[BaseException], ...]:
+    """Errors whose message says what to do: no traceback unless asked for."""
+    from kljax.errors import CheckpointError, DataError, NonFiniteLoss
+    from kljax.training.runs import FolderInUse
+
+    return (CheckpointError, DataError, FolderInUse, NonFiniteLoss, ValueError)
+
+
+def _progress() -> Any:
+    from kljax.training.progress import rich_progress
+
+    return rich_progress()
+
+
+def _is_first_process() -> bool:
+    # Only an experiment that loaded JAX can be one process of several.
+    jax = sys.modules.get("jax")
+    return jax is None or jax.process_index() == 0
+
+
+def overrides(config: Any, preset: Any) -> dict[str, Any]:
+    """Fields that change the numbers and differ from the preset's, without the seed."""
+    ours = harness.settings(harness.mathematics(config))
+    theirs = harness.settings(harness.mathematics(preset))
+    return {
+        field: value
+        for field, value in ours.items()
+        if field != "seed" and (field not in theirs or value != theirs[field])
+    }
+
+
+def rerun_command(name: str, preset: str, config: Any, default: Any) -> str:
+    """The command that gives this configuration, without bookkeeping fields."""
+    words = ["python", "-m", "experiments", "run", name, "--preset", preset]
+    changed = overrides(config, default)
+    if config.seed != default.seed:
+        changed = {"seed": config.seed, **changed}
+    for field, value in changed.items():
+        if field.rpartition(".")[2] == "class":  # no field can have this name
+            continue
+        words += harness.spelling(field, value)
+    return shlex.join(words)
+
+
+def _record_session(folder: pathlib.Path, seconds: float, finished: bool) -> None:
+    # Beside the results: wall-clock time differs between equal runs.
+    path = folder / "timing.json"
+    sessions = harness.read_json(path)["sessions"] if path.is_file() else []
+    sessions.append({"seconds": round(seconds, 1), "finished": finished})
+    total = round(sum(session["seconds"] for session in sessions), 1)
+    harness.write_json(path, {"seconds": total, "sessions": sessions})
+
+
+def execute(
+    name: str,
+    module: Any,
+    preset: str,
+    config: Any,
+    folder: pathlib.Path,
+    *,
+    progress: Any = None,
+) -> dict[str, Any] | None:
+    """Runs `module` in `folder` and writes `results.json` and `timing.json` there.
+
+    Args:
+        name: the experiment's name.
+        module: the experiment.
+        preset: the name of the preset that `config` started from.
+        config: the resolved configuration.
+        folder: the run folder; made where it is missing.
+        progress: handed to `run`; bars on the terminal by default.
+
+    Returns:
+        What `results.json` holds, or `None` in all processes but the first.
+    """
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    started, finished = time.perf_counter(), False
+    try:
+        results = module.run(
+            config,
+            workdir=folder,
+            progress=_progress() if progress is None else progress,
+        )
+        finished = True
+    finally:
+        if _is_first_process():
+            _record_session(folder, time.perf_counter() - started, finished)
+    if not _is_first_process():
+        return None
+    default = module.PRESETS[preset]
+    unmeasured = {
+        claim.id: harness.Verdict("", None, note="the run gave no verdict")
+        for claim in module.CLAIMS
+        if claim.id not in results.verdicts
+    }
+    stored = {
+        "schema": harness.SCHEMA,
+        "experiment": name,
+        "title": harness.title_of(module.__doc__, name),
+        "paper": module.PAPER,
+        "preset": preset,
+        "seed": config.seed,
+        "config": harness.mathematics(config),
+        "config_hash": harness.config_hash(config),
+        "overrides": overrides(config, default),
+        "command": rerun_command(name, preset, config, default),
+        "claims": module.CLAIMS,
+        "verdicts": {**results.verdicts, **unmeasured},
+        "metrics": results.metrics,
+        "tables": results.tables,
+        "figures": results.figures,
+        "problems": harness.problems(results, module.CLAIMS, folder),
+        "environment": environment.environment(),
+    }
+    harness.write_json(folder / "results.json", stored)
+    return harness.read_json(folder / "results.json")
+
+
+_MARK = {
+    "holds": ("✓ holds", "green"),
+    "fails": ("✗ FAILS", "bold red"),
+    "not measured": ("– not measured", "dim"),
+}
+
+
+def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Prints tables, verdicts and the paths of pictures of a finished run."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    results = harness.results_from(stored)
+    for table in results.tables:
+        grid = Table(
+            *table.columns,
+            title=Text(table.title),
+            caption=Text(table.caption) if table.caption else None,
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
+        for row in table.rows:
+            grid.add_row(*map(harness.format_cell, row))
+        console.print(grid)
+    for claim in stored["claims"]:
+        verdict = results.verdicts[claim["id"]]
+        mark, style = _MARK[verdict.status]
+        console.print(
+            Text.assemble((mark, style), "  ", (claim["id"], "bold"), " "),
+            claim["statement"],
+            soft_wrap=True,
+        )
+        if verdict.measured or verdict.holds is not None:
+            interval = f" ({verdict.interval})" if verdict.interval else ""
+            console.print(
+                f"    {claim['measure']}: {verdict.measured}{interval}; "
+                f"bar {claim['bar']}",
+                soft_wrap=True,
+            )
+        if verdict.note:
+            console.print(f"    {verdict.note}", soft_wrap=True)
+    for figure in results.figures:
+        console.print(f"picture: {folder / 'figures' / figure.path}", soft_wrap=True)
+    for problem in stored["problems"]:
+        console.print(Text(f"warning: {problem}", "yellow"), soft_wrap=True)
+    console.print(f"results: {folder / 'results.json'}", soft_wrap=True)
+    states = [results.verdicts[claim["id"]].status for claim in stored["claims"]]
+    counts = (f"{state} {states.count(state)}" for state in _MARK)
+    console.print("claims: " + ", ".join(counts))
+
+
+def label_of(stored: Mapping[str, Any]) -> str:
+    """The name of a published run: the preset, the seed if not 0, a hash if changed."""
+    parts: Sequence[str] = [
+        stored["preset"],
+        f"s{stored['seed']}" if stored["seed"] else "",
+        stored["config_hash"] if stored["overrides"] else "",
+    ]
+    return "-".join(filter(None, parts))
+
+
+def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
+    """Copies a finished run's results and pictures to `<results>/<name>/<label>/`.
+
+    An older run that was published under the same label is replaced as a whole.
+
+    Returns:
+        The folder that was written.
+    """
+    stored = harness.read_json(folder / "results.json")
+    if stored["problems"]:
+        raise ValueError(
+            f"{folder / 'results.json'} cannot be published: "
+            + "; ".join(stored["problems"])
+        )
+    target = results / stored["experiment"] / label_of(stored)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    (beside / "figures").mkdir(parents=True)
+    for name in ("results.json", "timing.json"):
+        shutil.copyfile(folder / name, beside / name)
+    for figure in stored["figures"]:
+        source = folder / "figures" / figure["path"]
+        shutil.copyfile(source, beside / "figures" / figure["path"])
+    if target.exists():
+        shutil.rmtree(target)
+    beside.rename(target)
+    return target

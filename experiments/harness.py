@@ -1,0 +1,303 @@
+"""What an experiment is made of, where its runs lie, and how results are stored.
+
+An experiment is one module of this package with a docstring, `PAPER`, a frozen
+dataclass `Config` (with `seed: int = 0`), `PRESETS`, `CLAIMS` and
+
+    run(config, *, workdir, progress) -> Results
+
+An optional `MINUTES` maps a preset to the minutes it is expected to take. The command
+line, the report and the smoke test find the module by themselves.
+"""
+
+import dataclasses
+import enum
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "Claim",
+    "Figure",
+    "Results",
+    "Table",
+    "Verdict",
+    "bookkeeping",
+    "config_hash",
+    "mathematics",
+    "problems",
+    "run_folder",
+    "settings",
+    "spelling",
+]
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One statement of a paper, in our words, with the bar that decides it.
+
+    Args:
+        id: short name, unique in its experiment, `T2` say.
+        statement: what is claimed.
+        source: table, figure or equation of the paper.
+        measure: what is computed to decide it.
+        bar: when it holds.
+        paper: the paper's own figure, empty where it gives none.
+
+    Example:
+        >>> Claim("T0", "h is f''(r) r^2", "table 1", "relative error", "<= 1e-10").id
+        'T0'
+    """
+
+    id: str
+    statement: str
+    source: str
+    measure: str
+    bar: str
+    paper: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a run measured for a claim; `holds` is `None` where it did not measure."""
+
+    measured: str
+    holds: bool | None
+    interval: str = ""
+    note: str = ""
+
+    @property
+    def status(self) -> str:
+        """`holds`, `fails` or `not measured`."""
+        return status_of(self.holds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a run: every row is as long as `columns`."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A picture of a run: `path` is the name of its file inside `figures/`."""
+
+    path: str
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What `run` returns: numbers, tables, pictures and a verdict per claim."""
+
+    metrics: dict[str, Any]
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
+    verdicts: dict[str, Verdict]
+
+
+def status_of(holds: bool | None) -> str:
+    """`True` is `holds`, `False` is `fails`, `None` is `not measured`."""
+    return {True: "holds", False: "fails", None: "not measured"}[holds]
+
+
+# ------------------------------------------------------------------ configuration
+
+
+def bookkeeping(default: Any, **kwargs: Any) -> Any:
+    """A field of a `Config` that cannot change the numbers: where, how often to log.
+
+    Such fields stay out of the hash that names the run folder, so that a run goes on
+    in its folder after they were changed.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Config:
+        ...     seed: int = 0
+        ...     log_every: int = bookkeeping(50)
+        >>> mathematics(Config())
+        {'seed': 0}
+    """
+    return dataclasses.field(default=default, metadata={"bookkeeping": True}, **kwargs)
+
+
+def plain(value: Any) -> Any:
+    """A value as what JSON knows; non-finite numbers become 'nan', 'inf', '-inf'."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: plain(getattr(value, field.name)) for field in fields}
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, pathlib.PurePath):
+        return value.as_posix()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    if hasattr(value, "__array__"):
+        return plain(np.asarray(value).tolist())
+    raise TypeError(
+        f"cannot store {value!r} of type {type(value).__name__}: expected numbers, "
+        "strings, paths, arrays, dataclasses and containers of them"
+    )
+
+
+def mathematics(config: Any) -> dict[str, Any]:
+    """The fields of a configuration that change the numbers, as nested plain values."""
+    fields = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("bookkeeping"):
+            continue
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            # The class tells two divergences with the same fields apart.
+            value = {"class": type(value).__name__, **mathematics(value)}
+        fields[field.name] = plain(value)
+    return fields
+
+
+def settings(config: Any, prefix: str = "") -> dict[str, Any]:
+    """All fields by their dotted names, as the command line spells them.
+
+    Example:
+        >>> settings({"data": {"path": "x"}, "seed": 0})
+        {'data.path': 'x', 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in plain(config).items():
+        if isinstance(value, dict):
+            flat |= settings(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def spelling(field: str, value: Any) -> list[str]:
+    """A field as the words that set it on the command line.
+
+    Example:
+        >>> spelling("data.augment", False), spelling("seeds", [0, 1])
+        (['--data.no-augment'], ['--seeds', '0', '1'])
+    """
+    field = field.replace("_", "-")
+    if isinstance(value, bool):
+        head, dot, tail = field.rpartition(".")
+        return [f"--{head}{dot}{tail if value else f'no-{tail}'}"]
+    values = value if isinstance(value, list) else [value]
+    return [f"--{field}", *map(str, values)]
+
+
+def config_hash(config: Any) -> str:
+    """Eight hex digits over `mathematics(config)` without the seed."""
+    fields = {k: v for k, v in mathematics(config).items() if k != "seed"}
+    text = json.dumps(fields, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_folder(
+    root: pathlib.Path | str, experiment: str, preset: str, config: Any
+) -> pathlib.Path:
+    """`<root>/<experiment>/<preset>-s<seed>-<hash>`.
+
+    A function of the configuration: the same command finds its own run again.
+    """
+    name = f"{preset}-s{config.seed}-{config_hash(config)}"
+    return pathlib.Path(root) / experiment / name
+
+
+# ------------------------------------------------------------------ results
+
+
+def problems(
+    results: Results, claims: Sequence[Claim], folder: pathlib.Path
+) -> list[str]:
+    """What is wrong with the results of a run, in words; empty when nothing is."""
+    found = []
+    known = {claim.id for claim in claims}
+    for name in sorted(known - set(results.verdicts)):
+        found.append(f"claim {name} has no verdict")
+    for name in sorted(set(results.verdicts) - known):
+        found.append(f"the verdict {name} belongs to no claim")
+    for figure in results.figures:
+        if pathlib.PurePath(figure.path).name != figure.path:
+            found.append(f"figure {figure.path!r} is not a plain file name")
+        elif not (folder / "figures" / figure.path).is_file():
+            found.append(f"figures/{figure.path} was not written")
+    for table in results.tables:
+        lengths = {len(row) for row in table.rows} - {len(table.columns)}
+        if lengths:
+            found.append(
+                f"table {table.title!r} has {len(table.columns)} columns and rows of "
+                f"{sorted(lengths)} cells"
+            )
+    return found
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes beside and renames: a reader never sees half a file."""
+    text = json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a file of `write_json`; `ValueError` names a file that is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}): run the experiment again, or remove "
+            "the file"
+        ) from None
+
+
+def title_of(doc: str | None, fallback: str) -> str:
+    """The first sentence of a docstring, on one line, without its full stop."""
+    paragraph = re.split(r"\n\s*\n", (doc or "").strip())[0]
+    return " ".join(paragraph.split()).rstrip(".") or fallback
+
+
+def results_from(stored: Mapping[str, Any]) -> Results:
+    """The `Results` inside what `results.json` holds."""
+    return Results(
+        metrics=stored["metrics"],
+        tables=tuple(
+            Table(
+                title=table["title"],
+                columns=tuple(table["columns"]),
+                rows=tuple(tuple(row) for row in table["rows"]),
+                caption=table["caption"],
+            )
+            for table in stored["tables"]
+        ),
+        figures=tuple(Figure(**figure) for figure in stored["figures"]),
+        verdicts={k: Verdict(**v) for k, v in stored["verdicts"].items()},
+    )
+
+
+def format_cell(value: Any) -> str:
+    """A cell of a table as text: four significant digits, a dash for nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.4g}"
+    return str(value)

@@ -1,0 +1,107 @@
+"""`python -m kljax.data list | fetch NAME ... | prepare NAME ...`."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from kljax.data.cache import cache_folder, prepared_file
+from kljax.data.debian import archive_file, download, installed_member
+from kljax.data.loading import prepare
+from kljax.data.packaged import package_file, verify
+from kljax.data.sources import Missing, Source, find, table
+from kljax.errors import DataError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 on success, 1 with a line on stderr otherwise."""
+    options = _parser().parse_args(arguments)
+    root = cache_folder(options.root)
+    try:
+        if options.command == "list":
+            _list(root)
+            return 0
+        for entry in [find(name) for name in options.names]:
+            if options.command == "fetch":
+                _fetch(entry, root)
+            else:
+                prepare(entry.name, root=root)
+    except (DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-written was kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m kljax.data",
+        description="The data sets known by name: what is here, and how to get it.",
+    )
+    parser.add_argument("--root", help="cache folder (default: $KLJAX_CACHE, ...)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="what is here, what it would cost, license")
+    fetch = commands.add_parser("fetch", help="download into the cache")
+    fetch.add_argument("names", nargs="+", metavar="NAME")
+    written = commands.add_parser("prepare", help="write one .npz file per data set")
+    written.add_argument("names", nargs="+", metavar="NAME")
+    return parser
+
+
+def _list(root: pathlib.Path) -> None:
+    rows = [("name", "images", "shape", "MB", "license", "state", "what")]
+    for entry in table().values():
+        shape = "x".join(map(str, entry.shape))
+        size = f"{entry.bytes / 1e6:.1f}"
+        state = _state(entry, root)
+        rows.append(
+            (
+                entry.name,
+                str(entry.count),
+                shape,
+                size,
+                entry.license,
+                state,
+                entry.title,
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths))
+        print(line.rstrip())
+    print(f"cache: {root}")
+
+
+def _state(entry: Source, root: pathlib.Path) -> str:
+    if prepared_file(entry, root).is_file():
+        return "prepared"
+    if entry.route == "P":
+        try:
+            package_file(entry)
+        except Missing as missing:
+            return str(missing)
+        return f"ready, inside {entry.package}"
+    if installed_member(entry):
+        return "ready, installed"
+    return "fetched" if archive_file(entry, root).is_file() else "to fetch"
+
+
+def _fetch(entry: Source, root: pathlib.Path) -> None:
+    if prepared_file(entry, root).is_file():
+        print(f"{entry.name}: prepared already")
+    elif entry.route == "P":
+        file = package_file(entry)
+        verify(file, entry)
+        print(f"{entry.name}: nothing to fetch, it is inside {entry.package}")
+    elif installed_member(entry):
+        print(f"{entry.name}: nothing to fetch, {entry.package} is installed")
+    else:
+        download(entry, root, print)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

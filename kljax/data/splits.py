@@ -1,0 +1,78 @@
+"""A test split for data that come without one: stratified, the same everywhere."""
+
+import hashlib
+
+import numpy as np
+
+from kljax.data.raw import Images, Labels, Raw
+from kljax.errors import DataError
+from kljax.typing import Int
+
+__all__ = ["HELD_OUT", "choose", "held_out"]
+
+HELD_OUT = 0.2
+"""Share of the images that a made split holds out."""
+
+SPLIT_NAMES = ("train", "test", "all")
+MADE = (
+    f"made here: {HELD_OUT:.0%} held out, stratified by class, images ordered by the "
+    "SHA-256 of their pixels"
+)
+
+
+def held_out(images: Images, labels: Labels | None) -> Int[np.ndarray, "m"]:
+    """Indices of the test images of data that come as one piece.
+
+    In each class the images are ordered by the SHA-256 of their pixels and the first
+    ones are held out, `ceil(n / 5)` in all, shared out over the classes by largest
+    remainder. No random number takes part, and the order of the files has no
+    influence.
+
+    Args:
+      images: uint8 `[n, h, w, c]`.
+      labels: `[n]`, or None for a single stratum.
+
+    Returns:
+      int64 `[m]`, increasing. Every class keeps at least one training image.
+    """
+    n = len(images)
+    strata = np.zeros(n, np.int32) if labels is None else labels
+    classes, counts = np.unique(strata, return_counts=True)
+    shares = counts * HELD_OUT
+    take = np.floor(shares).astype(int)
+    missing = int(np.ceil(n * HELD_OUT)) - int(take.sum())
+    take[np.argsort(take - shares, kind="stable")[:missing]] += 1
+    take = np.minimum(take, counts - 1)
+
+    keys = np.array([hashlib.sha256(image.tobytes()).digest() for image in images])
+    chosen = []
+    for label, size in zip(classes, take):
+        members = np.flatnonzero(strata == label)
+        chosen.append(members[np.argsort(keys[members], kind="stable")[:size]])
+    return np.sort(np.concatenate(chosen))
+
+
+def choose(raw: Raw, split: str) -> tuple[Images, Labels | None, str]:
+    """The images and labels of one split, and the rule that separated them."""
+    if split not in SPLIT_NAMES:
+        raise ValueError(f"split must be one of {SPLIT_NAMES}, got {split!r}")
+    if "all" not in raw.splits:
+        rule = "as published"
+        if split == "all":
+            both = [raw.splits["train"], raw.splits["test"]]
+            images = np.concatenate([x for x, _ in both])
+            parts = [y for _, y in both if y is not None]
+            return images, np.concatenate(parts) if parts else None, rule
+        return *raw.splits[split], rule
+
+    images, labels = raw.splits["all"]
+    if split == "all":
+        return images, labels, "none: one piece"
+    test = held_out(images, labels)
+    if not len(test):
+        raise DataError(
+            f"{raw.origin}: {len(images)} images are too few for a train and a test "
+            'split. Remedy: bring more, or ask for split="all".'
+        )
+    index = test if split == "test" else np.setdiff1d(np.arange(len(images)), test)
+    return images[index], None if labels is None else labels[index], MADE

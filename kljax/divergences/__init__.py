@@ -1,0 +1,80 @@
+"""Distances between distributions, one module per kind of thing you hold.
+
+Logits: `divergence`, ``forward_kl`` and its siblings here. Gaussians: `gaussian`.
+Log-probabilities of samples: `estimators`. Samples alone: `samples`. Discrete measures
+with a cost: `transport`. Score functions: `scores`.
+"""
+
+from collections.abc import Callable
+
+from kljax.divergences import categorical as _categorical
+from kljax.divergences.categorical import (
+    cauchy_schwarz,
+    cross_entropy,
+    divergence,
+    entropy,
+    renyi,
+    topk,
+)
+from kljax.fdivergence import FDivergence, Moments, generator
+from kljax.generators import (
+    Alpha,
+    Choice,
+    ForwardKL,
+    Jeffreys,
+    JensenShannon,
+    LeCam,
+    NeymanChi2,
+    PearsonChi2,
+    ReverseKL,
+    SkewForwardKL,
+    SkewReverseKL,
+    SoftenedReverseKL,
+    SquaredHellinger,
+    TotalVariation,
+    get,
+    names,
+)
+
+__all__ = [
+    "Alpha",
+    "Choice",
+    "FDivergence",
+    "ForwardKL",
+    "Jeffreys",
+    "JensenShannon",
+    "LeCam",
+    "Moments",
+    "NeymanChi2",
+    "PearsonChi2",
+    "ReverseKL",
+    "SkewForwardKL",
+    "SkewReverseKL",
+    "SoftenedReverseKL",
+    "SquaredHellinger",
+    "TotalVariation",
+    "cauchy_schwarz",
+    "cross_entropy",
+    "divergence",
+    "entropy",
+    "generator",
+    "get",
+    "names",
+    "renyi",
+    "topk",
+]
+
+
+def __getattr__(name: str) -> Callable:
+    """``forward_kl(p_logits, q_logits, ...)`` and so on, for every name in the table.
+
+    ``alpha`` and the like are therefore functions here as well as names.
+    """
+    try:
+        return _categorical.NAMED[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_categorical.NAMED})

@@ -1,0 +1,1 @@
+"""How divergences are computed: arrays in, arrays out; knows nothing of papers."""

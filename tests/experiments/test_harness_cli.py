@@ -1,0 +1,171 @@
+"""The command line, in process except for one look at what gets imported."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from experiments.cli import main
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def call(package, *words):
+    return main(list(words), package=package)
+
+
+def only_folder(name="ring"):
+    (folder,) = pathlib.Path("runs", name).iterdir()
+    return folder
+
+
+def test_list(broken, capsys):
+    assert call(broken, "list") == 1
+    out = capsys.readouterr().out
+    assert "Nobody, On rings (2025)" in out and "smoke, cpu (6), gpu" in out
+    assert "cannot be imported: division by zero" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["lst"], ["command 'lst'", "nearest: list", "list, run, report, env"]),
+        (["run", "rng"], ["experiment 'rng'", "nearest: ring", "known: ring"]),
+        (["run", "ring", "--preset", "gpux"], ["nearest: gpu", "smoke, cpu, gpu"]),
+        (["run", "ring", "--preset"], ["--preset needs a name", "smoke, cpu, gpu"]),
+        (
+            ["run", "ring", "--teachr.steps", "4"],
+            ["'--teachr.steps'", "nearest: --teacher.steps", "--seeds", "--workdir"],
+        ),
+        (["run", "ring", "--steps=4"], ["nearest: --teacher.steps"]),
+        (["run", "ring", "--dry_rn"], ["nearest: --dry-run"]),
+        (["run", "ring", "--teacher.steps", "x"], ["--teacher.steps", "'x'"]),
+        (["run", "ring", "--seed", "-1"], ["seed must not be negative"]),
+        (["run", "ring", "stray"], ["stray"]),
+        (["report", "--nope"], ["--nope"]),
+    ],
+)
+def test_a_command_line_that_is_not_understood(package, capsys, words, parts):
+    assert call(package, *words) == 2
+    err = capsys.readouterr().err
+    assert all(part in err for part in parts), err
+    assert "Traceback" not in err
+    assert not pathlib.Path("runs").exists()
+
+
+def test_help(package, capsys):
+    assert call(package) == 2
+    assert call(package, "--help") == 0
+    assert call(package, "run", "--help") == 0
+    assert "experiments: ring" in capsys.readouterr().out
+    assert call(package, "run", "ring", "--preset", "gpu", "--help") == 0
+    out = capsys.readouterr().out
+    assert "--teacher.steps INT" in out and "paper: 380K. (default: 9)" in out
+
+
+def test_dry_run_prints_and_stops(package, capsys):
+    words = "run ring --dry-run --teacher.steps=7 --teacher.no-augment --seeds 5 6"
+    assert call(package, *words.split(), "--workdir", "elsewhere") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "--teacher.steps 7" in lines and "--seeds 5 6" in lines
+    assert "--teacher.no-augment" in lines
+    assert lines[-1].startswith("run folder: elsewhere/ring/cpu-s0-")
+    assert not pathlib.Path("elsewhere").exists()
+
+
+def test_run_stores_what_it_returned(package, capsys):
+    assert call(package, "run", "ring", "--preset", "smoke", "--seed", "2") == 0
+    out = capsys.readouterr().out
+    for part in ("✓ holds  T1", "✗ FAILS  T2", "– not measured  T3", "0.5812"):
+        assert part in out
+    folder = only_folder()
+    assert f"picture: {folder}/figures/curve.png" in out
+    stored = json.loads((folder / "results.json").read_text())
+    assert stored["verdicts"]["T1"]["interval"] == "0.76 to 0.84"
+    assert stored["config"]["teacher"]["steps"] == 1 and stored["seed"] == 2
+    assert stored["claims"][0]["source"] == "table 2"
+    assert stored["command"].endswith("run ring --preset smoke --seed 2")
+    assert stored["environment"]["versions"]["kljax"] and not stored["problems"]
+    before = (folder / "results.json").read_bytes()
+    assert call(package, "run", "ring", "--preset", "smoke", "--seed", "2") == 0
+    assert (folder / "results.json").read_bytes() == before  # no clock in there
+    assert len(json.loads((folder / "timing.json").read_text())["sessions"]) == 2
+
+
+@pytest.mark.parametrize("trouble", ["interrupt", "terminate"])
+def test_an_interrupted_run_says_how_to_go_on(package, capsys, trouble):
+    words = ["run", "ring", "--trouble", trouble, "--workdir", "my runs"]
+    assert call(package, *words) == 130
+    err = capsys.readouterr().err
+    command = f"run ring --trouble {trouble} --workdir 'my runs'"
+    assert f"to go on: python -m experiments {command}\n" in err
+    (folder,) = pathlib.Path("my runs", "ring").iterdir()
+    assert not (folder / "results.json").exists()
+    assert call(package, *words) == 0
+    sessions = json.loads((folder / "timing.json").read_text())["sessions"]
+    assert [session["finished"] for session in sessions] == [False, True]
+
+
+def test_known_errors_are_one_message(package, capsys):
+    words = ["run", "ring", "--trouble", "data"]
+    assert call(package, *words) == 1
+    err = capsys.readouterr().err
+    assert "DataError: digits.npz is missing" in err and "--traceback" in err
+    with pytest.raises(RuntimeError, match="digits"):
+        call(package, *words, "--traceback")
+    with pytest.raises(ZeroDivisionError):
+        call(package, "run", "ring", "--trouble", "bug")
+
+
+def test_publish_copies_and_replaces(package, capsys):
+    results = pathlib.Path(package, "results", "ring")
+    assert call(package, "run", "ring", "--publish") == 0
+    (results / "cpu" / "figures" / "stale.png").write_text("old")
+    assert call(package, "run", "ring", "--publish") == 0
+    assert call(package, "run", "ring", "--publish", "--seed", "1") == 0
+    assert call(package, "run", "ring", "--publish", "--teacher.steps", "4") == 0
+    labels = sorted(folder.name for folder in results.iterdir())
+    assert {"cpu", "cpu-s1"} < set(labels) and len(labels) == 3
+    assert any(re.fullmatch("cpu-[0-9a-f]{8}", label) for label in labels)
+    files = {str(f.relative_to(results / "cpu")) for f in results.glob("cpu/**/*.*")}
+    assert files == {"results.json", "timing.json", "figures/curve.png"}
+    capsys.readouterr()
+    assert call(package, "list") == 0
+    assert "cpu (6)" in capsys.readouterr().out
+
+
+def test_a_missing_figure_is_a_warning_and_cannot_be_published(package, capsys):
+    assert call(package, "run", "ring", "--trouble", "figure") == 0
+    assert "warning: figures/curve.png was not written" in capsys.readouterr().out
+    assert call(package, "run", "ring", "--trouble", "figure", "--publish") == 1
+    assert "cannot be published" in capsys.readouterr().err
+    assert not pathlib.Path(package, "results").exists()
+
+
+def test_env(package, capsys):
+    assert call(package, "env") == 0
+    out = capsys.readouterr().out
+    for name in ("python", "kljax", "jax", "jaxlib", "flax", "optax", "numpy"):
+        assert f"\n  {name} " in f"\n{out}" or out.startswith(name)
+    assert "devices" in out and "commit" in out
+
+
+def test_jax_is_not_loaded_before_it_is_needed(package, tmp_path):
+    program = f"""
+import sys
+from experiments.cli import main
+assert main([]) == 2 and main(["run", "none"], package="{package}") == 2
+assert main(["report"], package="{package}") == 0
+heavy = {{"jax", "tyro", "rich", "matplotlib"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,132 @@
+"""Divergences in float64 NumPy, from the definitions; shares no code with kljax.
+
+Each reference takes probabilities ``p, q`` of shape ``[..., v]``; 0 is allowed.
+"""
+
+import numpy as np
+
+
+def _xlogy(x, ratio_top, ratio_bottom):
+    """``x log(top/bottom)``, 0 where x is 0, inf where only the bottom is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(x > 0, x * (np.log(ratio_top) - np.log(ratio_bottom)), 0.0)
+
+
+def kl(p, q):
+    return _xlogy(p, p, q).sum(-1)
+
+
+def reverse_kl(p, q):
+    return kl(q, p)
+
+
+def jeffreys(p, q):
+    return kl(p, q) + kl(q, p)
+
+
+def jensen_shannon(p, q, beta=0.5):
+    m = beta * p + (1 - beta) * q
+    return beta * kl(p, m) + (1 - beta) * kl(q, m)
+
+
+def skew_forward_kl(p, q, beta=0.1):
+    return kl(p, beta * p + (1 - beta) * q)
+
+
+def skew_reverse_kl(p, q, beta=0.1):
+    return kl(q, (1 - beta) * p + beta * q)
+
+
+def alpha(p, q, alpha=0.5):
+    if alpha == 1:
+        return kl(p, q)
+    if alpha == 0:
+        return kl(q, p)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        power = np.exp(alpha * np.log(p) + (1 - alpha) * np.log(q))
+    both = (p > 0) & (q > 0)
+    # p^α q^(1−α) with one factor 0: infinite if that factor's exponent is negative.
+    blows = ((p == 0) & (q > 0) & (alpha < 0)) | ((q == 0) & (p > 0) & (alpha > 1))
+    power = np.where(both, power, np.where(blows, np.inf, 0.0))
+    # Termwise non-negative form, so that float64 keeps its digits near p = q.
+    return ((power - alpha * p - (1 - alpha) * q) / (alpha * (alpha - 1))).sum(-1)
+
+
+def squared_hellinger(p, q):
+    return 0.5 * ((np.sqrt(p) - np.sqrt(q)) ** 2).sum(-1)
+
+
+def total_variation(p, q):
+    return 0.5 * np.abs(p - q).sum(-1)
+
+
+def pearson_chi2(p, q):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        terms = (p - q) ** 2 / q
+    return np.where((p == 0) & (q == 0), 0.0, terms).sum(-1)
+
+
+def neyman_chi2(p, q):
+    return pearson_chi2(q, p)
+
+
+def le_cam(p, q):
+    total = p + q
+    return 0.5 * ((p - q) ** 2 / np.where(total == 0, 1, total)).sum(-1)
+
+
+def softened_reverse_kl(p, q):
+    return 2 * kl((p + q) / 2, p)
+
+
+def arithmetic_geometric(p, q):
+    m = (p + q) / 2
+    return 0.5 * (kl(m, p) + kl(m, q))
+
+
+VALUES = {
+    "forward_kl": kl,
+    "reverse_kl": reverse_kl,
+    "jeffreys": jeffreys,
+    "jensen_shannon": jensen_shannon,
+    "skew_forward_kl": skew_forward_kl,
+    "skew_reverse_kl": skew_reverse_kl,
+    "alpha": alpha,
+    "squared_hellinger": squared_hellinger,
+    "total_variation": total_variation,
+    "pearson_chi2": pearson_chi2,
+    "neyman_chi2": neyman_chi2,
+    "le_cam": le_cam,
+    "softened_reverse_kl": softened_reverse_kl,
+}
+
+
+def softmax(logits):
+    """Float64 probabilities of logits with -inf; an empty row gives zeros."""
+    logits = np.asarray(logits, np.float64)
+    top = logits.max(-1, keepdims=True)
+    top = np.where(np.isneginf(top), 0, top)
+    mass = np.exp(logits - top)
+    total = mass.sum(-1, keepdims=True)
+    return mass / np.where(total == 0, 1, total)
+
+
+def gradient(function, logits, step=1e-4):
+    """Five-point differences of ``function(logits) -> [rows]`` in each logit."""
+    logits = np.asarray(logits, np.float64)
+    out = np.zeros_like(logits)
+    for i in range(logits.shape[-1]):
+        unit = np.zeros(logits.shape[-1])
+        unit[i] = step
+        at = [function(logits + k * unit) for k in (-2, -1, 1, 2)]
+        out[..., i] = (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)
+    return out
+
+
+def hessian(function, logits, step=2e-3):
+    """Differences of `gradient`: ``[v, v]`` for one row of logits."""
+
+    def row(i):
+        return gradient(lambda x: gradient(function, x, step)[..., i], logits, step)
+
+    return np.stack([row(i) for i in range(logits.shape[-1])])
