@@ -1,0 +1,436 @@
+"""Divergences of which only samples are held, `x_p` of the target, `x_q` of the model.
+
+Points are `[n, d]`. Sums over pairs run in blocks (`kljax.kernels.pairwise`), so memory
+does not grow with n·m; gradients are finite where points coincide.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from kljax.fdivergence import FDivergence
+from kljax.generators import ForwardKL, get
+from kljax.kernels.pairwise import (
+    kernel_sums,
+    kth_squared_distances,
+    log_kernel_sums,
+    log_sum_exp,
+)
+from kljax.typing import Array, ArrayLike, Float, Int
+
+__all__ = [
+    "cauchy_schwarz",
+    "counts_kl",
+    "donsker_varadhan",
+    "histogram_kl",
+    "kde_log_density",
+    "knn_kl",
+    "mmd",
+    "variational_bound",
+]
+
+
+def kde_log_density(
+    query: Float[ArrayLike, "n d"],
+    data: Float[ArrayLike, "m d"],
+    bandwidth: ArrayLike,
+    *,
+    log_weights: Float[ArrayLike, " m"] | None = None,
+) -> Float[Array, " n"]:
+    """Log-density of a Gaussian kernel density estimate.
+
+    log p̂(y) = LSE_j(log w_j − ‖(y − x_j)/h‖²/2) − Σ log h − (d/2) log 2π, Σ w = 1.
+
+    Args:
+      query: points at which the density is wanted.
+      data: the sample.
+      bandwidth: h > 0, the kernel's standard deviation; a number or one per
+        coordinate `[d]`, may be traced.
+      log_weights: logarithms of weights ≥ 0, normalised here; equal when left out.
+        −inf takes a point away (padding).
+
+    Returns:
+      nats, one per query; −inf only where no point has weight.
+
+    Raises:
+      ValueError: for shapes that do not fit or a Python bandwidth ≤ 0.
+
+    Example:
+      >>> x = jnp.zeros((1, 1))
+      >>> round(float(kde_log_density(x, x, 1.0)[0]), 4)
+      -0.9189
+
+    References:
+      Silverman, Density Estimation (1986), ch. 4.
+    """
+    query, data = _points("query", query, "data", data)
+    h = _bandwidth(bandwidth, data)
+    log_w = _log_weights("log_weights", log_weights, data)
+    dims = data.shape[-1]
+    constant = jnp.sum(jnp.log(h)) + 0.5 * dims * math.log(2 * math.pi)
+    return log_kernel_sums(query / h, data / h, log_w) - constant
+
+
+def knn_kl(
+    x_p: Float[ArrayLike, "n d"], x_q: Float[ArrayLike, "m d"], k: int
+) -> Float[Array, ""]:
+    """KL(p‖q) from distances to the k-th nearest neighbours.
+
+    (d/n) Σ_i log(ν_i/ρ_i) + log(m/(n − 1)): ρ_i is the distance from x_p[i] to its k-th
+    neighbour in `x_p` without itself, ν_i that to its k-th one in `x_q`. Consistent for
+    densities, any k; may be negative.
+
+    Ties (duplicates, rounded data) mean that there is no density. Distances below the
+    resolution of the dtype at the spread of the data count as that resolution: where a
+    point is duplicated in both samples it adds 0, never NaN or inf, but an estimate
+    from much duplicated data means little (use `histogram_kl`).
+
+    Args:
+      x_p, x_q: the samples, drawn independently of each other.
+      k: which neighbour, 1 ≤ k < n and k ≤ m; larger has less variance and more bias.
+
+    Returns:
+      A scalar, nats. Differentiable in the points where neighbours do not change.
+
+    Raises:
+      ValueError: for shapes that do not fit or a k out of range.
+
+    Example:
+      >>> x = jnp.array([[0.0], [1.0], [3.0]])
+      >>> round(float(knn_kl(x, jnp.array([[0.5], [2.0]]), 1)), 4)
+      -0.6931
+
+    References:
+      Wang, Kulkarni, Verdú, "Divergence estimation for multidimensional densities via
+      k-nearest-neighbor distances" (2009).
+    """
+    x_p, x_q = _points("x_p", x_p, "x_q", x_q)
+    n, dims = x_p.shape
+    m = x_q.shape[0]
+    if not 1 <= k <= min(n - 1, m):
+        raise ValueError(
+            f"k must be at least 1, below the {n} points of x_p and at most the {m} "
+            f"of x_q; got {k}"
+        )
+    spread = jnp.sum(jnp.var(jax.lax.stop_gradient(x_p), axis=0))
+    eps, tiny = jnp.finfo(x_p.dtype).eps, jnp.finfo(x_p.dtype).tiny
+    floor = jnp.maximum(eps**2 * spread, tiny)
+
+    rho = kth_squared_distances(x_p, x_p, k, skip_own_index=True)
+    nu = kth_squared_distances(x_p, x_q, k)
+    ratios = jnp.log(jnp.maximum(nu, floor)) - jnp.log(jnp.maximum(rho, floor))
+    return 0.5 * dims * jnp.mean(ratios) + math.log(m / (n - 1))
+
+
+def mmd(
+    x_p: Float[ArrayLike, "n d"],
+    x_q: Float[ArrayLike, "m d"],
+    bandwidth: ArrayLike,
+    *,
+    unbiased: bool = False,
+    log_weights_p: Float[ArrayLike, " n"] | None = None,
+    log_weights_q: Float[ArrayLike, " m"] | None = None,
+) -> Float[Array, ""]:
+    """MMD², the *squared* maximum mean discrepancy with a Gaussian kernel.
+
+    E K(x, x') + E K(y, y') − 2 E K(x, y), K(x, y) = exp(−‖(x − y)/h‖²/2).
+
+    Args:
+      x_p, x_q: the samples.
+      bandwidth: h > 0, a number or one per coordinate `[d]`, may be traced.
+      unbiased: leave the pairs i = j out of the first two means (the U-statistic, whose
+        value may be negative); otherwise the V-statistic, ≥ 0, biased by O(1/n).
+      log_weights_p, log_weights_q: logarithms of weights ≥ 0, normalised here.
+
+    Returns:
+      A scalar in [0, 2] (V-statistic). In float32 what is below about 1e-7 is lost.
+
+    Raises:
+      ValueError: for shapes that do not fit, a Python bandwidth ≤ 0, or fewer than two
+        points with `unbiased`.
+
+    Example:
+      >>> x, y = jnp.zeros((2, 1)), jnp.ones((2, 1))
+      >>> round(float(mmd(x, y, 1.0)), 4)  # 2 − 2 exp(−1/2)
+      0.7869
+
+    References:
+      Gretton et al., "A kernel two-sample test" (2012), Eqs. 3 and 5.
+    """
+    x_p, x_q = _points("x_p", x_p, "x_q", x_q)
+    h = _bandwidth(bandwidth, x_p)
+    w_p = jnp.exp(_log_weights("log_weights_p", log_weights_p, x_p))
+    w_q = jnp.exp(_log_weights("log_weights_q", log_weights_q, x_q))
+    if unbiased and min(x_p.shape[0], x_q.shape[0]) < 2:
+        raise ValueError(
+            "unbiased=True needs two points in each sample, got x_p "
+            f"{x_p.shape} and x_q {x_q.shape}"
+        )
+
+    def mean(x, y, w_x, w_y):
+        return jnp.sum(w_x * kernel_sums(x / h, y / h, w_y))
+
+    def own(x, w):
+        total = mean(x, x, w, w)
+        # K(x, x) = 1, so the diagonal is Σ w² of the sum.
+        diagonal = jnp.sum(w**2)
+        return (total - diagonal) / (1 - diagonal) if unbiased else total
+
+    value = own(x_p, w_p) + own(x_q, w_q) - 2 * mean(x_p, x_q, w_p, w_q)
+    return value if unbiased else jnp.maximum(value, 0)
+
+
+def cauchy_schwarz(
+    x_p: Float[ArrayLike, "n d"],
+    x_q: Float[ArrayLike, "m d"],
+    bandwidth: ArrayLike,
+    *,
+    log_weights_p: Float[ArrayLike, " n"] | None = None,
+    log_weights_q: Float[ArrayLike, " m"] | None = None,
+) -> Float[Array, ""]:
+    """Cauchy–Schwarz divergence of two kernel density estimates, in closed form.
+
+    log ∫ p̂² + log ∫ q̂² − 2 log ∫ p̂q̂ with p̂, q̂ of `kde_log_density` at the same
+    bandwidth h. The integrals are double sums of a Gaussian of width √2·h.
+
+    Args:
+      x_p, x_q: the samples.
+      bandwidth: h > 0, a number or one per coordinate `[d]`, may be traced.
+      log_weights_p, log_weights_q: logarithms of weights ≥ 0, normalised here.
+
+    Returns:
+      A scalar ≥ 0, nats; computed in log-space, so far-apart samples do not underflow.
+
+    Raises:
+      ValueError: for shapes that do not fit or a Python bandwidth ≤ 0.
+
+    Example:
+      >>> x, y = jnp.zeros((1, 1)), jnp.ones((1, 1))
+      >>> round(float(cauchy_schwarz(x, y, 1.0)), 4)  # 2·(1/4)
+      0.5
+
+    References:
+      Principe, Information Theoretic Learning (2010), ch. 2.
+    """
+    x_p, x_q = _points("x_p", x_p, "x_q", x_q)
+    h = math.sqrt(2) * _bandwidth(bandwidth, x_p)
+    w_p = _log_weights("log_weights_p", log_weights_p, x_p)
+    w_q = _log_weights("log_weights_q", log_weights_q, x_q)
+
+    def log_mean(x, y, w_x, w_y):
+        return log_sum_exp(w_x + log_kernel_sums(x / h, y / h, w_y))
+
+    own = log_mean(x_p, x_p, w_p, w_p) + log_mean(x_q, x_q, w_q, w_q)
+    return jnp.maximum(own - 2 * log_mean(x_p, x_q, w_p, w_q), 0)
+
+
+def histogram_kl(
+    x_p: Float[ArrayLike, " n"],
+    x_q: Float[ArrayLike, " m"],
+    edges: Float[ArrayLike, " e"],
+    *,
+    pseudo_count: ArrayLike = 0.5,
+) -> Float[Array, ""]:
+    """KL(p‖q) of two histograms of numbers, `counts_kl` of their counts.
+
+    Σ_i P_i log(P_i/Q_i), P_i ∝ count of x_p in bin i + pseudo_count.
+
+    Args:
+      x_p, x_q: the samples, one-dimensional.
+      edges: e increasing numbers, e − 1 bins; what lies outside counts in the first or
+        last bin. A bin holds its left edge.
+      pseudo_count: ≥ 0, see `counts_kl`.
+
+    Returns:
+      A scalar ≥ 0, nats. Its gradient in the samples is 0.
+
+    Raises:
+      ValueError: for shapes that do not fit or a negative Python pseudo_count.
+
+    Example:
+      >>> x, y = jnp.array([0.1, 0.2]), jnp.array([0.3, 0.9])
+      >>> edges = jnp.array([0.0, 0.5, 1.0])
+      >>> round(float(histogram_kl(x, y, edges, pseudo_count=0.0)), 4)
+      0.6931
+    """
+    x_p, x_q, edges = jnp.asarray(x_p), jnp.asarray(x_q), jnp.asarray(edges)
+    if edges.ndim != 1 or edges.shape[0] < 2:
+        raise ValueError(f"edges must be [e] with e ≥ 2, got shape {edges.shape}")
+    if x_p.ndim != 1 or x_q.ndim != 1:
+        raise ValueError(
+            f"x_p and x_q must be one-dimensional, got {x_p.shape} and {x_q.shape}"
+        )
+
+    def counts(x):
+        bins = jnp.searchsorted(edges[1:-1], x, side="right")
+        return jnp.bincount(bins, length=edges.shape[0] - 1)
+
+    return counts_kl(counts(x_p), counts(x_q), pseudo_count=pseudo_count)
+
+
+def counts_kl(
+    counts_p: Int[ArrayLike, "*b k"] | Float[ArrayLike, "*b k"],
+    counts_q: Int[ArrayLike, "*b k"] | Float[ArrayLike, "*b k"],
+    *,
+    pseudo_count: ArrayLike = 0.5,
+) -> Float[Array, "*b"]:
+    """KL(p‖q) of two categorical laws known by their counts.
+
+    Σ_i P_i log(P_i/Q_i), P_i = (count + pseudo_count)/(their sum).
+
+    Args:
+      counts_p, counts_q: counts or weights ≥ 0 per class, last axis.
+      pseudo_count: ≥ 0, added to each class; ½ is the Krichevsky–Trofimov estimate, 0
+        the plug-in one, which is +inf where q lacks a class that p has.
+
+    Returns:
+      Nats, one per leading index; 0 where a side has no mass at all.
+
+    Raises:
+      ValueError: for shapes that do not fit or a negative Python pseudo_count.
+
+    Example:
+      >>> round(float(counts_kl(jnp.array([2, 0]), jnp.array([1, 1]))), 4)
+      0.2426
+
+    References:
+      Krichevsky, Trofimov, "The performance of universal encoding" (1981).
+    """
+    counts_p, counts_q = jnp.asarray(counts_p), jnp.asarray(counts_q)
+    if counts_p.ndim == 0 or counts_p.shape[-1:] != counts_q.shape[-1:]:
+        raise ValueError(
+            "counts_p and counts_q must have the same classes on the last axis, got "
+            f"{counts_p.shape} and {counts_q.shape}"
+        )
+    if isinstance(pseudo_count, int | float) and not pseudo_count >= 0:
+        raise ValueError(f"pseudo_count must be at least 0, got {pseudo_count}")
+    dtype = jnp.result_type(jnp.float32, counts_p, counts_q)
+    p = counts_p.astype(dtype) + pseudo_count
+    q = counts_q.astype(dtype) + pseudo_count
+    log_p, log_q = _log_shares(p), _log_shares(q)
+    some = (p.sum(-1) > 0) & (q.sum(-1) > 0)
+    return jnp.where(some, jnp.sum(ForwardKL().term(log_p, log_q), axis=-1), 0)
+
+
+def variational_bound(
+    critic_p: Float[ArrayLike, "*b n"],
+    critic_q: Float[ArrayLike, "*b m"],
+    divergence: FDivergence | str,
+) -> Float[Array, "*b"]:
+    """A lower bound on D_f(p‖q) from a critic's log-ratio v at samples of both.
+
+    E_p[f'(e^v)] + E_q[f(e^v) − e^v f'(e^v)] ≤ D_f(p‖q), with equality at
+    v = log p − log q: maximise in the critic. In the generator's members, mean of
+    `grad_p` over samples of p plus mean of `grad_q` over samples of q.
+
+    Args:
+      critic_p: v at samples of the target, last axis.
+      critic_q: v at samples of the model, last axis.
+      divergence: an object of `kljax.generators`, or its name.
+
+    Returns:
+      One value per leading index, nats. A sample mean: it may exceed the divergence.
+
+    Raises:
+      ValueError: without a sample axis or for an unknown name.
+
+    Example:
+      >>> v = jnp.zeros(3)
+      >>> float(variational_bound(v, v, "forward_kl"))
+      0.0
+
+    References:
+      Nguyen, Wainwright, Jordan, "Estimating divergence functionals and the likelihood
+      ratio by convex risk minimization" (2010), Lemma 1, with f' ∘ exp ∘ v as critic.
+    """
+    divergence = get(divergence)
+    v_p, v_q = _critic("critic_p", critic_p), _critic("critic_q", critic_q)
+    return jnp.mean(divergence.grad_p(v_p), -1) + jnp.mean(divergence.grad_q(v_q), -1)
+
+
+def donsker_varadhan(
+    critic_p: Float[ArrayLike, "*b n"], critic_q: Float[ArrayLike, "*b m"]
+) -> Float[Array, "*b"]:
+    """Donsker and Varadhan's lower bound on KL(p‖q), tighter than the variational one.
+
+    E_p[v] − log E_q[e^v] ≤ KL(p‖q), with equality at v = log p − log q + constant. Its
+    minibatch value and gradient are biased, through the logarithm of a mean.
+
+    Args:
+      critic_p, critic_q: the critic v at samples of target and model, last axes.
+
+    Returns:
+      One value per leading index, nats.
+
+    Raises:
+      ValueError: without a sample axis.
+
+    Example:
+      >>> float(donsker_varadhan(jnp.ones(3), jnp.ones(2)))
+      0.0
+
+    References:
+      Belghazi et al., "Mutual information neural estimation" (2018).
+    """
+    v_p, v_q = _critic("critic_p", critic_p), _critic("critic_q", critic_q)
+    log_mean = jax.nn.logsumexp(v_q, axis=-1) - math.log(v_q.shape[-1])
+    return jnp.mean(v_p, axis=-1) - log_mean
+
+
+def _floating(x: ArrayLike) -> Array:
+    array = jnp.asarray(x)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _critic(name: str, x: ArrayLike) -> Array:
+    array = _floating(x)
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"{name} needs samples on its last axis, got {array.shape}")
+    return array
+
+
+def _points(name_x: str, x: ArrayLike, name_y: str, y: ArrayLike) -> list[Array]:
+    x, y = _floating(x), _floating(y)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in x.shape + y.shape:
+        raise ValueError(
+            f"{name_x} and {name_y} must be [n, d] and [m, d] with one d and at least "
+            f"one point each, got {x.shape} and {y.shape}"
+        )
+    dtype = jnp.promote_types(x.dtype, y.dtype)
+    return [x.astype(dtype), y.astype(dtype)]
+
+
+def _bandwidth(bandwidth: ArrayLike, points: Array) -> Array:
+    if isinstance(bandwidth, int | float) and not bandwidth > 0:
+        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
+    h = jnp.asarray(bandwidth, points.dtype)
+    if h.shape not in ((), points.shape[1:]):
+        raise ValueError(
+            f"bandwidth must be a number or one per coordinate {points.shape[1:]}, "
+            f"got shape {h.shape}"
+        )
+    return jnp.broadcast_to(h, points.shape[1:])
+
+
+def _log_weights(name: str, log_weights: ArrayLike | None, points: Array) -> Array:
+    """Log-weights that sum to 1; all −inf where there is no weight."""
+    n = points.shape[0]
+    if log_weights is None:
+        return jnp.full(n, -math.log(n), points.dtype)
+    log_w = jnp.asarray(log_weights, points.dtype)
+    if log_w.shape != (n,):
+        raise ValueError(f"{name} must have shape ({n},), got {log_w.shape}")
+    return _log_shares_of(log_w)
+
+
+def _log_shares_of(log_w: Array) -> Array:
+    some = jnp.any(log_w != -jnp.inf, axis=-1, keepdims=True)
+    return jnp.where(some, jax.nn.log_softmax(jnp.where(some, log_w, 0)), -jnp.inf)
+
+
+def _log_shares(mass: Array) -> Array:
+    """Logarithm of mass/Σ mass, −inf at 0."""
+    positive = mass > 0
+    log_mass = jnp.where(positive, jnp.log(jnp.where(positive, mass, 1)), -jnp.inf)
+    return _log_shares_of(log_mass)
