@@ -1,0 +1,218 @@
+"""The trained parts of the ring experiment, each a stage that resumes."""
+
+import dataclasses
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.f_distill_ring_training import (
+    Game,
+    Member,
+    Networks,
+    TrainingConfig,
+    adam,
+    judged,
+    population,
+    sliced_distance,
+    stacked,
+)
+from kljax.theory.mixtures import GaussianMixture
+from kljax.training import (
+    Player,
+    Progress,
+    RunFolder,
+    TrainState,
+    fit,
+    init_state,
+    make_step,
+)
+from kljax.typing import Array, Float, PyTree
+
+
+class Students(NamedTuple):
+    """A trained population: rows of `samples` and `scores` are seed by member."""
+
+    members: tuple[Member, ...]
+    seeds: tuple[int, ...]
+    samples: Float[np.ndarray, "seeds members n 2"]
+    scores: list[list[dict[str, float]]]
+    steps: np.ndarray
+    alpha: Float[np.ndarray, "logged seeds members"]
+    ess: Float[np.ndarray, "logged seeds members"]
+    bin_error: Float[np.ndarray, "logged seeds members"]
+
+    def row(self, label: str) -> int:
+        return [member.label for member in self.members].index(label)
+
+    def column(self, key: str) -> Float[np.ndarray, "seeds members"]:
+        return np.array([[score[key] for score in row] for row in self.scores])
+
+
+class LearnedRatio(NamedTuple):
+    """Exact log-ratios and logits at noised points of q, with their noise levels."""
+
+    exact: np.ndarray
+    logit: np.ndarray
+    sigma: np.ndarray
+
+
+class Session:
+    """Everything that is trained in one run folder."""
+
+    def __init__(self, config: Any, folder: RunFolder, progress: Progress):
+        self.config, self.folder, self.progress = config, folder, progress
+        self.law: GaussianMixture = config.ring.law()
+        count = max(config.protocol_seeds, config.sweep_seeds)
+        self.seeds = tuple(100 * config.seed + i for i in range(count))
+        built = [
+            Networks.build(
+                config.protocol, config.ring.sigma_data, jax.random.key(seed)
+            )
+            for seed in self.seeds
+        ]
+        self.nets = built[0][0]
+        self.initial = [params for _, params in built]
+        self.reference = self.balanced(jax.random.key(10_000 + config.seed))
+        self.denoisers = self.pretrained()
+
+    def balanced(self, key: Array) -> Float[np.ndarray, "n 2"]:
+        """A sample of the target with equally many points per mode: less noise."""
+        mode = jnp.arange(self.config.samples) % self.config.ring.modes
+        noise = jax.random.normal(key, (self.config.samples, 2))
+        return np.asarray(self.law.means[mode] + self.law.std[mode, None] * noise)
+
+    def fit(
+        self, stage: str, step: Any, state: TrainState, steps: int, frozen: PyTree
+    ) -> TrainState:
+        """Losses draw their own batches from the state's key."""
+        return fit(
+            step,
+            state,
+            lambda n: {},
+            steps=steps,
+            frozen=frozen,
+            run=self.folder,
+            stage=stage,
+            checkpoint_every=self.config.checkpoint_every,
+            log_every=min(20, steps),
+            progress=self.progress,
+        )
+
+    def pretrained(self) -> list[PyTree]:
+        """Denoisers of the target, one per seed: where the students start."""
+        config = self.config.protocol
+        game = Game(self.nets, config, self.law)
+        player = Player(
+            "denoiser",
+            game.pretraining,
+            adam(config, config.critic_rate),
+            ema_decay=0.999,
+        )
+        states = [
+            init_state(
+                jax.random.fold_in(jax.random.key(seed), 1),
+                {"denoiser": params["denoiser"]},
+                [player],
+            )
+            for seed, params in zip(self.seeds, self.initial, strict=True)
+        ]
+        step = jax.vmap(make_step([player]), in_axes=(0, None, None))
+        steps = config.pretraining_steps
+        ema = self.fit("denoiser", step, stacked(states), steps, None).ema["denoiser"]
+        return [jax.tree.map(lambda v, i=i: v[i], ema) for i in range(len(self.seeds))]
+
+    def ratio(self) -> LearnedRatio:
+        """T4b: the critic alone on the ring and a wider ring of unequal modes."""
+        ring, config = self.config.ring, self.config.protocol
+        game = Game(self.nets, config, self.law)
+        wide = GaussianMixture.ring(ring.modes, radius=ring.radius, std=2 * ring.std)
+        q = dataclasses.replace(
+            wide, log_weights=jnp.cos(2 * jnp.pi * jnp.arange(ring.modes) / ring.modes)
+        )
+
+        def loss(params, *, state, frozen, batch, key):
+            keys = jax.random.split(key, 5)
+            real = self.law.sample(keys[0], config.batch)
+            fake = q.sample(keys[1], config.batch)
+            return game.discrimination(params, real, fake, keys[2:])
+
+        critic = Player(
+            "critic", loss, adam(config, config.critic_rate), ema_decay=0.99
+        )
+        key = jax.random.fold_in(jax.random.key(self.seeds[0]), 2)
+        state = init_state(key, {"critic": self.initial[0]["critic"]}, [critic])
+        steps = self.config.ratio_steps
+        state = self.fit("ratio", make_step([critic]), state, steps, None)
+
+        @jax.jit
+        def compare(params: PyTree, key: Array) -> LearnedRatio:
+            keys = jax.random.split(key, 3)
+            low, high = config.sigma_min, config.sigma_max
+            count = self.config.samples
+            u = (jnp.arange(count) + 0.5) / count  # log-uniform: every level counts
+            sigma = low * (high / low) ** u
+            x = q.sample(keys[0], count)
+            x = x + sigma[:, None] * jax.random.normal(keys[1], x.shape)
+            exact = self.law.log_density(x, sigma) - q.log_density(x, sigma)
+            logit = self.nets.logits(params, x, sigma).mean(axis=1)
+            return LearnedRatio(exact, logit, sigma)  # pyrefly: ignore[bad-argument-type]
+
+        out = compare(state.ema["critic"], jax.random.fold_in(key, 1))
+        return LearnedRatio(*(np.asarray(v, np.float64) for v in out))
+
+    def students(
+        self,
+        stage: str,
+        config: TrainingConfig,
+        members: tuple[Member, ...],
+        seeds: int,
+    ) -> Students:
+        """Trains a population in one program and judges the averaged students."""
+        game = Game(self.nets, config, self.law)
+        state, frozen = population(
+            game,
+            members,
+            self.seeds[:seeds],
+            self.denoisers[:seeds],
+            [params["critic"] for params in self.initial[:seeds]],
+        )
+        step = jax.vmap(make_step(game.players()), in_axes=(0, None, 0))
+        state = self.fit(stage, step, state, config.steps, frozen)
+        z = jax.random.normal(jax.random.key(20_000), (self.config.samples, 2))
+        draw = jax.jit(lambda every: jax.lax.map(lambda p: game.generate(p, z), every))
+        shape = (seeds, len(members))
+        x = np.asarray(draw(state.ema["student"])).reshape(*shape, -1, 2)
+        lines = self.folder.metrics(stage)
+
+        def curve(name: str) -> np.ndarray:
+            return np.array([line[name] for line in lines]).reshape(-1, *shape)
+
+        scores = [[judged(v, self.reference, self.law) for v in row] for row in x]
+        return Students(
+            members=members,
+            seeds=self.seeds[:seeds],
+            samples=x,
+            scores=scores,
+            steps=np.array([line["step"] for line in lines]),
+            alpha=curve("alpha"),
+            ess=curve("weight/ess"),
+            bin_error=curve("ratio/bin_error"),
+        )
+
+    def floor(self) -> dict[str, list[float]]:
+        """What fresh samples of the target itself score, five times."""
+        draws = [
+            np.asarray(self.law.sample(jax.random.key(30_000 + i), self.config.samples))
+            for i in range(6)
+        ]
+        scores = [judged(x, self.reference, self.law) for x in draws[:5]]
+        pairs = [sliced_distance(a, b) for a, b in itertools.pairwise(draws)]
+        return {
+            "tv": [score["tv"] for score in scores],
+            "sliced_w2": [score["sliced_w2"] for score in scores],
+            "near": [score["near"] for score in scores],
+            "pair_sliced_w2": pairs,
+        }

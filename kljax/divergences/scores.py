@@ -1,0 +1,215 @@
+"""Divergences from score functions: what is known is grad log p, not log p.
+
+With ``x_t = x + t n`` both laws are smoothed by N(0, t^2), and for every f
+
+    d/d(t^2) D_f(p_t‖q_t) = -½ E_{q_t}[ h(p_t/q_t) |s_p - s_q|^2 ],  h(u) = u^2 f''(u),
+
+so a divergence is an integral of squared score differences over noise levels
+(`score_divergence` is the integrand, `integral_divergence` the integral), and its
+gradient through samples of q needs the scores and the ratio alone (`surrogate`, the
+gradient theorem of f-distill). Target p first; h is the member `curvature`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kljax import generators
+from kljax.typing import Array, ArrayLike, Float
+
+__all__ = [
+    "integral_divergence",
+    "pairing",
+    "score_divergence",
+    "score_from_denoiser",
+    "surrogate",
+]
+
+
+def score_from_denoiser(
+    denoised: Float[Array, "b *event"],
+    noisy: Float[Array, "b *event"],
+    sigma: Float[Array, "b"],
+    *,
+    alpha: float | Float[Array, "b"] = 1.0,
+) -> Float[Array, "b *event"]:
+    """Tweedie's formula: s(x) = (alpha D(x) - x) / sigma^2.
+
+    `noisy` is ``alpha x_0 + sigma noise`` and `denoised` an estimate of its x_0;
+    `sigma` > 0. Returns the score of the noisy law, shaped like `noisy`. Reference:
+    f-distill (arXiv:2502.15681), Eq. 2.
+
+    >>> x = jnp.array([[2.0]])
+    >>> score_from_denoiser(x / 2, x, jnp.ones(1)).tolist()  # N(0, 1) plus noise
+    [[-1.0]]
+    """
+    _check_same("denoised", denoised, "noisy", noisy)
+    if sigma.shape != noisy.shape[:1]:
+        raise ValueError(f"sigma: expected {noisy.shape[:1]}, got {sigma.shape}")
+    denoised, noisy = _upcast(denoised, noisy)
+    alpha = _column(jnp.broadcast_to(jnp.asarray(alpha), sigma.shape), noisy)
+    return (alpha * denoised - noisy) / _column(sigma, noisy) ** 2
+
+
+def score_divergence(
+    score_p: Float[Array, "b *event"],
+    score_q: Float[Array, "b *event"],
+    log_ratio: Float[Array, "b"] | None = None,
+    divergence: Any = "reverse_kl",
+) -> Float[Array, "b"]:
+    """The rate at which smoothing loses divergence: ½ h(p/q) |s_p - s_q|^2.
+
+    Its mean over x ~ q is ``-d/d(t^2) D_f(p_t‖q_t)``. For the reverse KL h = 1 and no
+    ratio is needed; the same expression averaged over x ~ p is the forward KL's rate.
+    Without the ½ the reverse KL's mean is the relative Fisher information.
+
+    Args:
+      score_p, score_q: scores of target and model at shared points, drawn from q.
+      log_ratio: log p - log q there; None is legal for a constant h only.
+      divergence: an f-divergence or its name; parameters may be traced.
+
+    Returns:
+      One value per point, >= 0.
+
+    Example:
+      >>> x = jnp.array([[0.5]])
+      >>> score_divergence(1.0 - x, -x).tolist()  # N(1, 1) against N(0, 1)
+      [0.5]
+
+    Reference: f-distill Eq. 3 with its h; Barron (1986) for the KL.
+    """
+    _check_same("score_q", score_q, "score_p", score_p)
+    score_p, score_q = _upcast(score_p, score_q)
+    square = jnp.sum((score_p - score_q) ** 2, axis=tuple(range(1, score_p.ndim)))
+    return 0.5 * _curvature(divergence, log_ratio, square) * square
+
+
+def integral_divergence(
+    rates: Float[Array, "s *b"],
+    sigma: Float[Array, "s"],
+    *,
+    weight: Float[Array, "s"] | None = None,
+) -> Float[Array, "*b"]:
+    """Integrate `score_divergence` over noise: ``∫ W(t) rate(t) d(t^2)``, trapezoid.
+
+    With `weight` None it is ``D_f(p_a‖q_a) - D_f(p_b‖q_b)`` between the first and the
+    last level, and b large makes the last term vanish. The integral KL of
+    Diff-Instruct, ``∫ w(t) KL(q_t‖p_t) dt``, is the same with ``W(t) = ∫_0^t w``.
+
+    Args:
+      rates: rates at the noise levels, along axis 0.
+      sigma: increasing noise levels, at least two.
+      weight: W at the noise levels.
+
+    Returns:
+      The integral, shaped like a rate.
+
+    Example:
+      >>> integral_divergence(jnp.ones(3), jnp.array([0.0, 1.0, 2.0])).item()
+      4.0
+
+    Reference: Diff-Instruct (arXiv:2305.18455) for the integral KL.
+    """
+    if sigma.ndim != 1 or sigma.shape[0] < 2 or rates.shape[:1] != sigma.shape:
+        raise ValueError(
+            "sigma: expected [s] with s >= 2, the leading axis of rates, got "
+            f"{sigma.shape} for rates {rates.shape}"
+        )
+    if weight is not None:
+        if weight.shape != sigma.shape:
+            raise ValueError(f"weight: expected {sigma.shape}, got {weight.shape}")
+        rates = rates * _column(weight, rates)
+    # d(t^2) = 2 t dt, with t as the variable: levels are often geometric.
+    return jnp.trapezoid(_column(2 * sigma, rates) * rates, sigma, axis=0)
+
+
+def pairing(
+    samples: Float[Array, "b *event"],
+    direction: Float[Array, "b *event"],
+    weight: Float[Array, "b"] | None = None,
+) -> Float[Array, "b"]:
+    """A loss whose gradient in `samples` is exactly ``g = weight * direction``.
+
+    Its value is ½|g|^2, a progress measure; neither `direction` nor `weight` is
+    differentiated. Reference: f-distill Eq. 5 (there <g, x>, the same gradient).
+
+    >>> x, g = jnp.zeros((1, 2)), jnp.array([[3.0, 4.0]])
+    >>> jax.grad(lambda x: pairing(x, g).sum())(x).tolist()
+    [[3.0, 4.0]]
+    """
+    _check_same("direction", direction, "samples", samples)
+    samples, direction = _upcast(samples, direction)
+    g = direction if weight is None else _column(weight, direction) * direction
+    g = jax.lax.stop_gradient(g)
+    events = tuple(range(1, samples.ndim))
+    moved = samples - jax.lax.stop_gradient(samples)  # zero, with gradient one
+    return jnp.sum(g * moved + 0.5 * g * g, axis=events)
+
+
+def surrogate(
+    samples: Float[Array, "b *event"],
+    score_p: Float[Array, "b *event"],
+    score_q: Float[Array, "b *event"],
+    log_ratio: Float[Array, "b"] | None = None,
+    divergence: Any = "reverse_kl",
+    *,
+    weight: Float[Array, "b"] | None = None,
+) -> Float[Array, "b"]:
+    """A loss whose mean has the gradient of D_f(p‖q) in the sampler's parameters.
+
+    ``grad D_f(p‖q) = E[ h(p/q) (s_q - s_p)(x) . grad x ]`` for samples x of q that
+    depend on parameters; scores and ratio are taken at x and are not differentiated.
+    For p_t against q_t pass the noised samples; with h = 1 it is Diff-Instruct's.
+
+    Args:
+      samples: samples of q, differentiable in the parameters.
+      score_p, score_q: scores of target and model at the samples.
+      log_ratio: log p - log q there; None is legal for a constant h only.
+      divergence: an f-divergence or its name; parameters may be traced.
+      weight: extra factor per sample, such as w(t).
+
+    Returns:
+      The loss per sample. Only its gradient means something.
+
+    Example:
+      >>> loss = lambda m: surrogate(m + jnp.zeros((1, 1)), -m + jnp.ones((1, 1)),
+      ...                            jnp.zeros((1, 1))).mean()
+      >>> jax.grad(loss)(0.0).item()  # model N(0, 1) at its mean, target N(1, 1)
+      -1.0
+
+    Reference: f-distill Eq. 3 (gradient theorem).
+    """
+    _check_same("score_p", score_p, "samples", samples)
+    _check_same("score_q", score_q, "samples", samples)
+    (first,) = _upcast(samples.reshape(samples.shape[0], -1)[:, 0])
+    h = _curvature(divergence, log_ratio, first)
+    return pairing(samples, score_q - score_p, h if weight is None else weight * h)
+
+
+def _curvature(divergence: Any, log_ratio: Array | None, like: Array) -> Array:
+    divergence = generators.get(divergence)
+    if log_ratio is None:
+        if not isinstance(divergence, generators.ReverseKL):
+            raise ValueError(
+                f"log_ratio: {divergence} weighs by the density ratio; only the "
+                "reverse KL goes without"
+            )
+        return jnp.ones_like(like)
+    if log_ratio.shape != like.shape:
+        raise ValueError(f"log_ratio: expected {like.shape}, got {log_ratio.shape}")
+    return divergence.curvature(log_ratio)
+
+
+def _column(x: ArrayLike, like: Array) -> Array:
+    x = jnp.asarray(x)
+    return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))
+
+
+def _upcast(*arrays: Array) -> tuple[Array, ...]:
+    return tuple(jnp.asarray(a, jnp.promote_types(a.dtype, "float32")) for a in arrays)
+
+
+def _check_same(name: str, x: Array, other: str, y: Array) -> None:
+    if x.shape != y.shape:
+        raise ValueError(f"{name}: shape {x.shape} differs from {other}'s {y.shape}")

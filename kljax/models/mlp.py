@@ -1,0 +1,120 @@
+"""Residual multilayer perceptron as a denoiser: digits, or points in the plane.
+
+On a CPU it is the denoiser with the best samples per second at 8x8 pixels, because
+its gradient is three matrix products and may stand inside `lax.scan` and `vmap`.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kljax.models.embedding import ConditionEmbedding
+from kljax.typing import Array, Float, Int
+
+__all__ = ["MLPDenoiser"]
+
+
+class ResidualBlock(nnx.Module):
+    """`h + W_2 silu(LN(W_1 h) (1 + scale(e)) + shift(e))`."""
+
+    def __init__(self, width: int, embedding: int, *, rngs: nnx.Rngs):
+        self.dense_in = nnx.Linear(width, width, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
+        self.modulation = nnx.Linear(embedding, 2 * width, rngs=rngs)
+        self.dense_out = nnx.Linear(width, width, rngs=rngs)
+
+    def __call__(self, hidden: Array, embedding: Array) -> Array:
+        scale, shift = jnp.split(self.modulation(embedding), 2, axis=-1)
+        inner = self.norm(self.dense_in(hidden)) * (1.0 + scale) + shift
+        return hidden + self.dense_out(jax.nn.silu(inner))
+
+
+class MLPDenoiser(nnx.Module):
+    """Dense layer in, residual blocks, zero-initialized dense layer out.
+
+    The network `F` of EDM preconditioning, on flattened events.
+
+    Args:
+      event_size: numbers per example (64 for 8x8 grey images, 2 for points).
+      num_classes: classes; 0 for an unconditional model. One more id, `num_classes`,
+        means "no class" (see `ConditionEmbedding`).
+      width: units per layer.
+      depth: residual blocks.
+      embedding: length of the vector of noise level and class.
+      rngs: random streams for the initial values.
+
+    Raises:
+      ValueError: a size is not positive.
+
+    Example:
+      >>> model = MLPDenoiser(64, 10, rngs=nnx.Rngs(0))
+      >>> x = jnp.ones((5, 8, 8, 1))
+      >>> model(x, jnp.zeros(5), jnp.arange(5)).shape
+      (5, 8, 8, 1)
+
+    Attributes:
+      feature_shapes: shape of each feature without the batch axis.
+    """
+
+    def __init__(
+        self,
+        event_size: int,
+        num_classes: int = 0,
+        *,
+        width: int = 256,
+        depth: int = 3,
+        embedding: int = 128,
+        rngs: nnx.Rngs,
+    ):
+        for name, value in (
+            ("event_size", event_size),
+            ("width", width),
+            ("depth", depth),
+            ("embedding", embedding),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        self.event_size = event_size
+        self.feature_shapes = ((width,),) * depth
+        self.condition = ConditionEmbedding(embedding, num_classes, rngs=rngs)
+        self.dense_in = nnx.Linear(event_size, width, rngs=rngs)
+        self.blocks = nnx.List(
+            [ResidualBlock(width, embedding, rngs=rngs) for _ in range(depth)]
+        )
+        self.norm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
+        self.dense_out = nnx.Linear(
+            width, event_size, kernel_init=nnx.initializers.zeros_init(), rngs=rngs
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "b *event"],
+        noise_label: Float[Array, " b"],
+        class_ids: Int[Array, " b"] | None = None,
+        *,
+        features: bool = False,
+    ) -> Array | tuple[Array, tuple[Array, ...]]:
+        """Network output, shaped like `x`; with `features` also each block's output.
+
+        Args:
+          x: the scaled noisy example, any event shape of `event_size` numbers.
+          noise_label: `ln(sigma) / 4`.
+          class_ids: integers in [0, num_classes], or None for "no class".
+          features: return `(output, block outputs)`, each `[b, width]`.
+        """
+        size = math.prod(x.shape[1:])
+        if x.ndim < 2 or size != self.event_size:
+            raise ValueError(
+                f"x has shape {x.shape}, {size} numbers per example; this model was "
+                f"built for {self.event_size}"
+            )
+        embedding = self.condition(noise_label, class_ids)
+        hidden = self.dense_in(x.reshape(x.shape[0], size))
+        outputs = []
+        for block in self.blocks:
+            hidden = block(hidden, embedding)
+            outputs.append(hidden)
+        out = self.dense_out(self.norm(hidden)).reshape(x.shape)
+        return (out, tuple(outputs)) if features else out

@@ -1,0 +1,1 @@
+"""The analytic side: exact laws, fixed points, bounds and fits."""

@@ -1,0 +1,38 @@
+"""State, step, loop, checkpoints, run folders, progress and meshes."""
+
+from kljax.training.checkpoints import Checkpoints
+from kljax.training.interruption import Interrupted
+from kljax.training.loop import fit
+from kljax.training.mesh import data_mesh, replicate, shard_batch, start_processes
+from kljax.training.players import Loss, LossFn, Player
+from kljax.training.progress import Progress, Task, rich_progress, silent
+from kljax.training.runs import FolderInUse, RunFolder, config_hash, environment
+from kljax.training.state import TrainState, init_state, state_digest
+from kljax.training.step import Step, jit_step, make_step
+
+__all__ = [
+    "Checkpoints",
+    "FolderInUse",
+    "Interrupted",
+    "Loss",
+    "LossFn",
+    "Player",
+    "Progress",
+    "RunFolder",
+    "Step",
+    "Task",
+    "TrainState",
+    "config_hash",
+    "data_mesh",
+    "environment",
+    "fit",
+    "init_state",
+    "jit_step",
+    "make_step",
+    "replicate",
+    "rich_progress",
+    "shard_batch",
+    "silent",
+    "start_processes",
+    "state_digest",
+]

@@ -1,0 +1,80 @@
+"""Who learns, and what a loss returns."""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import optax
+
+from kljax.training.state import TrainState
+from kljax.typing import Array, Float, Key, PyTree
+
+
+class Loss(NamedTuple):
+    """What a player's loss returns.
+
+    Fields:
+        per_example: one loss per example, `[b]`, in nats where it is a divergence.
+        metrics: flat dict; per-example values `[b]` are averaged like the loss, scalars
+            are taken as they are.
+        aux: replaces `state.aux`; None leaves it.
+        model_state: replaces `state.model_state[role]`; None leaves it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> Loss(jnp.zeros(4), {"accuracy": jnp.ones(4)}).aux is None
+        True
+    """
+
+    per_example: Float[Array, "b"]
+    metrics: dict[str, Array] = {}  # noqa: RUF012 (an empty pytree, never written to)
+    aux: PyTree = None
+    model_state: PyTree = None
+
+
+class LossFn(Protocol):
+    """`loss(params, *, state, frozen, batch, key) -> Loss`, params of one role.
+
+    `state` holds every role as the players before left it; nothing in it is
+    differentiated. `key` is new for every step, player, repeat and micro-batch.
+    """
+
+    def __call__(
+        self,
+        params: PyTree,
+        /,
+        *,
+        state: TrainState,
+        frozen: PyTree,
+        batch: dict[str, Any],
+        key: Key[Array, ""],
+    ) -> Loss: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """A role that learns.
+
+    Args:
+        role: key into the state's dicts, such as "student".
+        loss: the loss of this role's parameters.
+        optimizer: an optax transformation.
+        repeats: updates per step, at least 1; each sees the one before.
+        ema_decay: None, or the decay of a moving average in [0, 1), reached by the
+            ramp min(ema_decay, (1 + n) / (10 + n)) with n the steps finished before.
+            It moves once per step, after the last repeat.
+
+    Raises:
+        ValueError: `repeats` or `ema_decay` out of range.
+    """
+
+    role: str
+    loss: LossFn
+    optimizer: optax.GradientTransformation
+    repeats: int = 1
+    ema_decay: float | None = None
+
+    def __post_init__(self):
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")

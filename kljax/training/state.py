@@ -1,0 +1,150 @@
+"""The state of a run: one frozen pytree whose parts are dicts keyed by role."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kljax.typing import Array, Int, Key, PyTree
+
+if TYPE_CHECKING:
+    from kljax.training.step import Player
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a run needs to go on; what a checkpoint holds.
+
+    `params`, `model_state` (BatchNorm statistics and the like), `opt_state` and `ema`
+    are dicts keyed by role. `step` counts finished steps, `aux` is whatever the
+    objectives carry along, `key` never changes: the steps fold their number into it.
+    A sweep stacks several states along a first axis, `step` and `key` included.
+    """
+
+    step: Int[Array, "*sweep"]
+    params: dict[str, PyTree]
+    model_state: dict[str, PyTree]
+    opt_state: dict[str, PyTree]
+    ema: dict[str, PyTree]
+    aux: PyTree
+    key: Key[Array, "*sweep"]
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a typed PRNG key (which NumPy cannot hold)."""
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    )
+
+
+def init_state(
+    key: Key[Array, ""],
+    params: Mapping[str, PyTree],
+    players: "Sequence[Player]",
+    *,
+    model_state: Mapping[str, PyTree] | None = None,
+    aux: PyTree = None,
+) -> TrainState:
+    """The state before the first step.
+
+    Every leaf is copied, so a student may start as the teacher's own arrays. The
+    players' 16-bit floating-point parameters become float32 (the master weights);
+    the moving averages start as the parameters.
+
+    Args:
+        key: typed key, from `jax.random.key`; all randomness of the run comes from it.
+        params: parameters by role; roles that are not players stay as they are.
+        players: who moves; each needs its role in `params`.
+        model_state: mutable model state by role; roles left out have none.
+        aux: what the objectives carry along, any pytree of arrays.
+
+    Returns:
+        A `TrainState` at step 0.
+
+    Raises:
+        TypeError: `key` is not a typed key.
+        ValueError: a player's role is missing, or named twice.
+
+    Example:
+        >>> import optax
+        >>> from kljax.training import Player, init_state
+        >>> player = Player("student", loss=None, optimizer=optax.sgd(0.1))
+        >>> state = init_state(jax.random.key(0), {"student": jnp.ones(3)}, [player])
+        >>> int(state.step)
+        0
+    """
+    if not is_key(key):
+        raise TypeError(f"key must be a typed key from jax.random.key, got {key!r}")
+    roles = [player.role for player in players]
+    if missing := sorted(set(roles) - set(params)):
+        raise ValueError(f"params lack the players' roles {missing}: {sorted(params)}")
+    if unknown := sorted(set(model_state or {}) - set(params)):
+        raise ValueError(f"model_state has roles without params: {unknown}")
+    if len(set(roles)) < len(roles):
+        raise ValueError(f"players name a role twice (use `repeats`): {roles}")
+
+    # One compiled function: leaf by leaf, every new shape would be compiled on its own.
+    @jax.jit
+    def build(key, params, model_state, aux):
+        for role in roles:
+            params[role] = jax.tree.map(_master, params[role])
+        averaged = [player.role for player in players if player.ema_decay is not None]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=jax.tree.map(_copy, params),
+            model_state=jax.tree.map(_copy, model_state),
+            opt_state={
+                p.role: jax.tree.map(_copy, p.optimizer.init(params[p.role]))
+                for p in players
+            },
+            ema={role: jax.tree.map(_copy, params[role]) for role in averaged},
+            aux=jax.tree.map(_copy, aux),
+            key=_copy(key),
+        )
+
+    mutable = {role: None for role in params} | dict(model_state or {})
+    return build(key, dict(params), mutable, aux)
+
+
+def state_digest(tree: PyTree) -> str:
+    """SHA-256 over the paths, types, shapes and bytes of a tree's leaves.
+
+    Two runs agree bit for bit exactly when their digests are equal.
+
+    Args:
+        tree: any pytree of arrays, typed keys included.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> state_digest({"w": np.zeros(2)}) == state_digest({"w": np.ones(2)})
+        False
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        value = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+        head = f"{jax.tree_util.keystr(path)}|{value.dtype}|{value.shape}|"
+        digest.update(head.encode())
+        digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _master(leaf: Any) -> Any:
+    leaf = jnp.asarray(leaf)
+    small = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+    return leaf.astype(jnp.float32) if small else leaf
+
+
+def _copy(leaf: Any) -> Any:
+    """A buffer of its own: donation fails where two leaves share one."""
+    if is_key(leaf):
+        data = jnp.copy(jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    # Strongly typed: after a weakly typed leaf the second step would compile anew.
+    return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)

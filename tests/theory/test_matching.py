@@ -1,0 +1,134 @@
+"""Fixed points of the divergence family on the line, against the published table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kljax import generators
+from kljax.theory.matching import LineMatching, fixed_point
+from kljax.theory.mixtures import GaussianMixture
+
+NAMES = (
+    "softened_reverse_kl",
+    "reverse_kl",
+    "jeffreys",
+    "squared_hellinger",
+    "jensen_shannon",
+    "forward_kl",
+)
+STARTS = [
+    (1.0, 0.5),
+    (1.0, -1.5),
+    (np.exp(0.6), 1.5),
+    (np.exp(0.6), -0.5),
+]  # (std, mean)
+# (std, mean) for the four starts; None: as the first.
+LOW_NOISE = {
+    "reverse_kl": [(0.5019, -1.9989), None, (0.5043, 1.9972), None],
+    "softened_reverse_kl": [(0.5011, -1.9993), None, (0.5027, 1.9982), None],
+    "jensen_shannon": [(1.8572, -0.8393), (0.5030, -1.9982), None, None],
+    "squared_hellinger": [(1.8199, -0.8257), (0.5073, -1.9963), None, None],
+    "jeffreys": [(1.6164, -0.8158), None, None, None],
+    "forward_kl": [(1.9, -0.8), None, None, None],
+}
+ANNEALED = {
+    "softened_reverse_kl": (1.6504, -0.8009),
+    "reverse_kl": (1.7315, -0.7786),
+    "jeffreys": (1.7969, -0.7768),
+    "squared_hellinger": (1.8560, -0.7913),
+    "jensen_shannon": (1.8734, -0.7965),
+    "forward_kl": (1.9, -0.8),
+}
+
+
+def two_modes():
+    return GaussianMixture(
+        jnp.log(jnp.array([0.7, 0.3])), jnp.array([[-2.0], [2.0]]), jnp.full(2, 0.5)
+    )
+
+
+def solve(levels, weights, steps, newton=6, **grid):
+    task = LineMatching.build(two_modes(), levels, weights, **grid)
+    options = tuple(generators.get(name) for name in NAMES)
+    starts = jnp.array([(np.log(a), b) for a, b in STARTS])
+    one = lambda index, start: fixed_point(  # noqa: E731
+        task, generators.Choice(index, options), start, steps=steps, newton=newton
+    )
+    every = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
+    ends = jax.jit(every)(jnp.arange(len(NAMES)), starts)
+    assert (ends.gradient_norm < 1e-13).all()
+    found = np.array(ends.theta)
+    found[..., 0] = np.exp(found[..., 0])
+    return found, np.asarray(ends.polish)
+
+
+def check_low_noise(found):
+    for name, row in zip(NAMES, found, strict=True):
+        table = LOW_NOISE[name]
+        expected = [entry or table[0] for entry in table]
+        np.testing.assert_allclose(row, expected, atol=2e-3, err_msg=name)
+
+
+def check_annealed(found):
+    for name, row in zip(NAMES, found, strict=True):
+        np.testing.assert_allclose(row, [ANNEALED[name]] * 4, atol=2e-3, err_msg=name)
+    assert (
+        np.diff(found[:, 0, 0]) > 0
+    ).all()  # the ordering of the standard deviations
+
+
+def test_low_noise_fixed_points(x64):
+    """T2: mode seeking, bistable and covering divergences, every start, to 2e-3."""
+    found, polish = solve(jnp.array([0.1, 0.2, 0.4]), None, steps=300, points=401)
+    check_low_noise(found)
+    assert polish.max() < 1e-3  # Newton only sharpened what descent had found
+
+
+def test_annealing_removes_collapse(x64):
+    """T3: with levels up to 3 every start of every divergence covers."""
+    levels = jnp.array([0.1, 0.3, 1.0, 3.0])
+    found, polish = solve(
+        levels, levels**2, steps=400, bounds=(-30.0, 30.0), points=601
+    )
+    check_annealed(found)
+    assert polish.max() < 2e-2
+
+
+@pytest.mark.slow
+def test_fixed_points_by_descent_alone(x64):
+    """T2 and T3 without Newton, to machine precision."""
+    found, _ = solve(jnp.array([0.1, 0.2, 0.4]), None, steps=6000, newton=0)
+    check_low_noise(found)
+    levels = jnp.array([0.1, 0.3, 1.0, 3.0])
+    found, _ = solve(
+        levels, levels**2, 6000, newton=0, bounds=(-30.0, 30.0), points=1201
+    )
+    check_annealed(found)
+
+
+def test_gradient_is_that_of_the_value(x64):
+    """The theorem's sum = autodiff of the exact objective, all strictly convex f."""
+    levels = jnp.array([0.3, 1.0])
+    task = LineMatching.build(two_modes(), levels, bounds=(-14.0, 14.0), points=2001)
+    theta = jnp.array([0.6, -0.5])
+    options = tuple(
+        generators.get(name)
+        for name in ("reverse_kl", "alpha", "le_cam", "skew_forward_kl", "pearson_chi2")
+    )
+
+    @jax.jit
+    def both(theta):
+        exact = [jax.grad(task.value)(theta, d) for d in options]
+        return jnp.stack(exact), jnp.stack(
+            [task.gradient(theta, d)[0] for d in options]
+        )
+
+    exact, got = both(theta)
+    error = np.linalg.norm(got - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    assert error.max() <= 2e-6, error
+
+
+def test_bad_input_names_the_argument():
+    with pytest.raises(ValueError, match="target: expected a mixture on the line"):
+        LineMatching.build(GaussianMixture.ring(), jnp.ones(1))
