@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import UInt8
 
-from experiments.f_distill_networks import Pictures
+from experiments.f_distill_data import Codec, Pictures
 from kljax.data import from_unit, to_unit
 from kljax.metrics.images import (
     frechet_distance,
@@ -133,7 +133,7 @@ class Judge:
         spread = precision_recall(one[:most], two[:most], k=self.config.neighbors)
         return {"fid": self.distance(one, two), **spread._asdict(), "n": float(n)}
 
-    def controls(self) -> dict[str, dict[str, float]]:
+    def controls(self, codec: Codec) -> dict[str, dict[str, float]]:
         """What real images score against each other, and two bad models.
 
         `floor` is the distance that as many fresh real images as there are samples
@@ -151,7 +151,17 @@ class Judge:
         copies = from_unit(pictures.train[rows], pictures.levels)
         copied_ids = None if pictures.train_ids is None else pictures.train_ids[rows]
         near, _ = self.nearest(pictures.held_out)
-        return {
+        decoded = {}
+        if codec.basis is not None:
+            back = from_unit(
+                codec.decode(codec.encode(pictures.train)), pictures.levels
+            )
+            decoded["decoded"] = {
+                "fid": self.distance(
+                    self.real, self.features(to_unit(back, pictures.levels))[0]
+                )
+            }
+        return decoded | {
             "halves": halves | {"floor": floor},
             "held_out": {
                 "fid": self.distance(self.real, held_out),

@@ -9,6 +9,7 @@ from experiments.f_distill_ring_line import SIX, LineResult
 from experiments.f_distill_ring_session import LearnedRatio, Students
 from experiments.harness import Figure
 from kljax.training import RunFolder
+from kljax.typing import Float
 
 SHORT = {
     "softened_reverse_kl": "softened RKL",
@@ -104,48 +105,59 @@ def fixed_points(folder: RunFolder, line: LineResult) -> Figure:
     )
 
 
-def reliability(folder: RunFolder, ratio: LearnedRatio) -> Figure:
+def reliability(folder: RunFolder, ratios: tuple[LearnedRatio, LearnedRatio]) -> Figure:
     """Mean logit against exact log-ratio, in equal groups, and the points."""
     plt = _plot()
-    figure, axis = plt.subplots(figsize=(5.4, 5), layout="constrained")
-    picked = np.random.default_rng(0).permutation(len(ratio.exact))[:3000]
-    dots = axis.scatter(
-        ratio.exact[picked],
-        ratio.logit[picked],
-        c=np.log10(ratio.sigma[picked]),
-        s=4,
-        alpha=0.5,
-    )
-    figure.colorbar(dots, label="log10 noise level")
-    groups = np.array_split(np.argsort(ratio.exact), 25)
-    axis.plot(
-        [ratio.exact[g].mean() for g in groups],
-        [ratio.logit[g].mean() for g in groups],
-        "o-",
-        c="black",
-        ms=4,
-        label="mean of 25 equal groups",
-    )
-    low, high = np.quantile(ratio.exact, [0.001, 1.0])
-    axis.plot([low, high], [low, high], c="tab:red", lw=1, label="logit = log-ratio")
-    axis.set(
-        xlim=(low - 0.5, high + 0.5),
-        ylim=(low - 0.5, high + 1.0),
-        xlabel="exact log p/q",
-        ylabel="critic's logit",
-    )
-    axis.legend(fontsize=8)
+    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained")
+    titles = ("modes of std 0.3 and 0.45", "modes of std 0.08 and 0.16")
+    dots = None
+    for axis, ratio, title in zip(axes, ratios, titles, strict=True):
+        picked = np.random.default_rng(0).permutation(len(ratio.exact))[:3000]
+        dots = axis.scatter(
+            ratio.exact[picked],
+            ratio.logit[picked],
+            c=np.log10(ratio.sigma[picked]),
+            s=4,
+            alpha=0.5,
+        )
+        groups = np.array_split(np.argsort(ratio.exact), 25)
+        axis.plot(
+            [ratio.exact[g].mean() for g in groups],
+            [ratio.logit[g].mean() for g in groups],
+            "o-",
+            c="black",
+            ms=4,
+            label="mean of 25 equal groups",
+        )
+        low, high = np.quantile(ratio.exact, [0.002, 1.0])
+        axis.plot([low, high], [low, high], c="tab:red", lw=1, label="perfect critic")
+        axis.axvline(math.log(0.1), c="grey", ls=":", label="clip of the ratio")
+        axis.set(
+            title=title,
+            xlim=(low - 0.5, high + 0.5),
+            ylim=(low - 0.5, high + 1.0),
+            xlabel="exact log p/q",
+            ylabel="critic's logit",
+        )
+    axes[0].legend(fontsize=8)
+    figure.colorbar(dots, ax=axes, label="log10 noise level")
     return _save(
         folder,
         figure,
         "reliability.png",
         "Reliability of the learned log-ratio at noised samples of q, noise "
-        "log-uniform: a perfect critic lies on the red line.",
+        "log-uniform. With narrow modes the critic is too timid at low noise, most of "
+        "it below the clip.",
     )
 
 
-def scatter(folder: RunFolder, protocol: Students, sweep: Students) -> Figure:
-    """Samples of the first seed, one panel per divergence."""
+def scatter(
+    folder: RunFolder,
+    target: Float[np.ndarray, "n 2"],
+    protocol: Students,
+    sweep: Students,
+) -> Figure:
+    """The target and samples of the first seed, one panel per divergence."""
     plt = _plot()
     panels = [
         (f"{SHORT[m.label]} (protocol)", protocol, i)
@@ -155,7 +167,7 @@ def scatter(folder: RunFolder, protocol: Students, sweep: Students) -> Figure:
         (SHORT.get(m.label, m.label), sweep, i) for i, m in enumerate(sweep.members)
     ]
     columns = 6
-    rows = math.ceil(len(panels) / columns)
+    rows = math.ceil((len(panels) + 1) / columns)
     figure, axes = plt.subplots(
         rows,
         columns,
@@ -165,7 +177,11 @@ def scatter(folder: RunFolder, protocol: Students, sweep: Students) -> Figure:
     )
     for axis in axes.ravel():
         axis.set_axis_off()
-    for axis, (title, students, i) in zip(axes.ravel(), panels):
+    first, *others = axes.ravel()
+    first.scatter(target[:2000, 0], target[:2000, 1], s=1, alpha=0.4, c="black")
+    first.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
+    first.set_title("target", fontsize=8)
+    for axis, (title, students, i) in zip(others, panels):
         x, score = students.samples[0, i, :2000], students.scores[0][i]
         axis.scatter(x[:, 0], x[:, 1], s=1, alpha=0.4)
         axis.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
@@ -177,8 +193,9 @@ def scatter(folder: RunFolder, protocol: Students, sweep: Students) -> Figure:
         figure,
         "samples.png",
         "One evaluation per sample, 2,000 samples of the first seed; all students of "
-        "one seed share every draw of noise. The first three follow the full protocol, "
-        "the others are one vmapped program.",
+        "one seed share every draw of noise. The first three students follow the full "
+        "protocol, the others are one vmapped program. Bridges between the modes are "
+        "what a small continuous generator leaves.",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.f_distill_ring_training import (
     Game,
@@ -47,6 +48,21 @@ class Students(NamedTuple):
     def row(self, label: str) -> int:
         return [member.label for member in self.members].index(label)
 
+    def part(self, members: tuple[Member, ...], seeds: int) -> "Students":
+        """Some members, the first seeds."""
+        rows = [self.row(one.label) for one in members]
+        pick = lambda values: values[:, :seeds, rows]  # noqa: E731
+        return Students(
+            members=members,
+            seeds=self.seeds[:seeds],
+            samples=self.samples[:seeds, rows],
+            scores=[[line[i] for i in rows] for line in self.scores[:seeds]],
+            steps=self.steps,
+            alpha=pick(self.alpha),
+            ess=pick(self.ess),
+            bin_error=pick(self.bin_error),
+        )
+
     def column(self, key: str) -> Float[np.ndarray, "seeds members"]:
         return np.array([[score[key] for score in row] for row in self.scores])
 
@@ -59,6 +75,11 @@ class LearnedRatio(NamedTuple):
     sigma: np.ndarray
 
 
+def member(tree: PyTree, i: int) -> PyTree:
+    """The i-th of stacked trees."""
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
 class Session:
     """Everything that is trained in one run folder."""
 
@@ -67,14 +88,20 @@ class Session:
         self.law: GaussianMixture = config.ring.law()
         count = max(config.protocol_seeds, config.sweep_seeds)
         self.seeds = tuple(100 * config.seed + i for i in range(count))
-        built = [
-            Networks.build(
+        built: list[Networks] = []
+
+        @jax.jit
+        @jax.vmap
+        def initial(seed: Array) -> PyTree:
+            nets, params = Networks.build(
                 config.protocol, config.ring.sigma_data, jax.random.key(seed)
             )
-            for seed in self.seeds
-        ]
-        self.nets = built[0][0]
-        self.initial = [params for _, params in built]
+            built.append(nets)
+            return params
+
+        every = initial(jnp.asarray(self.seeds))
+        self.nets = built[0]
+        self.initial = [member(every, i) for i in range(count)]
         self.reference = self.balanced(jax.random.key(10_000 + config.seed))
         self.denoisers = self.pretrained()
 
@@ -122,46 +149,58 @@ class Session:
         step = jax.vmap(make_step([player]), in_axes=(0, None, None))
         steps = config.pretraining_steps
         ema = self.fit("denoiser", step, stacked(states), steps, None).ema["denoiser"]
-        return [jax.tree.map(lambda v, i=i: v[i], ema) for i in range(len(self.seeds))]
+        return [member(ema, i) for i in range(len(self.seeds))]
 
-    def ratio(self) -> LearnedRatio:
-        """T4b: the critic alone on the ring and a wider ring of unequal modes."""
+    def ratio(self) -> tuple[LearnedRatio, LearnedRatio]:
+        """T4b: the critic alone on two pairs of known laws, wide modes and narrow.
+
+        Target: a ring; model: one of wider and unequal modes.
+        """
         ring, config = self.config.ring, self.config.protocol
         game = Game(self.nets, config, self.law)
-        wide = GaussianMixture.ring(ring.modes, radius=ring.radius, std=2 * ring.std)
-        q = dataclasses.replace(
-            wide, log_weights=jnp.cos(2 * jnp.pi * jnp.arange(ring.modes) / ring.modes)
-        )
+        modes = ring.modes
+        tilt = jnp.cos(2 * jnp.pi * jnp.arange(modes) / modes)
+
+        def law(std: float, tilt: Array) -> GaussianMixture:
+            wide = GaussianMixture.ring(modes, radius=ring.radius, std=std)
+            return dataclasses.replace(wide, log_weights=tilt)
+
+        stds = ((0.3, 0.45), (ring.std, 2 * ring.std))
+        pairs = stacked([(law(p, 0 * tilt), law(q, tilt)) for p, q in stds])
 
         def loss(params, *, state, frozen, batch, key):
-            keys = jax.random.split(key, 5)
-            real = self.law.sample(keys[0], config.batch)
-            fake = q.sample(keys[1], config.batch)
-            return game.discrimination(params, real, fake, keys[2:])
+            _, noise, sigma, key = game.draws(key, sides=2)
+            keys = jax.random.split(key)
+            real, fake = (
+                one.sample(k, config.batch) for one, k in zip(frozen, keys, strict=True)
+            )
+            return game.discrimination(params, real, fake, noise, sigma)
 
-        critic = Player(
-            "critic", loss, adam(config, config.critic_rate), ema_decay=0.99
-        )
+        steps = self.config.ratio_steps
+        rate = optax.cosine_decay_schedule(config.critic_rate, steps, 0.05)
+        critic = Player("critic", loss, adam(config, rate), ema_decay=0.99)
         key = jax.random.fold_in(jax.random.key(self.seeds[0]), 2)
         state = init_state(key, {"critic": self.initial[0]["critic"]}, [critic])
-        steps = self.config.ratio_steps
-        state = self.fit("ratio", make_step([critic]), state, steps, None)
+        step = jax.vmap(make_step([critic]), in_axes=(0, None, 0))
+        state = self.fit("ratio", step, stacked([state] * 2), steps, pairs)
 
         @jax.jit
-        def compare(params: PyTree, key: Array) -> LearnedRatio:
-            keys = jax.random.split(key, 3)
+        @jax.vmap
+        def compare(params: PyTree, pair: tuple) -> tuple[Array, Array, Array]:
+            p, q = pair
+            keys = jax.random.split(jax.random.fold_in(key, 1))
             low, high = config.sigma_min, config.sigma_max
             count = self.config.samples
             u = (jnp.arange(count) + 0.5) / count  # log-uniform: every level counts
             sigma = low * (high / low) ** u
             x = q.sample(keys[0], count)
             x = x + sigma[:, None] * jax.random.normal(keys[1], x.shape)
-            exact = self.law.log_density(x, sigma) - q.log_density(x, sigma)
-            logit = self.nets.logits(params, x, sigma).mean(axis=1)
-            return LearnedRatio(exact, logit, sigma)  # pyrefly: ignore[bad-argument-type]
+            exact = p.log_density(x, sigma) - q.log_density(x, sigma)
+            return exact, self.nets.logits(params, x, sigma).mean(axis=1), sigma
 
-        out = compare(state.ema["critic"], jax.random.fold_in(key, 1))
-        return LearnedRatio(*(np.asarray(v, np.float64) for v in out))
+        out = [np.asarray(v, np.float64) for v in compare(state.ema["critic"], pairs)]
+        wide, narrow = (LearnedRatio(*(v[i] for v in out)) for i in range(2))
+        return wide, narrow
 
     def students(
         self,
@@ -214,5 +253,6 @@ class Session:
             "tv": [score["tv"] for score in scores],
             "sliced_w2": [score["sliced_w2"] for score in scores],
             "near": [score["near"] for score in scores],
+            "core": [score["core"] for score in scores],
             "pair_sliced_w2": pairs,
         }

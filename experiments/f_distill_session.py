@@ -4,6 +4,7 @@ Stages depend on one another through methods that remember their answer, so a ru
 goes on loads only what the unfinished stages need.
 """
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -14,9 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.f_distill_data import load_pictures
 from experiments.f_distill_figures import draw_bars, draw_grid, grid_rows, keep_images
 from experiments.f_distill_judge import Judge, rank_correlation, trained_judge
-from experiments.f_distill_networks import build_networks, load_pictures
+from experiments.f_distill_networks import build_networks
 from experiments.f_distill_training import (
     distillation_players,
     gap_probe,
@@ -61,6 +63,8 @@ class Session:
             config.student.batch,
             config.student.start_sigma,
         )
+        codes = self.nets.codec.encode(self.pictures.train)
+        self.codes = dataclasses.replace(self.pictures, train=codes)
         # Other data behind the same path, or another network chosen for another
         # machine, must not go on with these stages.
         chosen = {
@@ -150,7 +154,7 @@ class Session:
                 make_step([player]),
                 init_state(jax.random.fold_in(key, 1), params, [player]),
                 config.steps,
-                batches=self.pictures.batches(self.nets.teacher_batch, seed, 1),
+                batches=self.codes.batches(self.nets.teacher_batch, seed, 1),
             )
             out.append(jax.block_until_ready(state.ema["teacher"]))
             return {}
@@ -205,7 +209,7 @@ class Session:
                 state,
                 self.config.student.steps,
                 frozen=frozen,
-                batches=self.pictures.batches(self.nets.student_batch, seed, 2),
+                batches=self.codes.batches(self.nets.student_batch, seed, 2),
             )
             out.append((jax.block_until_ready(state), frozen))
             return {}
@@ -230,7 +234,7 @@ class Session:
                 stacked([state for state, _ in pairs]),
                 self.config.student.steps,
                 frozen=frozen,
-                batches=self.pictures.batches(self.nets.student_batch, seed, 2),
+                batches=self.codes.batches(self.nets.student_batch, seed, 2),
             )
             out.append((jax.block_until_ready(state), frozen))
             return {}
@@ -256,8 +260,10 @@ class Session:
     def images(self, sampler: str, params: PyTree, seed: int, title: str) -> Any:
         """Rounded samples, their classes, and images per second once compiled."""
         count = self.config.judge.samples
-        shape = self.pictures.shape
-        size = min(count, max(64, min(2500, 1_600_000 // math.prod(shape))))
+        shape = self.codes.shape
+        size = min(
+            count, max(64, min(2500, 1_600_000 // math.prod(self.pictures.shape)))
+        )
         ids = self.pictures.sample_ids(count)
         key = jax.random.fold_in(jax.random.key(seed), 3)
         draw = self.samplers[sampler]
@@ -265,7 +271,7 @@ class Session:
         def part(start: int) -> np.ndarray:
             z = jax.random.normal(jax.random.fold_in(key, start), (size, *shape))
             chosen = None if ids is None else np.resize(ids[start:], size)
-            return np.asarray(draw(params, z, chosen))
+            return self.nets.codec.decode(np.asarray(draw(params, z, chosen)))
 
         part(0)
         found, started = [], time.perf_counter()
@@ -316,7 +322,7 @@ class Session:
         """Rank correlation of the weight and the score gap (claim T9)."""
         key = jax.random.fold_in(jax.random.key(seed), 4)
         ids = self.pictures.sample_ids(PROBES)
-        z = jax.random.normal(key, (PROBES, *self.pictures.shape))
+        z = jax.random.normal(key, (PROBES, *self.codes.shape))
         found = self.gap_probe(state, frozen, z, ids, jax.random.fold_in(key, 1))
         found = {k: np.asarray(v, np.float64) for k, v in found.items()}
         inside = [
@@ -351,7 +357,7 @@ class Session:
 
     def controls(self) -> dict[str, Row]:
         """What real images and two bad models score (stage `controls`)."""
-        result = self.stage("controls", lambda: self.judge.controls())
+        result = self.stage("controls", lambda: self.judge.controls(self.nets.codec))
         return {k: v for k, v in result.items() if isinstance(v, dict)}
 
     # ------------------------------------------------------------ what is shown

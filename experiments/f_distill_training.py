@@ -18,7 +18,7 @@ from kljax import generators
 from kljax.objectives import diffusion
 from kljax.objectives.ratio import ratio_weights
 from kljax.training import Loss, Player, Step, TrainState, init_state, make_step
-from kljax.typing import Array, PyTree
+from kljax.typing import Array, Int, PyTree
 
 DIVERGENCES = (
     "reverse_kl",
@@ -44,7 +44,7 @@ def parsed(student: str) -> tuple[str, bool]:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:
-    steps: int = 3000
+    steps: int = 4500
     batch: int = 0
     """0: 256 for networks below 2 million parameters, 128 below 6, else 64."""
     learning_rate: float = 2e-3
@@ -90,7 +90,8 @@ class StudentConfig:
 
 def noised(key: Array, x: Array, sigma: Array) -> Array:
     """x + sigma noise, one noise level per example."""
-    return x + sigma.reshape(-1, 1, 1, 1) * jax.random.normal(key, x.shape, x.dtype)
+    column = sigma.reshape(-1, *[1] * (x.ndim - 1))
+    return x + column * jax.random.normal(key, x.shape, x.dtype)
 
 
 def teacher_player(nets: Networks, config: TeacherConfig, num_classes: int) -> Player:
@@ -257,12 +258,14 @@ def student_inputs(
     return init_state(jax.random.fold_in(key, 2), params, players, aux=bins), frozen
 
 
+@jax.jit
 def stacked(trees: list[PyTree]) -> PyTree:
     """Equal trees as one, with a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def member(tree: PyTree, i: int) -> PyTree:
+@jax.jit
+def member(tree: PyTree, i: Int[Array, ""] | int) -> PyTree:
     """The i-th of `stacked` trees."""
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
@@ -300,7 +303,7 @@ def gap_probe(nets: Networks, config: StudentConfig) -> Callable[..., dict[str, 
         return {
             "weight": weights.weight,
             "log_ratio": weights.log_ratio,
-            "gap": jnp.sqrt(jnp.mean((fake - real) ** 2, axis=(1, 2, 3))),
+            "gap": jnp.sqrt(jnp.mean((fake - real) ** 2, axis=tuple(range(1, x.ndim)))),
             "sigma": sigma,
             "bin": state.aux.index(sigma),
         }

@@ -1,5 +1,6 @@
 """README and CONTRIBUTING: their Python runs, their commands are those that CI runs."""
 
+import ast
 import pathlib
 import re
 
@@ -65,3 +66,18 @@ def test_first_screen_holds_two_set_up_commands():
         "pip install -e '.[experiments]' && python -m experiments run f_distill",
         "pip install -e '.[test]' && pytest",
     ]
+
+
+def test_every_public_name_is_documented():
+    bare = []
+    for path in sorted((ROOT / "kljax").rglob("*.py")):
+        module = ast.parse(path.read_text())
+        where = path.relative_to(ROOT)
+        if not ast.get_docstring(module):
+            bare.append(str(where))
+        for node in module.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                public = not node.name.startswith("_")
+                if public and not ast.get_docstring(node):
+                    bare.append(f"{where}:{node.lineno} {node.name}")
+    assert not bare, bare

@@ -131,7 +131,7 @@ def plane_z_scores(n, points):
         eps = t * jax.random.normal(noise, (n, 2))
 
         def one(z, eps):
-            push = lambda theta: theta[:4].reshape(2, 2) @ z + theta[4:] + eps  # noqa: E731
+            push = lambda theta: theta[:4].reshape(2, 2) @ z + theta[4:] + eps
             x = push(theta)
             s_p = jax.grad(plane_teacher)(x, t)
             s_q = jax.grad(plane_student)(x, theta, t)
@@ -232,6 +232,20 @@ def test_integral_of_the_rates_is_the_divergence(x64):
     np.testing.assert_allclose(by_parts + edge, direct, rtol=2e-4)
 
 
+def test_integral_kl_of_gaussians_by_draws(x64):
+    """Closed form of KL(N(0, I)‖N(m, I)) in three dimensions; here per draw exact."""
+    m = jnp.array([0.5, -1.0, 2.0])
+    sigma = jnp.geomspace(1e-3, 1e3, 3000)
+    x = jax.random.normal(jax.random.key(0), (3000, 4, 3))
+    total = 1 + sigma[:, None, None] ** 2
+    kl = scores.integral_kl(-(x - m) / total, -x / total, sigma)
+    np.testing.assert_allclose(kl, jnp.full(4, 0.5 * jnp.sum(m**2)), rtol=1e-4)
+    mean = scores.integral_kl(-(x - m) / total, -x / total, sigma, weight=sigma)
+    exact = 0.5 * jnp.sum(m**2) * jnp.trapezoid(1 / (1 + sigma**2), sigma)
+    edge = 0.5 * jnp.sum(m**2) * sigma[-1] / (1 + sigma[-1] ** 2)
+    np.testing.assert_allclose(mean, exact - edge, rtol=1e-3)
+
+
 def test_tweedie_on_a_scaled_gaussian():
     """x_t = alpha x_0 + sigma n with x_0 ~ N(m, s^2): score of N(alpha m, ...)."""
     key = jax.random.key(0)
@@ -249,8 +263,8 @@ def test_only_the_samples_are_differentiated():
     x, g = jnp.ones((3, 2)), jnp.full((3, 2), 0.5)
     w = jnp.arange(3.0)
     l = jnp.linspace(-1.0, 1.0, 3)
-    loss = lambda *a: scores.surrogate(a[0], a[1], a[2], a[3], "jeffreys", weight=a[4])  # noqa: E731
-    total = lambda *a: loss(*a).sum()  # noqa: E731
+    loss = lambda *a: scores.surrogate(a[0], a[1], a[2], a[3], "jeffreys", weight=a[4])
+    total = lambda *a: loss(*a).sum()
     gradients = jax.grad(total, argnums=(0, 1, 2, 3, 4))(x, 0 * g, g, l, w)
     expected = (w * (1 + jnp.exp(l)))[:, None] * g
     np.testing.assert_allclose(gradients[0], expected, rtol=1e-6)

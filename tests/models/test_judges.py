@@ -128,7 +128,7 @@ def test_classifier_overfits_and_its_features_are_nonnegative():
 
 
 def test_classifier_takes_every_size():
-    """8 to 64 pixels, grey or colored, always down to 4 to 7 pixels."""
+    """8 to 64 pixels, gray or colored, always down to 4 to 7 pixels."""
 
     def trace(size, channels):
         model = ConvClassifier(size, channels, 5, rngs=nnx.Rngs(0))
@@ -136,7 +136,15 @@ def test_classifier_takes_every_size():
         assert 4 <= side <= 7
         return model(jnp.ones((2, size, size, channels)))
 
-    for size, channels in ((8, 1), (15, 3), (16, 1), (28, 1), (33, 3), (64, 3)):
+    for size, channels in (
+        (8, 1),
+        (15, 3),
+        (16, 1),
+        (31, 1),
+        (32, 3),
+        (63, 3),
+        (64, 3),
+    ):
         logits, features = jax.eval_shape(lambda s=size, c=channels: trace(s, c))
         assert logits.shape == (2, 5)
         assert features.shape == (2, 64)

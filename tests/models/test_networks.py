@@ -13,7 +13,7 @@ from flax import nnx
 
 from kljax.models import embedding
 from kljax.models.dit import DiT
-from kljax.models.functional import functional
+from kljax.models.functional import functional, parameter_count, pure
 from kljax.models.mlp import MLPDenoiser
 from kljax.models.unet import UNet
 
@@ -129,9 +129,8 @@ def test_overfits_one_batch(name):
 def test_stacked_seeds():
     """`vmap` over keys and over parameters equals the loop."""
     build, event, _ = CASES["mlp"]
-    apply, _ = functional(build, KEY)
-    keys = jax.random.split(KEY, 3)
-    stacked = jax.vmap(lambda k: functional(build, k)[1])(keys)
+    apply, initial = pure(build)
+    stacked = jax.vmap(initial)(jax.random.split(KEY, 3))
     stacked["dense_out"]["kernel"] = jax.random.normal(KEY, (3, 16, 18))
     x, label = jnp.ones((2, *event)), jnp.zeros(2)
     together = jax.jit(jax.vmap(lambda p: apply(p, x, label)))(stacked)
@@ -139,6 +138,7 @@ def test_stacked_seeds():
         one = apply(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), x, label)
         np.testing.assert_allclose(together[i], one, atol=1e-5)
     assert np.abs(np.asarray(together[0] - together[1])).max() > 1e-3
+    assert parameter_count(stacked) == 3 * parameter_count(initial(KEY))
 
 
 def test_unet_levels_for_every_size():

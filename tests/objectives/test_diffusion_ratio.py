@@ -261,7 +261,7 @@ def test_means_under_vmap_and_across_devices(exact_ratios):
             np.testing.assert_allclose(got[i], want, rtol=1e-5, atol=1e-7)
     # A mask with unequal counts per shard: a mean of means would be wrong.
     mask = (jnp.arange(64) < 41).astype(jnp.float32)
-    shard = lambda v: v.reshape(4, 16)  # noqa: E731
+    shard = lambda v: v.reshape(4, 16)
 
     @jax.jit
     def three():

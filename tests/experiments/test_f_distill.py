@@ -1,0 +1,318 @@
+"""The f-distill experiment: its judge, its verdicts, its stages, data by path."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import f_distill, f_distill_judge, f_distill_verdicts
+from experiments.f_distill_data import Codec, Pictures
+from experiments.f_distill_figures import grid_rows
+from experiments.f_distill_networks import ModelConfig, build_networks
+from experiments.f_distill_training import (
+    StudentConfig,
+    TeacherConfig,
+    distillation_players,
+    member,
+    parsed,
+    stacked,
+    student_inputs,
+    swept,
+)
+from kljax.errors import CheckpointError, DataError
+from kljax.training import make_step, silent
+
+
+def some_pictures(n=200, size=8, channels=1, classes=2):
+    """Two kinds of noisy blobs; labels are dropped when there are no classes."""
+    rng = np.random.default_rng(0)
+    ids = (np.arange(n) % max(classes, 1)).astype(np.int32)
+    x = (
+        rng.normal(size=(n, size, size, channels)) * 0.3
+        + ids[:, None, None, None]
+        - 0.5
+    )
+    x = np.clip(x, -1, 1).astype(np.float32)
+    half = n // 2
+    labelled = classes > 0
+    return Pictures(
+        train=x[:half],
+        held_out=x[half:],
+        train_ids=ids[:half] if labelled else None,
+        held_out_ids=ids[half:] if labelled else None,
+        num_classes=classes,
+        levels=256,
+        manifest={},
+    )
+
+
+# ------------------------------------------------------------------ the judge
+
+
+def test_class_gaussians_have_the_classes_moments():
+    """Samples without the covariance matrix: mean and covariance of every class."""
+    rng = np.random.default_rng(1)
+    mixing = rng.normal(size=(3, 4)) * 0.1
+    ids = (np.arange(400) % 2).astype(np.int32)
+    flat = rng.normal(size=(400, 3)) @ mixing + 0.2 * (2 * ids[:, None] - 1)
+    pictures = dataclasses.replace(
+        some_pictures(), train=flat.reshape(400, 2, 2, 1).astype("f4"), train_ids=ids
+    )
+    images, drawn = f_distill_judge.class_gaussians(pictures, 20_000)
+    samples = images.reshape(-1, 4) / 127.5 - 1
+    for c in range(2):
+        real, fake = flat[ids == c], samples[drawn == c]
+        assert len(fake) == 10_000
+        np.testing.assert_allclose(fake.mean(0), real.mean(0), atol=0.02)
+        np.testing.assert_allclose(np.cov(fake.T), np.cov(real.T), atol=3e-3)
+
+
+def test_variance_ratios_and_rank_correlation():
+    """A class shrunk to half its width has a ratio of 1/4; Spearman as in SciPy."""
+    pictures = some_pictures()
+    x, ids = pictures.train.copy(), pictures.train_ids
+    center = x[ids == 1].mean(0)
+    x[ids == 1] = center + 0.5 * (x[ids == 1] - center)
+    ratios = f_distill_judge.variance_ratios(pictures, x, ids)
+    np.testing.assert_allclose(ratios, [1.0, 0.25], rtol=1e-4)
+    a, b = np.random.default_rng(0).normal(size=(2, 300))
+    b = b + a**3
+    expected = stats.spearmanr(a, b).statistic
+    assert f_distill_judge.rank_correlation(a, b) == pytest.approx(expected)
+    assert np.isnan(f_distill_judge.rank_correlation(a, np.ones(300)))
+
+
+def test_codec_keeps_what_it_says():
+    """Codes have the spread of 8x8 digits; decoding loses the stated variance."""
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(300, 5)) * np.array([3.0, 2.0, 1.0, 0.5, 0.05])
+    images = (factors @ rng.normal(size=(5, 48)) * 0.05).reshape(300, 4, 4, 3)
+    images = images.astype(np.float32) + 0.1
+    codec = Codec.components(images)
+    codes = codec.encode(images)
+    assert codes.shape == (300, codec.size)
+    assert codec.size < 5 and 0.95 <= codec.kept < 1
+    assert codes.std() == pytest.approx(0.75, rel=1e-3)
+    error = np.square(codec.decode(codes) - images).sum()
+    total = np.square(images - images.mean(0)).sum()
+    assert 1 - error / total == pytest.approx(codec.kept, abs=1e-4)
+    plain = Codec((4, 4, 3))
+    assert plain.size == 48
+    np.testing.assert_array_equal(plain.decode(plain.encode(images)), images)
+
+
+# ------------------------------------------------------------------ verdicts
+
+GOOD = {
+    "fid": 0.5,
+    "precision": 0.95,
+    "recall": 0.80,
+    "coverage": 0.92,
+    "class_agreement": 0.999,
+    "variance_ratio_min": 0.8,
+    "copies": 0.0,
+    "closer_than_held_out": 0.02,
+    "images_per_second": 1000.0,
+    "gap_correlation": -0.1,
+    "gap_correlation_within": -0.1,
+    "score_gap_correlation": -0.1,
+    "evaluations": 1.0,
+}
+TEACHER = GOOD | {"precision": 0.9, "recall": 0.85, "coverage": 0.9, "fid": 0.6}
+CONTROLS = {"halves": {"floor": 0.35, "fid": 1.0, "n": 9}, "gaussian": {"fid": 3.0}}
+NAMES = ("jensen_shannon", "reverse_kl")
+
+
+def judged(costs=None, **changes):
+    """Verdicts on three good seeds, one number of one Jensen-Shannon run changed."""
+    scores = {}
+    for seed in range(3):
+        scores["teacher", seed] = TEACHER | {"images_per_second": 50.0}
+        for name in NAMES:
+            scores[name, seed] = dict(GOOD)
+            scores[f"{name}/no_gan", seed] = GOOD | {"fid": 0.7}
+    scores["jensen_shannon", 1] |= changes
+    facts = {"data": {"name": "digits", "known_content": True}}
+    found = f_distill_verdicts.verdicts(f_distill.CPU, scores, CONTROLS, costs, facts)
+    return {name: verdict.holds for name, verdict in found.items()}
+
+
+def test_verdicts_of_a_good_run():
+    """Everything holds; the time is decided only where it was given."""
+    found = judged()
+    assert set(found) == {claim.id for claim in f_distill.CLAIMS}
+    assert found.pop("T7-time") is None
+    assert all(found.values())
+    assert judged({"teacher-s0": (400.0, 300.0)})["T7-time"]
+    assert not judged({"a": (400.0, 300.0), "b": (60.0, 10.0)})["T7-time"]
+
+
+@pytest.mark.parametrize(
+    ("claim", "change"),
+    [
+        ("T7-fid", {"fid": 0.67}),
+        ("T7-level", {"fid": 0.64}),
+        ("T7-recall", {"recall": 0.69}),
+        ("T7-precision", {"precision": 0.88}),
+        ("T7-precision", {"coverage": 0.88}),
+        ("T7-classes", {"class_agreement": 0.98}),
+        ("T7-classes", {"variance_ratio_min": 0.6}),
+        ("T7-order", {"fid": 0.56}),
+        ("T7-copies", {"copies": 0.01}),
+        ("T7-speed", {"images_per_second": 400.0}),
+        ("T8-gan", {"fid": 0.71}),
+        ("T9-gap", {"gap_correlation": 0.05}),
+    ],
+)
+def test_one_bad_seed_fails_its_claim(claim, change):
+    """The worst seed decides."""
+    assert judged(**change)[claim] is False
+
+
+def test_smoke_decides_nothing():
+    """A run of seconds must not look like a result."""
+    scores = {("teacher", 0): dict(TEACHER), ("reverse_kl", 0): dict(GOOD)}
+    found = f_distill_verdicts.verdicts(
+        f_distill.PRESETS["smoke"], scores, CONTROLS, None, {"data": {}}
+    )
+    assert all(verdict.holds is None for verdict in found.values())
+    assert found["T7-fid"].measured
+
+
+def test_names_of_students():
+    """A divergence, with or without the GAN term; anything else is refused."""
+    assert parsed("jeffreys") == ("jeffreys", True)
+    assert parsed("forward_kl/no_gan") == ("forward_kl", False)
+    for wrong in ("total_variation", "jeffreys/gan", "jeffreys/"):
+        with pytest.raises(ValueError, match="is not one of reverse_kl"):
+            parsed(wrong)
+
+
+def test_grid_rows():
+    """Up to ten classes a row each; few images are repeated; no labels, no classes."""
+    ids = np.array([0, 2, 2, 0, 2])
+    assert grid_rows(ids, 5, 3)[:, :2].tolist() == [[0, 3], [1, 2]]
+    assert grid_rows(None, 40, 0).shape == (3, 12)
+    assert len(grid_rows(np.arange(100) % 25, 100, 25)) == 10
+
+
+# ------------------------------------------------------------------ training
+
+TINY = StudentConfig(steps=4, batch=8, r1_weight=0.1)
+
+
+@pytest.mark.slow
+def test_swept_students_equal_single_ones():
+    """`vmap` over divergence and GAN weight: the same numbers as one by one."""
+    pictures = some_pictures()
+    nets = build_networks(
+        ModelConfig(kind="mlp", width=16, depth=1), pictures, 8, 8, 0.0
+    )
+    players = distillation_players(nets, TINY)
+    teacher = nets.initial(jax.random.key(1))["denoiser"]
+    # A teacher that does something: its last layer is not zero.
+    teacher["dense_out"]["kernel"] += 0.1
+    pairs = [
+        student_inputs(
+            nets, TINY, players, teacher, divergence=name, gan_weight=weight, seed=0
+        )
+        for name, weight in (("forward_kl", 0.5), ("reverse_kl", 0.0))
+    ]
+    batches = pictures.batches(8, 0, 2)
+    step, many = jax.jit(make_step(players)), jax.jit(swept(players))
+    state, frozen = (stacked([p[i] for p in pairs]) for i in (0, 1))
+    singles = [p[0] for p in pairs]
+    for n in range(2):
+        state, together = many(state, batches(n), frozen)
+        for i, (_, inputs) in enumerate(pairs):
+            singles[i], alone = step(singles[i], batches(n), inputs)
+            for name, value in alone.items():
+                # Adam without momentum turns a rounding error into a whole step of
+                # a parameter that hardly matters, so the losses are compared.
+                np.testing.assert_allclose(
+                    together[name][i], value, rtol=2e-3, atol=1e-4, err_msg=name
+                )
+    assert abs(together["student/loss"][0] - together["student/loss"][1]) > 1e-3
+    np.testing.assert_allclose(
+        member(state, 1).aux.mean, singles[1].aux.mean, rtol=0.01
+    )
+
+
+def test_batches_are_a_function_of_their_number():
+    """A resumed run sees the batches that it would have seen."""
+    pictures = some_pictures()
+    first, again = (pictures.batches(4, 7, 1)(3) for _ in range(2))
+    other = pictures.batches(4, 7, 2)(3)
+    np.testing.assert_array_equal(first["x"], again["x"])
+    assert not np.array_equal(first["x"], other["x"])
+
+
+# ------------------------------------------------------------------ the whole run
+
+
+@pytest.fixture
+def unlabelled(tmp_path):
+    """A file of colored 9x9 images without labels."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (120, 9, 9, 3), dtype=np.uint8)
+    x[::2] //= 4
+    np.savez(tmp_path / "mine.npz", images=x)
+    return tmp_path / "mine.npz"
+
+
+def test_images_of_ones_own(unlabelled, tmp_path):
+    """Colored images without labels by path; resumed stage by stage; refused when
+    other images lie behind the same path."""
+    config = dataclasses.replace(
+        f_distill.PRESETS["smoke"],
+        students=("forward_kl", "reverse_kl/no_gan"),
+        together=True,
+        data=f_distill.DataConfig(path=str(unlabelled)),
+        model=ModelConfig(width=16, depth=1),
+        teacher=TeacherConfig(steps=3, batch=8, sampler_steps=3),
+        student=StudentConfig(steps=2, batch=8),
+        judge=f_distill_judge.JudgeConfig(
+            samples=70, copies=20, steps=2, batch=8, at_most=50
+        ),
+    )
+
+    def run():
+        return f_distill.run(config, workdir=tmp_path / "run", progress=silent())
+
+    results = run()
+    table = results.tables[0]
+    assert "mine.npz" in table.title and "color" in table.title
+    assert "k-means clusters" in table.caption
+    assert "MLP on flattened pixels" in table.caption
+    assert "(chosen, on" in table.caption
+    names = ["teacher", "forward kl", "reverse kl without GAN"]
+    assert [row[0] for row in table.rows[:3]] == names
+    assert [row[1] for row in table.rows[:3]] == [5, 1, 1]
+    fids = [results.metrics[f"{name}/s0/fid"] for name in config.students]
+    assert fids[0] != fids[1]
+    assert results.verdicts["T7-classes"].holds is None
+    for name in ("samples.png", "scores.png"):
+        assert (tmp_path / "run" / "figures" / name).stat().st_size > 1000
+
+    # Only what is missing is made again, and it comes out the same.
+    stages = tmp_path / "run" / "stages"
+    before = {p.name: json.loads(p.read_text()) for p in stages.iterdir()}
+    (stages / "score-forward_kl-s0.json").unlink()
+    again = run()
+    after = {p.name: json.loads(p.read_text()) for p in stages.iterdir()}
+    changed = [name for name in before if before[name] != after[name]]
+    assert changed == ["score-forward_kl-s0.json"]
+    for key in ("fid", "precision", "nearest_median"):
+        name = f"forward_kl/s0/{key}"
+        assert again.metrics[name] == results.metrics[name]
+
+    x = np.load(unlabelled)["images"]
+    np.savez(unlabelled, images=x[::-1] // 2)
+    with pytest.raises(CheckpointError, match="data_sha256"):
+        run()
+    np.savez(unlabelled, images=x[:20])
+    with pytest.raises(DataError, match="too few to train"):
+        run()
