@@ -27,6 +27,7 @@ DIVERGENCES = (
     "squared_hellinger",
     "jeffreys",
     "forward_kl",
+    "adaptive_alpha",
 )
 """Order of the traced index: one compiled step serves them all."""
 
@@ -86,6 +87,15 @@ class StudentConfig:
     r1_weight: float = 0.0
     fake_weight: Literal["edm", "plain"] = "edm"
     guidance: float = 1.0
+    alpha_target: float = 0.5
+    """Effective fraction of the weights at which an adaptive alpha settles."""
+    alpha_gain: float = 0.01
+
+
+def current(divergence: generators.Choice, aux: dict[str, Any]) -> generators.Choice:
+    """The student's divergence with the adaptive alpha, its last option, as it is."""
+    alpha = generators.Alpha(aux["alpha"].alpha)
+    return dataclasses.replace(divergence, options=(*divergence.options[:-1], alpha))
 
 
 def noised(key: Array, x: Array, sigma: Array) -> Array:
@@ -199,14 +209,21 @@ def distillation_players(nets: Networks, config: StudentConfig) -> list[Player]:
             nets.denoise(state.params["fake"], noisy, sigma, ids),
             real,
             sigma,
-            divergence=frozen["divergence"],
+            divergence=current(frozen["divergence"], state.aux),
             logits=nets.logits(state.params["critic"], features, sigma, ids),
-            bins=state.aux,
+            bins=state.aux["bins"],
             gan_weight=frozen["gan_weight"],
             clip=config.ratio_clip,
             decay=config.bin_decay,
         )
-        return Loss(out.per_example, out.metrics, aux=out.bins)
+        alpha = diffusion.adapt_alpha(
+            state.aux["alpha"],
+            out.metrics["weight/ess"],
+            target=config.alpha_target,
+            gain=config.alpha_gain,
+        )
+        metrics = {**out.metrics, "alpha": alpha.alpha}
+        return Loss(out.per_example, metrics, aux={"bins": out.bins, "alpha": alpha})
 
     def adam(rate: Any) -> optax.GradientTransformation:
         return optax.chain(
@@ -251,11 +268,15 @@ def student_inputs(
         "teacher": teacher,
         "divergence": generators.Choice(
             jnp.asarray(DIVERGENCES.index(divergence)),
-            tuple(generators.get(name) for name in DIVERGENCES),
+            (
+                *(generators.get(name) for name in DIVERGENCES[:-1]),
+                generators.Alpha(jnp.zeros(())),
+            ),
         ),
         "gan_weight": jnp.asarray(gan_weight, jnp.float32),
     }
-    return init_state(jax.random.fold_in(key, 2), params, players, aux=bins), frozen
+    aux = {"bins": bins, "alpha": diffusion.AlphaController.init()}
+    return init_state(jax.random.fold_in(key, 2), params, players, aux=aux), frozen
 
 
 @jax.jit
@@ -295,8 +316,8 @@ def gap_probe(nets: Networks, config: StudentConfig) -> Callable[..., dict[str, 
         weights = ratio_weights(
             nets.logits(state.params["critic"], features, sigma, ids),
             sigma,
-            frozen["divergence"],
-            state.aux,
+            current(frozen["divergence"], state.aux),
+            state.aux["bins"],
             clip=config.ratio_clip,
             decay=config.bin_decay,
         )
@@ -305,7 +326,7 @@ def gap_probe(nets: Networks, config: StudentConfig) -> Callable[..., dict[str, 
             "log_ratio": weights.log_ratio,
             "gap": jnp.sqrt(jnp.mean((fake - real) ** 2, axis=tuple(range(1, x.ndim)))),
             "sigma": sigma,
-            "bin": state.aux.index(sigma),
+            "bin": state.aux["bins"].index(sigma),
         }
 
     return probe

@@ -184,6 +184,7 @@ def verdicts(
         "T7-time": _time(costs),
         "T8-gan": _gan(scores),
         "T9-gap": _gap(scores),
+        "ADAPTIVE": _adaptive(scores),
     }
     if config.decide:
         return found
@@ -324,7 +325,10 @@ def _gan(scores: Scores) -> Verdict:
 
 
 def _gap(scores: Scores) -> Verdict:
-    pairs = [p for p in students(scores) if p[0] in ("jensen_shannon", "forward_kl")]
+    named = ("jensen_shannon", "forward_kl")
+    pairs = [
+        p for p in students(scores) if p[0] in named and "gap_correlation" in scores[p]
+    ]
     if not pairs:
         return _missing("needs jensen_shannon or forward_kl")
 
@@ -346,4 +350,23 @@ def _gap(scores: Scores) -> Verdict:
         note="at the end of training, where the student is close to the teacher and "
         "the gap is mostly the fake score's own error; of the scores, that is of the "
         f"gap over sigma^2: {'; '.join(scaled)}",
+    )
+
+
+def _adaptive(scores: Scores) -> Verdict:
+    seeds = [seed for name, seed in scores if name == "adaptive_alpha"]
+    fixed = dict.fromkeys(n for n, _ in students(scores) if n != "adaptive_alpha")
+    if len(seeds) < 5 or not fixed:
+        return _missing("needs adaptive_alpha and a fixed divergence, five seeds")
+    fids = {name: [scores[name, s]["fid"] for s in seeds] for name in fixed}
+    best = min(fids, key=lambda name: float(np.mean(fids[name])))
+    own = [scores["adaptive_alpha", s]["fid"] for s in seeds]
+    ratios = np.divide(own, fids[best])
+    each = np.divide(own, np.min(list(fids.values()), axis=0))
+    return Verdict(
+        f"{int(np.sum(ratios <= 1))} of {len(seeds)} (best fixed: {title_of(best)})",
+        bool(np.sum(ratios <= 1) >= 4),
+        interval=f"ratio {spread(ratios)}",
+        note="against the best of each seed, which the fixed ones win by chance too: "
+        f"{int(np.sum(each <= 1))} of {len(seeds)}",
     )
