@@ -22,12 +22,12 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from experiments.f_distill_judge import JudgeConfig
-from experiments.f_distill_networks import ModelConfig
-from experiments.f_distill_session import Session
-from experiments.f_distill_training import StudentConfig, TeacherConfig
-from experiments.f_distill_verdicts import summary_tables, verdicts
 from experiments.harness import Claim, Results, bookkeeping
+from experiments.one_step.judge import JudgeConfig
+from experiments.one_step.networks import ModelConfig
+from experiments.one_step.session import Session
+from experiments.one_step.training import StudentConfig, TeacherConfig
+from experiments.one_step.verdicts import summary_tables, verdicts
 from kljax.training import Progress
 
 PAPER = "f-distill: one-step diffusion by f-divergence matching (arXiv 2502.15681)"

@@ -23,18 +23,18 @@ import pathlib
 
 import numpy as np
 
-from experiments import f_distill_ring_figures as figures
-from experiments import f_distill_ring_verdicts as verdicts
 from experiments import harness
-from experiments.f_distill_ring_line import line_part
-from experiments.f_distill_ring_session import Session
-from experiments.f_distill_ring_training import (
+from experiments.harness import Claim, Results, bookkeeping
+from experiments.one_step import ring_figures as figures
+from experiments.one_step import ring_verdicts as verdicts
+from experiments.one_step.ring_line import line_part
+from experiments.one_step.ring_session import Session
+from experiments.one_step.ring_training import (
     FAMILY,
     Member,
     RingConfig,
     TrainingConfig,
 )
-from experiments.harness import Claim, Results, bookkeeping
 from kljax.training import Progress, RunFolder
 
 PAPER = "f-distill: one-step diffusion by f-divergence matching (arXiv 2502.15681)"

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from experiments import f_distill_ring as ring
-from experiments import f_distill_ring_line as line
-from experiments import f_distill_ring_training as training
+from experiments.one_step import ring_line as line
+from experiments.one_step import ring_training as training
 from kljax import generators
 
 
@@ -117,7 +117,7 @@ def test_adaptive_alpha_escapes_where_the_claim_says_so(x64):
 
 
 def test_parts_of_a_population():
-    from experiments.f_distill_ring_session import Students
+    from experiments.one_step.ring_session import Students
 
     members = ring.members_of(ring.PRESETS["smoke"])
     shape = (2, len(members))

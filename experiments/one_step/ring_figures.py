@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.f_distill_ring_line import SIX, LineResult
-from experiments.f_distill_ring_session import LearnedRatio, Students
 from experiments.harness import Figure
+from experiments.one_step.ring_line import SIX, LineResult
+from experiments.one_step.ring_session import LearnedRatio, Students
 from kljax.training import RunFolder
 from kljax.typing import Float
 

@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.f_distill_data import load_pictures
-from experiments.f_distill_figures import draw_bars, draw_grid, grid_rows, keep_images
-from experiments.f_distill_judge import Judge, rank_correlation, trained_judge
-from experiments.f_distill_networks import build_networks
-from experiments.f_distill_training import (
+from experiments.harness import Figure, mathematics
+from experiments.one_step.data import load_pictures
+from experiments.one_step.figures import draw_bars, draw_grid, grid_rows, keep_images
+from experiments.one_step.judge import Judge, rank_correlation, trained_judge
+from experiments.one_step.networks import build_networks
+from experiments.one_step.training import (
     distillation_players,
     gap_probe,
     member,
@@ -29,7 +30,6 @@ from experiments.f_distill_training import (
     swept,
     teacher_player,
 )
-from experiments.harness import Figure, mathematics
 from kljax.data import from_unit
 from kljax.models import edm
 from kljax.training import (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.f_distill_ring_training import (
+from experiments.one_step.ring_training import (
     Game,
     Member,
     Networks,

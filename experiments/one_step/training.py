@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.f_distill_networks import Networks
+from experiments.one_step.networks import Networks
 from kljax import generators
 from kljax.objectives import diffusion
 from kljax.objectives.ratio import ratio_weights

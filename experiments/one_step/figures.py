@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from experiments.f_distill_verdicts import Row, Scores, title_of
+from experiments.one_step.verdicts import Row, Scores, title_of
 
 SHOWN = 12
 """Images per row."""

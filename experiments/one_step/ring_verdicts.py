@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.f_distill_ring_line import COVERS, SIX, LineResult
-from experiments.f_distill_ring_session import LearnedRatio, Students
-from experiments.f_distill_ring_training import FAMILY
 from experiments.harness import Table, Verdict
+from experiments.one_step.ring_line import COVERS, SIX, LineResult
+from experiments.one_step.ring_session import LearnedRatio, Students
+from experiments.one_step.ring_training import FAMILY
 
 # (std, mean) from the starts (1, .5), (1, -1.5), (e^.6, 1.5), (e^.6, -.5).
 LOW_NOISE = {

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 from flax import nnx
 
-from experiments.f_distill_data import Codec, Pictures
+from experiments.one_step.data import Codec, Pictures
 from kljax.models import edm
 from kljax.models.discriminator import Discriminator
 from kljax.models.dit import DiT

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import UInt8
 
-from experiments.f_distill_data import Codec, Pictures
+from experiments.one_step.data import Codec, Pictures
 from kljax.data import from_unit, to_unit
 from kljax.metrics.images import (
     frechet_distance,
