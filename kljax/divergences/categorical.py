@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from kljax.fdivergence import FDivergence
 from kljax.generators import Alpha, get, names
 from kljax.kernels import logits as kernel
+from kljax.kernels.rows import with_tail
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 
@@ -437,14 +438,5 @@ def topk(
 
 @jax.jit
 def _topk(divergence, log_p, ids, q):
-    listed = jax.nn.logsumexp(log_p, axis=-1, keepdims=True)
-    # A tail at the level of rounding is none.
-    room = listed < -8 * jnp.finfo(log_p.dtype).eps
-    tail = jnp.where(room, jnp.log(-jnp.expm1(jnp.where(room, listed, -1))), -jnp.inf)
-    picked = jnp.take_along_axis(q, ids, axis=-1)
-    others = jnp.put_along_axis(q, ids, -jnp.inf, axis=-1, inplace=False)
-    none = jnp.all(others == -jnp.inf, axis=-1, keepdims=True)
-    rest = jax.nn.logsumexp(jnp.where(none, 0, others), axis=-1, keepdims=True)
-    p_side = jnp.concatenate([log_p, tail], axis=-1)
-    q_side = jnp.concatenate([picked, jnp.where(none, -jnp.inf, rest)], axis=-1)
+    p_side, q_side = with_tail(log_p, ids, q)
     return _rows(divergence, p_side, q_side, 1.0, None)
