@@ -101,6 +101,13 @@ class FDivergence:
     centered: ClassVar[bool] = False
     """Whether ``Σ q grad_q`` is 0 whatever p and q."""
 
+    limits_included: ClassVar[bool] = False
+    """Whether `mass_term` and `mass_grad` hold where a mass is 0.
+
+    There `log_u` is -1e30 or 1e30, 0 if both masses are; infinite limits are left to
+    the caller.
+    """
+
     @staticmethod
     def from_generator(
         f: Callable[[Array], Array],

@@ -59,6 +59,7 @@ def _skew_bound(beta: Any) -> Any:
 class ForwardKL(FDivergence):
     """``Σ p log(p/q)``: f(u) = u log u. Mass covering, unbounded where q = 0."""
 
+    limits_included = True
     at_zero, dual_at_zero = 1.0, INF
     one_pass, centered = sums.FORWARD_KL, True
 
@@ -97,6 +98,7 @@ class ForwardKL(FDivergence):
 class ReverseKL(FDivergence):
     """``Σ q log(q/p)``: f(u) = −log u. Mode seeking, unbounded where p = 0."""
 
+    limits_included = True
     at_zero, dual_at_zero = INF, 1.0
 
     @property
@@ -131,6 +133,7 @@ class ReverseKL(FDivergence):
 class Jeffreys(FDivergence):
     """Forward plus reverse KL: f(u) = (u − 1) log u. Symmetric."""
 
+    limits_included = True
     at_zero, dual_at_zero = INF, INF
     one_pass = sums.JEFFREYS
 
@@ -167,6 +170,7 @@ class JensenShannon(FDivergence):
     SciPy's `jensenshannon` is the square root of the value at β = ½ (Lin, 1991).
     """
 
+    limits_included = True
     beta: Any = 0.5
 
     def __post_init__(self):
@@ -231,6 +235,7 @@ class JensenShannon(FDivergence):
 class SkewForwardKL(FDivergence):
     """``KL(p‖βp + (1−β)q)``, 0 <= β < 1; forward KL at β = 0."""
 
+    limits_included = True
     beta: Any = 0.1
 
     def __post_init__(self):
@@ -281,6 +286,7 @@ class SkewForwardKL(FDivergence):
 class SkewReverseKL(FDivergence):
     """``KL(q‖(1−β)p + βq)``, 0 <= β < 1; reverse KL at β = 0."""
 
+    limits_included = True
     beta: Any = 0.1
 
     def __post_init__(self):
@@ -477,6 +483,7 @@ class NeymanChi2(_Power):
 class TotalVariation(FDivergence):
     """``½ Σ |p − q|``, in [0, 1]: f(u) = ½|u − 1|. Its curvature is 0."""
 
+    limits_included = True
     at_zero, dual_at_zero = 0.5, 0.5
 
     @property
@@ -510,6 +517,7 @@ class TotalVariation(FDivergence):
 class LeCam(FDivergence):
     """``½ Σ (p − q)²/(p + q)``, in [0, 1]: the triangular discrimination, halved."""
 
+    limits_included = True
     at_zero, dual_at_zero = 0.5, 0.5
 
     @property
@@ -550,6 +558,7 @@ class LeCam(FDivergence):
 class SoftenedReverseKL(FDivergence):
     """``2 KL(m‖p)``, ``m = (p + q)/2``: f-distill's softened reverse KL (Table 1)."""
 
+    limits_included = True
     at_zero, dual_at_zero = INF, 1 - math.log(2)
 
     @property
@@ -587,6 +596,7 @@ class SoftenedReverseKL(FDivergence):
 class _SoftenedForwardKL(FDivergence):
     """``2 KL(m‖q)``, the dual of the softened reverse KL."""
 
+    limits_included = True
     at_zero, dual_at_zero = 1 - math.log(2), INF
 
     @property

@@ -17,7 +17,7 @@ from kljax.typing import Array
 class Unit(NamedTuple):
     """Outcomes in units of a reference: ``p = e_p/Σ e_p``, ``q = e_q/Σ e_q``.
 
-    An outcome that a side lacks is 0 there, and has ``d = 0``.
+    An outcome that a side lacks is 0 there, and `d` is huge if one side alone does.
     """
 
     e_p: Array
@@ -51,9 +51,9 @@ def ratio_excess(excess: Array, z_p: Array, level: Array) -> Array:
 
 def _kl_summands(unit: Unit) -> tuple[Array, ...]:
     slope = unit.e_p * unit.d
-    # e_p φ(−d); an outcome that the target lacks counts with the model's mass.
+    # e_p φ(−d); an outcome that the target lacks counts with the model's mass, as the
+    # expanded form has it.
     gap = el.phi_of_mass(unit.e_p, -unit.d, unit.excess + slope)
-    gap = jnp.where(unit.p_missing, unit.e_q, gap)
     return jnp.where(unit.q_missing, jnp.inf, gap), slope
 
 

@@ -7,6 +7,7 @@ would cancel. Between the forward and the backward pass only the logits and six 
 a row are kept; see `kljax.kernels.blocks` for how rows are taken.
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ from kljax.typing import Array, Bool, Float
 
 _FAR = 60.0
 """Beyond this, exponents are scaled or cut off: float32 overflows at 88."""
+
+_IMPOSSIBLE = -1e30
+"""Stands in for ``-inf``: its mass is 0, and no difference of two is a NaN."""
 
 
 class RowState(NamedTuple):
@@ -48,7 +52,7 @@ class Sides(NamedTuple):
     a: Array
     b: Array
     d: Array
-    """``a − b``, 0 where a side is impossible."""
+    """``a − b``, huge where one side is impossible."""
     p_zero: Array
     q_zero: Array
 
@@ -70,7 +74,8 @@ def _origins(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
     origin_p = jnp.where(joint, top, top + 1e6)
     origin_q = jnp.where(joint, at_top, q_top)
     found = (jnp.where(empty, 0, x) for x in (origin_p, origin_q, q_top))
-    return *map(jax.lax.stop_gradient, found), empty
+    # Numbers of a row are computed once, not again for each of its outcomes.
+    return jax.lax.optimization_barrier((*map(jax.lax.stop_gradient, found), empty))
 
 
 def _difference(a: Array, b: Array) -> tuple[Array, Array]:
@@ -82,9 +87,10 @@ def _difference(a: Array, b: Array) -> tuple[Array, Array]:
 
 def _sides(a, b, origin_p, origin_q, sharpness) -> Sides:
     p_zero, q_zero = a == -jnp.inf, b == -jnp.inf
+    a, b = jnp.maximum(a, _IMPOSSIBLE), jnp.maximum(b, _IMPOSSIBLE)
     high, low = _difference(a, b)
     high_0, low_0 = _difference(origin_p, origin_q)
-    d = jnp.where(p_zero | q_zero, 0, (high - high_0) + (low - low_0))
+    d = (high - high_0) + (low - low_0)
     sides = a - origin_p, b - origin_q, d
     if sharpness is not None:
         sides = tuple(x * sharpness.astype(x.dtype) for x in sides)
@@ -95,10 +101,10 @@ def _unit(sides: Sides, q_top: Array) -> Unit:
     """Masses in units of the reference; `q_top` is the largest of ``sides.b``."""
     a, b, d, p_zero, q_zero = sides
     lift = jax.lax.stop_gradient(jnp.where(q_top > _FAR, q_top, 0))
-    level = jnp.exp(-lift)
+    lift, level = jax.lax.optimization_barrier((lift, jnp.exp(-lift)))
     # Only outcomes that the model lacks can exceed: if they do they are all the mass.
     e_p, e_q = jnp.exp(jnp.minimum(a, _FAR)), jnp.exp(b - lift)
-    near = (jnp.abs(d) < el.NEAR) & ~p_zero & ~q_zero
+    near = jnp.abs(d) < el.NEAR
     close = level * e_p * el.expm1_near(-jnp.where(near, d, 0))
     excess = jnp.where(near, close, e_q - level * e_p)
     only_q, only_p = p_zero & ~q_zero, q_zero & ~p_zero
@@ -109,22 +115,20 @@ def _sum(x: Array) -> Array:
     return jnp.sum(x, axis=-1, keepdims=True)
 
 
-def _outcomes(sides: Sides, state: RowState) -> Outcomes:
-    """What the generators take; finite stand-ins where a side is impossible."""
-    a, b, d, p_zero, q_zero = sides
-    either = p_zero | q_zero
-    log_p = jnp.where(p_zero, -jnp.inf, a - state.log_zp)
-    log_q = jnp.where(q_zero, -jnp.inf, b - state.log_zq)
-    p, q = jnp.exp(log_p), jnp.exp(log_q)
-    log_u = jnp.where(either, 0, d + state.shift)
-    return _complete(log_p, log_q, log_u, p, q, either)
-
-
-def _complete(log_p, log_q, log_u, p, q, either) -> Outcomes:
+def _outcomes(sides: Sides, log_zp, log_zq, shift, p=None, q=None) -> Outcomes:
+    """What the generators take; `p` and `q` are the masses, if they are known."""
+    log_p, log_q, log_u = sides.a - log_zp, sides.b - log_zq, sides.d + shift
+    p = jnp.exp(log_p) if p is None else p
+    q = jnp.exp(log_q) if q is None else q
     near = jnp.abs(log_u) < el.NEAR
     close = -p * el.expm1_near(-jnp.where(near, log_u, 0))
-    excess = jnp.where(near & ~either, close, p - q)
-    log_p, log_q = jnp.where(either, 0, log_p), jnp.where(either, 0, log_q)
+    return Outcomes(log_p, log_q, log_u, p, q, jnp.where(near, close, p - q))
+
+
+def _interior(o: Outcomes, either: Array) -> Outcomes:
+    """Finite stand-ins of moderate size where a side is impossible."""
+    log_p, log_q, log_u, p, q, excess = o
+    log_p, log_q, log_u = (jnp.where(either, 0, x) for x in (log_p, log_q, log_u))
     return Outcomes(log_p, log_q, log_u, p, q, excess)
 
 
@@ -135,19 +139,30 @@ def _limit(mass: Array, bound: Any) -> Array:
 
 def _terms(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
     """``q f(p/q)`` of each outcome, limits included."""
-    lone = jnp.where(q_zero, 0, _limit(o.q, divergence.at_zero))
-    missing = jnp.where(
-        p_zero, lone, jnp.where(q_zero, _limit(o.p, divergence.dual_at_zero), 0)
-    )
-    return jnp.where(p_zero | q_zero, missing, divergence.mass_term(o))
+    bounds = divergence.at_zero, divergence.dual_at_zero
+    if divergence.limits_included:
+        terms = divergence.mass_term(o)
+        for bound, missing, there in zip(bounds, (p_zero, q_zero), (q_zero, p_zero)):
+            if not isinstance(bound, float) or math.isinf(bound):
+                beyond = missing & ~there & jnp.isinf(bound)
+                terms = jnp.where(beyond, jnp.inf, terms)
+        return terms
+    lone = jnp.where(q_zero, 0, _limit(o.q, bounds[0]))
+    lone = jnp.where(p_zero, lone, _limit(o.p, bounds[1]))
+    either = p_zero | q_zero
+    return jnp.where(either, lone, divergence.mass_term(_interior(o, either)))
 
 
 def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
     """In the model's logits: ``q ⊙ (g − Σ q g)`` with ``g = grad_q``."""
-    bound = divergence.at_zero
-    bound = jnp.where(jnp.isinf(bound), 0.0, bound)
-    lone = jnp.where(q_zero, 0, o.q * bound)
-    product = jnp.where(p_zero, lone, jnp.where(q_zero, 0, divergence.mass_grad(o)))
+    if divergence.limits_included:
+        product = divergence.mass_grad(o)
+    else:
+        either = p_zero | q_zero
+        bound = divergence.at_zero
+        bound = jnp.where(jnp.isinf(bound), 0.0, bound)
+        inside = divergence.mass_grad(_interior(o, either))
+        product = jnp.where(either, jnp.where(q_zero, 0, o.q * bound), inside)
     if divergence.centered:
         return product
     return product - o.q * _sum(product)
@@ -169,12 +184,10 @@ def _forward(divergence, p, q, where, sharpness) -> RowState:
     small = jnp.abs(x) < 0.5
     log_zp, log_zq = jnp.log(z_p), jnp.log(z_q) - jnp.log(unit.level)
     shift = jnp.where(small, jnp.log1p(jnp.where(small, x, 0)), log_zq - log_zp)
+    log_zp, log_zq, shift = jax.lax.optimization_barrier((log_zp, log_zq, shift))
     if value is None:
-        either = sides.p_zero | sides.q_zero
-        p, q = unit.e_p / z_p, unit.e_q / z_q
-        log_p, log_q = sides.a - log_zp, sides.b - log_zq
-        log_u = jnp.where(either, 0, sides.d + shift)
-        o = _complete(log_p, log_q, log_u, p, q, either)
+        masses = unit.e_p / z_p, unit.e_q / z_q
+        o = _outcomes(sides, log_zp, log_zq, shift, *masses)
         value = _sum(_terms(divergence, o, sides.p_zero, sides.q_zero))
     value = jnp.where(empty, 0, value)
     finite = (jnp.where(empty, 0, x) for x in (log_zp, log_zq, shift))
@@ -272,7 +285,7 @@ def _row_state_jvp(primals, tangents):
         state = RowState(*(x[..., None] for x in state))
         a, b = masked(p, q, where)
         sides = _sides(a, b, state.origin_p, state.origin_q, sharpness)
-        o = _outcomes(sides, state)
+        o = _outcomes(sides, state.log_zp, state.log_zq, state.shift)
         p_zero, q_zero = sides.p_zero, sides.q_zero
         finite = jnp.isfinite(state.value) & (state.empty == 0)
         total = jnp.zeros_like(state.value)
