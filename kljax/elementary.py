@@ -168,21 +168,20 @@ def log_mixture_over(p: Array, q: Array, l: Array, weight) -> tuple[Array, Array
     """
     near, p_larger = jnp.abs(l) < NEAR, l > 0
     # Near equality without a look at which side is larger: derivatives of any order
-    # pass through p = q.
-    close = jnp.log1p(weight * expm1_near(jnp.where(near, l, 0)))
+    # pass through p = q. There m/q = 1 + w, and what the sum rounds off is given back.
+    w = weight * expm1_near(jnp.where(near, l, 0))
+    grown = 1 + w
     of_larger = jnp.where(p_larger, weight, 1 - weight)
     ratio = mass_ratio(jnp.where(p_larger, q, p), jnp.where(p_larger, p, q))
     share = of_larger + (1 - of_larger) * ratio
     # Without any weight on the larger side, its mass over m is the ratio alone.
-    tiny = jnp.finfo(l.dtype).tiny
-    over_larger = jnp.where(
-        share > tiny, jnp.log(jnp.maximum(share, tiny)), -jnp.abs(l)
-    )
-    over_q = jnp.where(near, close, jnp.where(p_larger, over_larger + l, over_larger))
-    over_p = jnp.where(
-        near, close - l, jnp.where(p_larger, over_larger, over_larger - l)
-    )
-    return over_p, over_q
+    vanishes = ~near & (share < jnp.finfo(l.dtype).tiny)
+    log = jnp.log(jnp.where(vanishes, 1, jnp.where(near, grown, share)))
+    log += jnp.where(near, w - (grown - 1), 0)
+    log = jnp.where(vanishes, -jnp.abs(l), log)
+    # This is log(m/p) or log(m/q): the latter where the two are near.
+    is_over_p = p_larger & ~near
+    return jnp.where(is_over_p, log, log - l), jnp.where(is_over_p, log + l, log)
 
 
 def phi_of_mass(mass: Array, x: Array, far: Array) -> Array:
