@@ -93,7 +93,7 @@ def scalar(key: str, argument: str, value: ArrayLike) -> Operands:
 
 
 def pair(key: str, argument: str, value: Any, neutral: float | None) -> Operands:
-    """One number for both sides or a pair ``(target, model)``."""
+    """A pair ``(target, model)``, or one number for both."""
     if not isinstance(value, tuple):
         value = (value, value)
     if len(value) != 2:
@@ -106,6 +106,13 @@ def pair(key: str, argument: str, value: Any, neutral: float | None) -> Operands
         **number(f"p_{key}", argument, p, neutral),
         **number(f"q_{key}", argument, q, neutral),
     }
+
+
+def temperature(value: Any) -> Operands:
+    """One for both sides, or a pair."""
+    if isinstance(value, tuple):
+        return pair("temperature", "temperature", value, 1.0)
+    return number("temperature", "temperature", value, 1.0)
 
 
 def per_token(

@@ -104,7 +104,7 @@ def linear_divergence(
     operands = {
         **arguments.side("p", p_hidden, p_head, p_bias),
         **arguments.side("q", q_hidden, q_head, q_bias),
-        **arguments.pair("temperature", "temperature", temperature, 1.0),
+        **arguments.temperature(temperature),
         **arguments.pair("cap", "soft_cap", soft_cap, None),
     }
     arguments.check_vocab(operands, pad_vocab)
@@ -169,7 +169,7 @@ def linear_mixture(
     operands = {
         **arguments.side("p", p_hidden, p_head, p_bias),
         **arguments.side("q", q_hidden, q_head, q_bias),
-        **arguments.pair("temperature", "temperature", temperature, 1.0),
+        **arguments.temperature(temperature),
         **arguments.pair("cap", "soft_cap", soft_cap, None),
     }
     arguments.check_vocab(operands, pad_vocab)

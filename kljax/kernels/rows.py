@@ -9,17 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.kernels import logits as kernel
+from kljax.kernels.logits import row_divergence
 from kljax.typing import Array, Float, Int
 
 
 def divergence_rows(divergence: Any, logits: dict, operands: dict) -> Array:
     """``D(p‖q)``, temperatures applied; the shorter vocabulary ends in ``-inf``."""
     p, q = _aligned(logits["p"], logits["q"])
-    a, b = kernel.reference(p, q)
-    # After the shift, so that a large common offset costs no digits.
-    return kernel.row_divergence(
-        divergence, _cooled(a, operands, "p"), _cooled(b, operands, "q")
+    if "temperature" in operands:
+        return row_divergence(divergence, p, q, None, 1 / operands["temperature"])
+    return row_divergence(
+        divergence, _cooled(p, operands, "p"), _cooled(q, operands, "q")
     )
 
 
@@ -40,7 +40,7 @@ def topk_rows(divergence: Any, logits: dict, operands: dict) -> Array:
     """``D`` over the listed outcomes and one for all others."""
     q = _cooled(logits["q"], operands, "q")
     p, q = with_tail(operands["log_p_topk"], operands["ids"], q)
-    return kernel.row_divergence(divergence, *kernel.reference(p, q))
+    return row_divergence(divergence, p, q)
 
 
 def renormalized_rows(divergence: Any, logits: dict, operands: dict) -> Array:
@@ -48,7 +48,7 @@ def renormalized_rows(divergence: Any, logits: dict, operands: dict) -> Array:
     q = _cooled(logits["q"], operands, "q")
     q = jnp.take_along_axis(q, operands["ids"], axis=-1)
     p = operands["log_p_topk"].astype(q.dtype)
-    return kernel.row_divergence(divergence, *kernel.reference(p, q))
+    return row_divergence(divergence, p, q)
 
 
 def _cooled(z: Array, operands: dict, side: str) -> Array:
