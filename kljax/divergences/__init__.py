@@ -24,6 +24,7 @@ from kljax.divergences.linear import (
     linear_topk,
     linear_topk_renormalized,
 )
+from kljax.divergences.linear_sharded import linear_divergence_sharded
 from kljax.fdivergence import FDivergence, Moments, generator
 from kljax.generators import (
     Alpha,
@@ -69,6 +70,7 @@ __all__ = [
     "get",
     "linear_cross_entropy",
     "linear_divergence",
+    "linear_divergence_sharded",
     "linear_mixture",
     "linear_topk",
     "linear_topk_renormalized",

@@ -18,6 +18,8 @@ from kljax.typing import Array, ArrayLike
 IMPLEMENTATIONS = ("gradient_in_forward", "recompute")
 REDUCTIONS = ("mean", "none")
 Operands = dict[str, Array]
+Pair = ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None
+"""A number for both sides, or one for the target and one for the model."""
 
 
 def side(
@@ -190,14 +192,15 @@ def _choose(reduction: str, implementation: str | None) -> str:
     return implementation
 
 
-def _chunk_size(chunk_size: int | None, tokens: int, vocab: int) -> int:
-    if chunk_size is None:
+def chunk_size(size: int | None, tokens: int, vocab: int) -> int:
+    """Tokens per chunk, as asked for or by the kernel's rule."""
+    if size is None:
         return kernel.default_chunk(tokens, vocab)
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int):
-        raise TypeError(f"chunk_size must be an integer, got {chunk_size!r}")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1 token, got {chunk_size}")
-    return min(chunk_size, tokens)
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"chunk_size must be an integer, got {size!r}")
+    if size < 1:
+        raise ValueError(f"chunk_size must be at least 1 token, got {size}")
+    return max(min(size, tokens), 1)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -217,42 +220,22 @@ def run(
     weights: ArrayLike | None,
     normalizer: ArrayLike | None,
     reduction: str,
-    chunk_size: int | None,
+    size: int | None,
     implementation: str | None,
 ) -> Array:
     """The loss from checked operands and the options that all losses share."""
     chosen = _choose(reduction, implementation)
-    shape = operands["q_hidden"].shape[:-1]
-    if "p_hidden" in operands and operands["p_hidden"].shape[:-1] != shape:
-        raise ValueError(
-            f"p_hidden {operands['p_hidden'].shape} and q_hidden "
-            f"{operands['q_hidden'].shape} must agree but for the width"
-        )
     if reduction == "none" and normalizer is not None:
         raise ValueError("normalizer needs reduction='mean': it divides a sum")
-    tokens = 1
-    for n in shape:
-        tokens *= n
+    shape = operands["q_hidden"].shape[:-1]
+    flat, divisor = flatten(divergence, operands, weights, normalizer)
+    tokens = flat["weights"].shape[0]
     vocab = max(x.shape[1] for k, x in operands.items() if k.endswith("_head"))
-    chunk = _chunk_size(chunk_size, tokens, vocab)
-    floats = (x for x in operands.values() if jnp.issubdtype(x.dtype, jnp.floating))
-    dtype = jnp.result_type(jnp.float32, *floats)
-    masked = weights is not None
-    w = jnp.ones(shape, dtype) if weights is None else token_weights(weights, shape)
-    w = w.astype(jnp.promote_types(w.dtype, dtype) if w.dtype != bool else dtype)
-    if normalizer is None:
-        divisor = jnp.sum(w)
-    else:
-        divisor = positive("", "normalizer", normalizer)[""].astype(w.dtype)
+    chunk = chunk_size(size, tokens, vocab)
     if tokens == 0:
-        return jnp.zeros((), dtype) if reduction == "mean" else jnp.zeros(shape, dtype)
-    flat = {
-        k: x.reshape(tokens, *x.shape[len(shape) :]) if k in kernel.PER_TOKEN else x
-        for k, x in {**operands, "weights": w}.items()
-    }
-    leaves, structure = jax.tree.flatten(divergence)
-    flat |= {f"leaf_{i}": jnp.asarray(x) for i, x in enumerate(leaves)}
-    plan = kernel.make_plan(rows, structure, chunk, vocab, masked)
+        return jnp.zeros(() if reduction == "mean" else shape, divisor.dtype)
+    structure = jax.tree.structure(divergence)
+    plan = kernel.make_plan(rows, structure, chunk, vocab, weights is not None)
     if reduction == "none":
         return _rows(plan, flat).reshape(shape)
     total = (
@@ -260,10 +243,40 @@ def run(
         if chosen == "gradient_in_forward"
         else jnp.sum(_rows(plan, flat))
     )
-    return _quotient(total, divisor)
+    return quotient(total, divisor)
 
 
-def _quotient(total: Array, divisor: Array) -> Array:
+def flatten(
+    divergence: Any,
+    operands: Operands,
+    weights: ArrayLike | None,
+    normalizer: ArrayLike | None,
+) -> tuple[Operands, Array]:
+    """All operands of the kernel, the tokens on one axis; and what the sum is over."""
+    shape = operands["q_hidden"].shape[:-1]
+    if "p_hidden" in operands and operands["p_hidden"].shape[:-1] != shape:
+        raise ValueError(
+            f"p_hidden {operands['p_hidden'].shape} and q_hidden "
+            f"{operands['q_hidden'].shape} must agree but for the width"
+        )
+    floats = (x for x in operands.values() if jnp.issubdtype(x.dtype, jnp.floating))
+    dtype = jnp.result_type(jnp.float32, *floats)
+    w = jnp.ones(shape, dtype) if weights is None else token_weights(weights, shape)
+    real = jnp.issubdtype(w.dtype, jnp.floating)
+    w = w.astype(jnp.promote_types(w.dtype, dtype) if real else dtype)
+    if normalizer is None:
+        divisor = jnp.sum(w)
+    else:
+        divisor = positive("", "normalizer", normalizer)[""].astype(w.dtype)
+    flat = {
+        k: x.reshape(w.size, *x.shape[len(shape) :]) if k in kernel.PER_TOKEN else x
+        for k, x in {**operands, "weights": w}.items()
+    }
+    leaves = jax.tree.leaves(divergence)
+    return flat | {f"leaf_{i}": jnp.asarray(x) for i, x in enumerate(leaves)}, divisor
+
+
+def quotient(total: Array, divisor: Array) -> Array:
     """0 where the divisor is; without derivative where the total is infinite."""
     nothing, infinite = divisor == 0, jnp.isinf(total)
     finite = jnp.where(infinite, 0, total) / jnp.where(nothing, 1, divisor)

@@ -18,8 +18,7 @@ from kljax.generators import get
 from kljax.kernels import rows
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
-Pair = ArrayLike | tuple[ArrayLike | None, ArrayLike | None] | None
-"""A number for both sides, or one for the target and one for the model."""
+Pair = arguments.Pair
 Reduction = Literal["mean", "none"]
 Implementation = Literal["gradient_in_forward", "recompute"]
 Weights = Float[ArrayLike, "*b t"] | Bool[ArrayLike, "*b t"]

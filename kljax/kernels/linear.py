@@ -67,7 +67,7 @@ def default_chunk(tokens: int, vocab: int) -> int:
     return max(min(max(1 << (fits.bit_length() - 1), least), tokens), 1)
 
 
-def _dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
+def dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
     """A matrix product in the wider input type, accumulated in at least float32."""
     dtype = jnp.promote_types(x.dtype, y.dtype)
     wide = jnp.promote_types(dtype, jnp.float32)
@@ -76,7 +76,7 @@ def _dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
     return lax.dot_general(x, y, axes, preferred_element_type=wide)
 
 
-def _finish(raw: Array, bias: Array | None, cap: Array | None) -> Array:
+def finish(raw: Array, bias: Array | None, cap: Array | None) -> Array:
     """Logits from the product: bias, then the soft-cap ``cap · tanh(z/cap)``."""
     z = raw if bias is None else raw + bias.astype(raw.dtype)
     if cap is None:
@@ -88,7 +88,7 @@ def _finish(raw: Array, bias: Array | None, cap: Array | None) -> Array:
 def _values(plan: Plan, raw: dict[str, Array], operands: dict[str, Array]) -> Array:
     """The chunk's values from its two products."""
     logits = {
-        s: _finish(z, operands.get(f"{s}_bias"), operands.get(f"{s}_cap"))
+        s: finish(z, operands.get(f"{s}_bias"), operands.get(f"{s}_cap"))
         for s, z in raw.items()
     }
     return plan.rows(divergence_of(plan, operands), logits, operands)
@@ -133,9 +133,9 @@ def _sides(operands: dict[str, Array]) -> tuple[str, ...]:
     return tuple(s for s in ("q", "p") if f"{s}_head" in operands)
 
 
-def _products(operands: dict[str, Array]) -> dict[str, Array]:
+def products(operands: dict[str, Array]) -> dict[str, Array]:
     return {
-        s: _dot(operands[f"{s}_hidden"], operands[f"{s}_head"], 1, 0)
+        s: dot(operands[f"{s}_hidden"], operands[f"{s}_head"], 1, 0)
         for s in _sides(operands)
     }
 
@@ -145,7 +145,7 @@ def _accumulator(operands: dict[str, Array]) -> Any:
     return jnp.result_type(jnp.float32, *floats)
 
 
-def _chunks(
+def chunked(
     plan: Plan, operands: dict[str, Array]
 ) -> tuple[dict[str, Array], dict[str, Array], Callable[[Array], Array]]:
     """Per-token operands as ``[chunks, C, ...]``, the others, and the way back.
@@ -171,7 +171,7 @@ def _chunks(
     return per_token, shared, join
 
 
-def _scan(plan: Plan, live: Callable, start: Any, chunks: dict[str, Array]) -> Any:
+def scan(plan: Plan, live: Callable, start: Any, chunks: dict[str, Array]) -> Any:
     """`lax.scan` that leaves out the chunks in which no token has weight."""
 
     def dead(carry, chunk):
@@ -185,7 +185,7 @@ def _scan(plan: Plan, live: Callable, start: Any, chunks: dict[str, Array]) -> A
     return lax.scan(body if plan.masked else live, start, chunks)
 
 
-def _moving(operands: dict[str, Array], tangents: dict[str, Any]) -> dict[str, Array]:
+def moving(operands: dict[str, Array], tangents: dict[str, Any]) -> dict[str, Array]:
     """The tangents of the operands that are differentiated."""
     return {
         k: t
@@ -195,7 +195,7 @@ def _moving(operands: dict[str, Array], tangents: dict[str, Any]) -> dict[str, A
     }
 
 
-def _unskipped(plan: Plan, wanted: Iterable[str]) -> Plan:
+def unskipped(plan: Plan, wanted: Iterable[str]) -> Plan:
     """The derivative in the weight of a masked token is its value: no skipping then."""
     return plan._replace(masked=False) if "weights" in wanted else plan
 
@@ -208,19 +208,19 @@ def weighted_sum(plan: Plan, operands: dict[str, Array]) -> Float[Array, ""]:
     Without differentiation no gradient is formed; with it, the products of operands
     that are not differentiated are left out.
     """
-    chunks, shared, _ = _chunks(plan, operands)
+    chunks, shared, _ = chunked(plan, operands)
 
     def live(total, chunk):
         local = {**shared, **chunk}
-        values = _all_values(plan, _products(local), chunk, shared)
+        values = _all_values(plan, products(local), chunk, shared)
         return total + jnp.sum(weigh(chunk["weights"], values)), None
 
-    return _scan(plan, live, jnp.zeros((), _accumulator(operands)), chunks)[0]
+    return scan(plan, live, jnp.zeros((), _accumulator(operands)), chunks)[0]
 
 
 @partial(weighted_sum.defjvp, symbolic_zeros=True)
 def _weighted_sum_jvp(plan, primals, tangents):
-    (operands,), changes = primals, _moving(primals[0], tangents[0])
+    (operands,), changes = primals, moving(primals[0], tangents[0])
     total, gradient = sum_and_gradient(plan, operands, changes)
     # Linear in the tangents: the gradient is all that a backward pass has to keep.
     tangent = jnp.zeros_like(total)
@@ -235,12 +235,12 @@ def sum_and_gradient(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """`weighted_sum` and its gradient in the operands named in `wanted`."""
     wanted = set(wanted)
-    plan = _unskipped(plan, wanted)
+    plan = unskipped(plan, wanted)
     dtype = _accumulator(operands)
     sloped = [s for s in _sides(operands) if wanted & {f"{s}_hidden", f"{s}_head"}]
-    products = {f"{s}_{k}" for s in sloped for k in ("hidden", "head")}
-    direct = sorted(wanted - products - {"weights"})
-    chunks, shared, join = _chunks(plan, operands)
+    involved = {f"{s}_{k}" for s in sloped for k in ("hidden", "head")}
+    direct = sorted(wanted - involved - {"weights"})
+    chunks, shared, join = chunked(plan, operands)
     products_of = {
         s: jnp.promote_types(operands[f"{s}_hidden"].dtype, operands[f"{s}_head"].dtype)
         for s in sloped
@@ -273,15 +273,15 @@ def sum_and_gradient(
     def live(carry, chunk):
         total, heads, summed = carry
         tokens = {k: x for k, x in chunk.items() if not k.endswith("_hidden")}
-        raw = _products({**shared, **chunk})
+        raw = products({**shared, **chunk})
         summed, (values, slopes, found) = _in_blocks(plan, block, summed, (raw, tokens))
         found["weights"] = jnp.where(jnp.isinf(values), 0, values)
         for s, slope in slopes.items():
             if f"{s}_hidden" in wanted:
                 # Wide, as it is yet to be multiplied by a cotangent.
-                found[f"{s}_hidden"] = _dot(slope, shared[f"{s}_head"], 1, 1)
+                found[f"{s}_hidden"] = dot(slope, shared[f"{s}_head"], 1, 1)
         heads = {
-            k: x + _dot(chunk[f"{k[0]}_hidden"], slopes[k[0]], 0, 0)
+            k: x + dot(chunk[f"{k[0]}_hidden"], slopes[k[0]], 0, 0)
             for k, x in heads.items()
         }
         rows = {k: found[k] for k in sorted(wanted & chunks.keys())}
@@ -289,7 +289,7 @@ def sum_and_gradient(
         return (total, heads, summed), rows
 
     start = jnp.zeros((), dtype), heads, summed
-    (total, heads, summed), rows = _scan(plan, live, start, chunks)
+    (total, heads, summed), rows = scan(plan, live, start, chunks)
     return total, {**heads, **summed, **{k: join(x) for k, x in rows.items()}}
 
 
@@ -300,7 +300,7 @@ def _wide_product(dtype, hidden, head):
 
     So that the head's cotangents are summed over the chunks in the wide type.
     """
-    return _dot(hidden, head.astype(dtype), 1, 0)
+    return dot(hidden, head.astype(dtype), 1, 0)
 
 
 @partial(_wide_product.defjvp, symbolic_zeros=True)
@@ -309,14 +309,14 @@ def _wide_product_jvp(dtype, primals, tangents):
     out = _wide_product(dtype, hidden, head)
     tangent = jnp.zeros_like(out)
     if not isinstance(d_hidden, SymbolicZero):
-        tangent += _dot(d_hidden, head.astype(dtype), 1, 0).astype(out.dtype)
+        tangent += dot(d_hidden, head.astype(dtype), 1, 0).astype(out.dtype)
     if not isinstance(d_head, SymbolicZero):
-        tangent += _dot(hidden, d_head, 1, 0).astype(out.dtype)
+        tangent += dot(hidden, d_head, 1, 0).astype(out.dtype)
     return out, tangent
 
 
 def _rows(plan: Plan, operands: dict[str, Array]) -> Float[Array, "n"]:
-    chunks, shared, join = _chunks(plan, operands)
+    chunks, shared, join = chunked(plan, operands)
     narrow = {s: operands[f"{s}_head"].dtype for s in _sides(operands)}
     for s, dtype in narrow.items():
         wide = jnp.promote_types(dtype, jnp.float32)
@@ -332,7 +332,7 @@ def _rows(plan: Plan, operands: dict[str, Array]) -> Float[Array, "n"]:
         }
         return carry, weigh(chunk["weights"], _all_values(plan, raw, chunk, shared))
 
-    return join(_scan(plan, live, (), chunks)[1])
+    return join(scan(plan, live, (), chunks)[1])
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -343,8 +343,8 @@ def weighted_rows(plan: Plan, operands: dict[str, Array]) -> Float[Array, "n"]:
 
 @partial(weighted_rows.defjvp, symbolic_zeros=True)
 def _weighted_rows_jvp(plan, primals, tangents):
-    (operands,), changes = primals, _moving(primals[0], tangents[0])
-    plan = _unskipped(plan, changes)
+    (operands,), changes = primals, moving(primals[0], tangents[0])
+    plan = unskipped(plan, changes)
 
     def of(moved):
         return _rows(plan, {**operands, **moved})
