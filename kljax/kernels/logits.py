@@ -153,8 +153,11 @@ def _terms(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
     return jnp.where(either, lone, divergence.mass_term(_interior(o, either)))
 
 
-def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
-    """In the model's logits: ``q ⊙ (g − Σ q g)`` with ``g = grad_q``."""
+def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, finite) -> Array:
+    """In the model's logits: ``q ⊙ (g − Σ q g)`` with ``g = grad_q``.
+
+    Rows that are not `finite` get 0.
+    """
     if divergence.limits_included:
         product = divergence.mass_grad(o)
     else:
@@ -163,9 +166,11 @@ def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
         bound = jnp.where(jnp.isinf(bound), 0.0, bound)
         inside = divergence.mass_grad(_interior(o, either))
         product = jnp.where(either, jnp.where(q_zero, 0, o.q * bound), inside)
+    product = jnp.where(finite, product, 0)
     if divergence.centered:
         return product
-    return product - o.q * _sum(product)
+    # A select at the end keeps the subtraction in the loop that writes the gradient.
+    return jnp.where(finite, product - o.q * _sum(product), 0)
 
 
 def _forward(divergence, p, q, where, sharpness) -> RowState:
@@ -290,11 +295,11 @@ def _row_state_jvp(primals, tangents):
         finite = jnp.isfinite(state.value) & (state.empty == 0)
         total = jnp.zeros_like(state.value)
         if dq is not None or d_sharpness is not None:
-            g = jnp.where(finite, _gradient(divergence, o, p_zero, q_zero), 0)
+            g = _gradient(divergence, o, p_zero, q_zero, finite)
             total += _sum(g * _moved(b, sides.b, dq, sharpness, d_sharpness))
         if dp is not None or d_sharpness is not None:
             dual = divergence.dual
-            g = jnp.where(finite, _gradient(dual, o.swapped, q_zero, p_zero), 0)
+            g = _gradient(dual, o.swapped, q_zero, p_zero, finite)
             total += _sum(g * _moved(a, sides.a, dp, sharpness, d_sharpness))
         if moving:
 
