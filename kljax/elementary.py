@@ -140,14 +140,17 @@ def log_mixture(l: Array, beta) -> tuple[Array, Array]:
 
 
 def log1p_rest(x: Array) -> Array:
-    """``log1p(x) − x`` for ``|x| <= ½``, by its series where the two would cancel."""
-    tiny = jnp.abs(x) < 0.1
-    t = jnp.where(tiny, x, 0)
-    last = 18 if x.dtype == jnp.float64 else 9
-    total = jnp.full_like(t, (-1) ** (last - 1) / last)
-    for n in range(last - 1, 1, -1):
-        total = total * t + (-1) ** (n - 1) / n
-    return jnp.where(tiny, t * t * total, jnp.log1p(jnp.where(tiny, 0, x)) - x)
+    """``log1p(x) − x`` for ``|x| <= 1/2``: nothing cancels near 0.
+
+    With ``z = x/(2 + x)``, log1p is ``2 artanh z``, and ``2z − x = −x²/(2 + x)``.
+    """
+    z = x / (2 + x)
+    square = z * z
+    last = 35 if x.dtype == jnp.float64 else 17
+    total = jnp.full_like(x, 1 / last)
+    for n in range(last - 2, 1, -2):
+        total = total * square + 1 / n
+    return 2 * z * square * total - x * z
 
 
 def mass_ratio(x: Array, y: Array) -> Array:

@@ -218,12 +218,14 @@ class JensenShannon(FDivergence):
         return jnp.where(t < top, value, INF)
 
     def mass_term(self, outcomes):
-        _, _, l, p, q, excess = outcomes
+        _, _, l, p, q, _ = outcomes
         b, c = self.beta, 1 - self.beta
         over_p, over_q = el.log_mixture_over(p, q, l, b)
-        from_p = el.phi_of_mass(p, over_p, -c * excess - p * over_p)
-        from_q = el.phi_of_mass(q, over_q, b * excess - q * over_q)
-        return b * from_p + c * from_q
+        # Either logarithm is smaller than l. The linear parts of φ cancel.
+        near = jnp.abs(l) < el.NEAR
+        x, y = (jnp.where(near, over, 0) for over in (over_p, over_q))
+        close = b * p * el.phi_near(x) + c * q * el.phi_near(y)
+        return jnp.where(near, close, -b * p * over_p - c * q * over_q)
 
     def mass_grad(self, outcomes):
         _, _, l, p, q, _ = outcomes

@@ -38,15 +38,15 @@ class OnePass(NamedTuple):
 
     summands: Callable[[Unit], tuple[Array, ...]]
     value: Callable[..., tuple[Array, Array]]
-    """``(z_p, z_q, level, *sums)`` to ``D`` and ``z_q/(level z_p) − 1``.
+    """``(z_p, z_q, lift, *sums)`` to ``D`` and ``Σ q/Σ p − 1`` in units of the reference.
 
-    The latter is used where it is below ½ in size.
+    `lift` is the logarithm of ``1/level``. The latter result is used below ½ in size.
     """
 
 
-def ratio_excess(excess: Array, z_p: Array, level: Array) -> Array:
-    """``z_q/(level z_p) − 1`` from the summed excess; huge in a scaled row."""
-    return jnp.where(level < 1, jnp.inf, excess / z_p)
+def ratio_excess(excess: Array, z_p: Array, lift: Array) -> Array:
+    """``z_q/z_p − 1`` from the summed excess; huge in a scaled row."""
+    return jnp.where(lift > 0, jnp.inf, excess / z_p)
 
 
 def _kl_summands(unit: Unit) -> tuple[Array, ...]:
@@ -57,13 +57,13 @@ def _kl_summands(unit: Unit) -> tuple[Array, ...]:
     return jnp.where(unit.q_missing, jnp.inf, gap), slope
 
 
-def _kl_value(z_p, z_q, level, gap, slope):
+def _kl_value(z_p, z_q, lift, gap, slope):
     infinite = gap == jnp.inf
     g, s = jnp.where(infinite, 0, gap) / z_p, slope / z_p
-    x = ratio_excess(jnp.where(infinite, 0, gap) - slope, z_p, level)
+    x = ratio_excess(jnp.where(infinite, 0, gap) - slope, z_p, lift)
     small = jnp.abs(x) < 0.5
     close = g + el.log1p_rest(jnp.where(small, x, 0))
-    direct = s + jnp.log(z_q / z_p) - jnp.log(level)
+    direct = s + jnp.log(z_q) - jnp.log(z_p) + lift
     value = jnp.maximum(jnp.where(small, close, direct), 0)
     return jnp.where(infinite, jnp.inf, value), x
 
@@ -74,9 +74,9 @@ def _jeffreys_summands(unit: Unit) -> tuple[Array, ...]:
     return unit.excess, cross, unit.e_p * unit.d, unit.e_q * unit.d
 
 
-def _jeffreys_value(z_p, z_q, level, excess, cross, p_slope, q_slope):
+def _jeffreys_value(z_p, z_q, lift, excess, cross, p_slope, q_slope):
     infinite = cross == jnp.inf
-    x = ratio_excess(excess, z_p, level)
+    x = ratio_excess(excess, z_p, lift)
     small = jnp.abs(x) < 0.5
     close = (jnp.where(infinite, 0, cross) + jnp.where(small, x, 0) * p_slope) / z_q
     value = jnp.maximum(jnp.where(small, close, p_slope / z_p - q_slope / z_q), 0)

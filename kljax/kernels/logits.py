@@ -97,11 +97,10 @@ def _sides(a, b, origin_p, origin_q, sharpness) -> Sides:
     return Sides(*sides, p_zero, q_zero)
 
 
-def _unit(sides: Sides, q_top: Array) -> Unit:
-    """Masses in units of the reference; `q_top` is the largest of ``sides.b``."""
+def _unit(sides: Sides, lift: Array) -> Unit:
+    """Masses in units of the reference; the model's are scaled down by ``e^lift``."""
     a, b, d, p_zero, q_zero = sides
-    lift = jax.lax.stop_gradient(jnp.where(q_top > _FAR, q_top, 0))
-    lift, level = jax.lax.optimization_barrier((lift, jnp.exp(-lift)))
+    level = jnp.exp(-lift)
     # Only outcomes that the model lacks can exceed: if they do they are all the mass.
     e_p, e_q = jnp.exp(jnp.minimum(a, _FAR)), jnp.exp(b - lift)
     near = jnp.abs(d) < el.NEAR
@@ -153,8 +152,11 @@ def _terms(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
     return jnp.where(either, lone, divergence.mass_term(_interior(o, either)))
 
 
-def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
-    """In the model's logits: ``q ⊙ (g − Σ q g)`` with ``g = grad_q``."""
+def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, finite) -> Array:
+    """In the model's logits: ``q ⊙ (g − Σ q g)`` with ``g = grad_q``.
+
+    Rows that are not `finite` get 0.
+    """
     if divergence.limits_included:
         product = divergence.mass_grad(o)
     else:
@@ -163,9 +165,11 @@ def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
         bound = jnp.where(jnp.isinf(bound), 0.0, bound)
         inside = divergence.mass_grad(_interior(o, either))
         product = jnp.where(either, jnp.where(q_zero, 0, o.q * bound), inside)
+    product = jnp.where(finite, product, 0)
     if divergence.centered:
         return product
-    return product - o.q * _sum(product)
+    # A select at the end keeps the subtraction in the loop that writes the gradient.
+    return jnp.where(finite, product - o.q * _sum(product), 0)
 
 
 def _forward(divergence, p, q, where, sharpness) -> RowState:
@@ -173,16 +177,19 @@ def _forward(divergence, p, q, where, sharpness) -> RowState:
     origin_p, origin_q, q_top, empty = _origins(a, b)
     sides = _sides(a, b, origin_p, origin_q, sharpness)
     scale = 1 if sharpness is None else sharpness.astype(a.dtype)
-    unit = _unit(sides, (q_top - origin_q) * scale)
+    # A model that is far above the reference elsewhere would overflow.
+    excess = (q_top - origin_q) * scale
+    lift = jax.lax.optimization_barrier(jnp.where(excess > _FAR, excess, 0))
+    unit = _unit(sides, lift)
     z_p, z_q = _sum(unit.e_p), _sum(unit.e_q)
     one_pass = divergence.one_pass
     if one_pass is not None:
         sums = [_sum(x) for x in one_pass.summands(unit)]
-        value, x = one_pass.value(z_p, z_q, unit.level, *sums)
+        value, x = one_pass.value(z_p, z_q, lift, *sums)
     else:
-        value, x = None, ratio_excess(_sum(unit.excess), z_p, unit.level)
+        value, x = None, ratio_excess(_sum(unit.excess), z_p, lift)
     small = jnp.abs(x) < 0.5
-    log_zp, log_zq = jnp.log(z_p), jnp.log(z_q) - jnp.log(unit.level)
+    log_zp, log_zq = jnp.log(z_p), jnp.log(z_q) + lift
     shift = jnp.where(small, jnp.log1p(jnp.where(small, x, 0)), log_zq - log_zp)
     log_zp, log_zq, shift = jax.lax.optimization_barrier((log_zp, log_zq, shift))
     if value is None:
@@ -290,11 +297,11 @@ def _row_state_jvp(primals, tangents):
         finite = jnp.isfinite(state.value) & (state.empty == 0)
         total = jnp.zeros_like(state.value)
         if dq is not None or d_sharpness is not None:
-            g = jnp.where(finite, _gradient(divergence, o, p_zero, q_zero), 0)
+            g = _gradient(divergence, o, p_zero, q_zero, finite)
             total += _sum(g * _moved(b, sides.b, dq, sharpness, d_sharpness))
         if dp is not None or d_sharpness is not None:
             dual = divergence.dual
-            g = jnp.where(finite, _gradient(dual, o.swapped, q_zero, p_zero), 0)
+            g = _gradient(dual, o.swapped, q_zero, p_zero, finite)
             total += _sum(g * _moved(a, sides.a, dp, sharpness, d_sharpness))
         if moving:
 
