@@ -23,7 +23,11 @@ SIDES = {
 }
 WEIGHTS = np.array([0, 0.5, 1, 0, 2, 0, 0, 0, 0, 0, 1.5])
 LABELS = RNG.integers(0, V, size=N)
-BOTH = pytest.mark.parametrize("implementation", ["gradient_in_forward", "recompute"])
+FORWARD, RECOMPUTE = "gradient_in_forward", "recompute"
+BOTH = pytest.mark.parametrize("implementation", [FORWARD, RECOMPUTE])
+OFTEN_FORWARD = pytest.mark.parametrize(
+    "implementation", [FORWARD, pytest.param(RECOMPUTE, marks=pytest.mark.slow)]
+)
 
 
 def close(got, want, relative=1e-6, absolute=1e-9):
@@ -69,7 +73,16 @@ def dense_gradient(name, arrays, weights, normalizer, caps, temperatures):
     return out
 
 
-@pytest.mark.parametrize("name", kd.names())
+OFTEN = ("forward_kl", "jensen_shannon", "total_variation")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n in OFTEN else [pytest.mark.slow])
+        for n in kd.names()
+    ],
+)
 def test_value_and_all_gradients_of_every_divergence(name, x64):
     caps, temperatures = (4.0, 3.0), (1.5, 0.8)
     loss = partial(
@@ -171,6 +184,7 @@ def test_per_token_cotangents_and_second_order(implementation, x64):
     close(pulled(SIDES["q_head"], cotangent), want["q_head"], 1e-6, 1e-8)
 
 
+@pytest.mark.slow
 def test_hessian_in_one_hidden_state(x64):
     arrays = {k: (x[:1] if k.endswith("hidden") else x) for k, x in SIDES.items()}
     total = lambda h: kd.linear_divergence(
@@ -212,7 +226,7 @@ def probabilities():
     return tuple(references.softmax(logits(s, SIDES)) for s in "pq")
 
 
-@BOTH
+@OFTEN_FORWARD
 def test_vmap_over_problems_with_masks(implementation, x64):
     masks = np.array([WEIGHTS > 0, np.zeros(N, bool), np.ones(N, bool)])
 
@@ -311,7 +325,7 @@ def model_side():
     return {k: x for k, x in SIDES.items() if k.startswith("q_")}
 
 
-@BOTH
+@OFTEN_FORWARD
 def test_cross_entropy(implementation, x64):
     labels = LABELS.copy()
     labels[[1, 4]] = -100
@@ -362,7 +376,7 @@ def test_cross_entropy_extremes():
     assert not np.isnan(np.asarray(gradient)).any()
 
 
-@BOTH
+@OFTEN_FORWARD
 def test_mixture_of_cross_entropy_and_divergence(implementation, x64):
     labels = LABELS.copy()
     labels[3] = -1

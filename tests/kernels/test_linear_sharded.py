@@ -49,8 +49,8 @@ def sharded(name, arrays, axes=("data", "model"), shape=(2, 2), **options):
     [
         ("forward_kl", ("data", "model"), (2, 2)),
         ("jensen_shannon", ("data", "model"), (1, 4)),
-        ("jensen_shannon", (None, "model"), (1, 2)),
-        ("reverse_kl", ("data", None), (4, 1)),
+        pytest.param("alpha", (None, "model"), (1, 2), marks=pytest.mark.slow),
+        pytest.param("reverse_kl", ("data", None), (4, 1), marks=pytest.mark.slow),
     ],
 )
 def test_value_and_gradients_equal_one_device(name, axes, shape):
@@ -89,7 +89,7 @@ def test_digits_of_a_small_divergence_survive_the_exchange():
     def each(weights, name):
         return sharded(name, arrays, weights=weights, normalizer=1.0, chunk_size=3)
 
-    for name in ("forward_kl", "jensen_shannon"):
+    for name in ("jensen_shannon",):
         # The gradient in a token's weight is the token's value.
         rows = jax.jit(jax.grad(each), static_argnums=1)(np.ones(n, np.float32), name)
         want = references.VALUES[name](*exact)
