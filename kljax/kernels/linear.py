@@ -46,11 +46,11 @@ class Plan(NamedTuple):
 def make_plan(
     rows: Callable[..., Array], structure: Any, chunk: int, vocab: int, masked: bool
 ) -> Plan:
-    """A plan whose blocks stay in a core's cache: at least 8 rows, about 2^18 logits.
+    """A plan whose blocks stay in a core's cache: at least 8 rows, about 2^19 logits.
 
     The chunk becomes a multiple of the block: larger by less than one token per block.
     """
-    blocks = -(-chunk // max(8, 2**18 // vocab))
+    blocks = -(-chunk // max(8, 2**19 // vocab))
     block = -(-chunk // blocks)
     return Plan(rows, structure, block * blocks, block, masked)
 
