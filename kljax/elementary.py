@@ -140,7 +140,7 @@ def log_mixture(l: Array, beta) -> tuple[Array, Array]:
 
 
 def _artanh_rest(square: Array) -> Array:
-    """``Σ_{n≥1} z^(2n−2)/(2n + 1)``, so that ``artanh z = z + z³`` times it; |z| < ⅓."""
+    """``(artanh z − z)/z³`` of ``z²``, for ``|z| <= 1/3``."""
     last = 35 if square.dtype == jnp.float64 else 15
     total = jnp.full_like(square, 1 / last)
     for n in range(last - 2, 1, -2):

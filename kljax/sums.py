@@ -38,7 +38,7 @@ class OnePass(NamedTuple):
 
     summands: Callable[[Unit], tuple[Array, ...]]
     value: Callable[..., tuple[Array, Array]]
-    """``(z_p, z_q, lift, *sums)`` to ``D`` and ``Σ q/Σ p − 1`` in units of the reference.
+    """``(z_p, z_q, lift, *sums)`` to ``D`` and ``Σ q/Σ p − 1`` in these units.
 
     `lift` is the logarithm of ``1/level``. The latter result is used below ½ in size.
     """

@@ -96,22 +96,22 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
         if absent:
             print(f"{group.title}: not installed: {', '.join(absent)}")
         shapes = jax.eval_shape(group.arguments)
+        programs = {
+            c.name: measuring.compiled(c.function, shapes) for c in here if c.compiled
+        }
         taken: Mapping[str, float] = {}
         if group.timed:
             values = group.arguments()
             calls = {}
             for contender in here:
                 given = contender.arguments or values
-                function = contender.function
-                if contender.compiled:
-                    function = jax.jit(function)
+                function = programs.get(contender.name, contender.function)
                 calls[contender.name] = lambda f=function, given=given: f(*given)
             taken = measuring.seconds(calls, repetitions)
             del calls, values
         for contender in here:
-            memory = None
-            if contender.compiled:
-                memory = measuring.peak_bytes(contender.function, shapes)
+            program = programs.get(contender.name)
+            memory = None if program is None else measuring.temporary_bytes(program)
             rows.append(
                 {
                     **common,

@@ -244,9 +244,8 @@ def row_state(
         )
         return RowState(value, log_zp, log_zq, -shift, origin_p, origin_q, empty)
 
-    return _each_row(
-        divergence, forward, (p_logits, q_logits, where), p_logits.ndim - 1
-    )
+    rows = p_logits, q_logits, where
+    return _each_row(divergence, forward, rows, p_logits.ndim - 1)
 
 
 def _moved(x: Array, side: Array, dx, sharpness, d_sharpness) -> Array:
@@ -347,7 +346,9 @@ def _row_state_jvp(primals, tangents):
             zero
             if fixed
             else tangent(
-                of_normalizer, (sharpness, d_sharpness), (x, where, origin, log_z, dx)
+                of_normalizer,
+                (sharpness, d_sharpness),
+                (x, where, origin, log_z, dx),
             )
         )
         d_normalizers.append(jnp.where(state.empty == 0, change, 0))
