@@ -215,7 +215,9 @@ def power_rise(log_p: Array, log_q: Array, l: Array, q: Array, a) -> Array:
     )
 
 
-def power_of_masses(log_p, log_q, l, p, q, excess, a) -> Array:
+def power_of_masses(
+    log_p: Array, log_q: Array, l: Array, q: Array, excess: Array, a
+) -> Array:
     """``(p^a q^(1−a) − a p − (1−a) q)/(a(a−1))`` for ``a <= 1/2``, limits included."""
     x = a * l
     near = (jnp.abs(l) < NEAR) & (jnp.abs(x) < NEAR)

@@ -89,12 +89,13 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
         "gemm_gflop_per_s": rates.gemm / 1e9,
         "exp_g_per_s": rates.exp / 1e9,
     }
-    rows = []
+    rows, absent = [], set()
     for group in module.groups(preset):
         here = [c for c in group.contenders if c.function is not None]
-        absent = [c.name for c in group.contenders if c.function is None]
-        if absent:
-            print(f"{group.title}: not installed: {', '.join(absent)}")
+        for contender in group.contenders:
+            if contender.function is None and contender.name not in absent:
+                absent.add(contender.name)
+                print(f"not compared, as it cannot run here: {contender.name}")
         shapes = jax.eval_shape(group.arguments)
         programs = {
             c.name: measuring.compiled(c.function, shapes) for c in here if c.compiled
