@@ -139,18 +139,28 @@ def log_mixture(l: Array, beta) -> tuple[Array, Array]:
     )
 
 
+def _artanh_rest(square: Array) -> Array:
+    """``(artanh z − z)/z³`` of ``z²``, for ``|z| <= 1/3``."""
+    last = 35 if square.dtype == jnp.float64 else 15
+    total = jnp.full_like(square, 1 / last)
+    for n in range(last - 2, 1, -2):
+        total = total * square + 1 / n
+    return total
+
+
+def log1p_near(x: Array) -> Array:
+    """``log1p(x)`` for ``-1/2 <= x <= 1``, without a logarithm: ``2 artanh z``."""
+    z = x / (2 + x)
+    return 2 * z + 2 * z * z * z * _artanh_rest(z * z)
+
+
 def log1p_rest(x: Array) -> Array:
     """``log1p(x) − x`` for ``|x| <= 1/2``: nothing cancels near 0.
 
-    With ``z = x/(2 + x)``, log1p is ``2 artanh z``, and ``2z − x = −x²/(2 + x)``.
+    With ``z = x/(2 + x)`` as in `log1p_near`, ``2z − x = −x z``.
     """
     z = x / (2 + x)
-    square = z * z
-    last = 35 if x.dtype == jnp.float64 else 17
-    total = jnp.full_like(x, 1 / last)
-    for n in range(last - 2, 1, -2):
-        total = total * square + 1 / n
-    return 2 * z * square * total - x * z
+    return 2 * z * z * z * _artanh_rest(z * z) - x * z
 
 
 def mass_ratio(x: Array, y: Array) -> Array:
@@ -171,17 +181,15 @@ def log_mixture_over(p: Array, q: Array, l: Array, weight) -> tuple[Array, Array
     """
     near, p_larger = jnp.abs(l) < NEAR, l > 0
     # Near equality without a look at which side is larger: derivatives of any order
-    # pass through p = q. There m/q = 1 + w, and what the sum rounds off is given back.
-    w = weight * expm1_near(jnp.where(near, l, 0))
-    grown = 1 + w
+    # pass through p = q.
+    close = log1p_near(weight * expm1_near(jnp.where(near, l, 0)))
     of_larger = jnp.where(p_larger, weight, 1 - weight)
     ratio = mass_ratio(jnp.where(p_larger, q, p), jnp.where(p_larger, p, q))
     share = of_larger + (1 - of_larger) * ratio
     # Without any weight on the larger side, its mass over m is the ratio alone.
-    vanishes = ~near & (share < jnp.finfo(l.dtype).tiny)
-    log = jnp.log(jnp.where(vanishes, 1, jnp.where(near, grown, share)))
-    log += jnp.where(near, w - (grown - 1), 0)
-    log = jnp.where(vanishes, -jnp.abs(l), log)
+    vanishes = share < jnp.finfo(l.dtype).tiny
+    log = jnp.log(jnp.where(vanishes, 1, share))
+    log = jnp.where(near, close, jnp.where(vanishes, -jnp.abs(l), log))
     # This is log(m/p) or log(m/q): the latter where the two are near.
     is_over_p = p_larger & ~near
     return jnp.where(is_over_p, log, log - l), jnp.where(is_over_p, log + l, log)
@@ -207,7 +215,9 @@ def power_rise(log_p: Array, log_q: Array, l: Array, q: Array, a) -> Array:
     )
 
 
-def power_of_masses(log_p, log_q, l, p, q, excess, a) -> Array:
+def power_of_masses(
+    log_p: Array, log_q: Array, l: Array, q: Array, excess: Array, a
+) -> Array:
     """``(p^a q^(1−a) − a p − (1−a) q)/(a(a−1))`` for ``a <= 1/2``, limits included."""
     x = a * l
     near = (jnp.abs(l) < NEAR) & (jnp.abs(x) < NEAR)

@@ -415,14 +415,15 @@ class _Power(FDivergence):
         return jnp.where(outside, INF, -self.grad_q(l))
 
     def mass_term(self, outcomes):
-        a, scale = self.exponent, self.scale
+        # From the side on which α <= ½, as in `interior`.
+        a, o, other = self.exponent, outcomes, outcomes.swapped
         if isinstance(a, (int, float)):
-            if a < 0.5:
-                return scale * el.power_of_masses(*outcomes, a)
-            return scale * el.power_of_masses(*outcomes.swapped, 1 - a)
-        sides = zip(outcomes, outcomes.swapped)
-        chosen = [jnp.where(a < 0.5, x, y) for x, y in sides]
-        return scale * el.power_of_masses(*chosen, jnp.where(a < 0.5, a, 1 - a))
+            o, a = (o, a) if a < 0.5 else (other, 1 - a)
+        else:
+            o = Outcomes(*(jnp.where(a < 0.5, x, y) for x, y in zip(o, other)))
+            a = jnp.where(a < 0.5, a, 1 - a)
+        powers = el.power_of_masses(o.log_p, o.log_q, o.log_u, o.q, o.excess, a)
+        return self.scale * powers
 
     def mass_grad(self, outcomes):
         log_p, log_q, l, _, q, _ = outcomes

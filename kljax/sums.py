@@ -38,7 +38,7 @@ class OnePass(NamedTuple):
 
     summands: Callable[[Unit], tuple[Array, ...]]
     value: Callable[..., tuple[Array, Array]]
-    """``(z_p, z_q, lift, *sums)`` to ``D`` and ``Σ q/Σ p − 1`` in units of the reference.
+    """``(z_p, z_q, lift, *sums)`` to ``D`` and ``Σ q/Σ p − 1`` in these units.
 
     `lift` is the logarithm of ``1/level``. The latter result is used below ½ in size.
     """
@@ -50,10 +50,11 @@ def ratio_excess(excess: Array, z_p: Array, lift: Array) -> Array:
 
 
 def _kl_summands(unit: Unit) -> tuple[Array, ...]:
-    slope = unit.e_p * unit.d
     # e_p φ(−d); an outcome that the target lacks counts with the model's mass, as the
     # expanded form has it.
-    gap = el.phi_of_mass(unit.e_p, -unit.d, unit.excess + slope)
+    far = unit.e_q + unit.e_p * (unit.d - unit.level)
+    gap = el.phi_of_mass(unit.e_p, -unit.d, far)
+    slope = unit.e_p * unit.d
     return jnp.where(unit.q_missing, jnp.inf, gap), slope
 
 

@@ -73,7 +73,7 @@ def _optax(log_targets: bool) -> Callable | None:
 def _distrax() -> Callable | None:
     if importlib.util.find_spec("distrax") is None:
         return None
-    import distrax
+    import distrax  # pyrefly: ignore[missing-import]
 
     return lambda p, q: distrax.Categorical(p).kl_divergence(distrax.Categorical(q))
 
@@ -128,7 +128,8 @@ def _errors(name: str, function: Callable, width: int) -> Mapping[str, float]:
     found = {}
     for scale in (1.0, 1e-2, 1e-3):
         for offset in (0.0, 1e4):
-            p, q = np.float32(base), np.float32(base + scale * noise + offset)
+            p = base.astype(np.float32)
+            q = (base + scale * noise + offset).astype(np.float32)
             want = _exact(name, p, q)
             got = np.asarray(jax.jit(function)(p, q), np.float64)
             label = f"{np.median(want):.0e}" + (" at 1e4" if offset else "")
@@ -179,21 +180,17 @@ def groups(preset: str) -> Iterator[Group]:
                     moved = (reads + writes) * items * dtype.itemsize
                     return max(moved / rates.copy, reads * items / rates.exp)
 
-                def error(name=name, function=None):
-                    return _errors(name, function, settings.error_width)
-
                 compared = []
                 for who, function in functions.items():
                     first = (name, who) not in looked_at and name != "alpha"
                     looked_at.add((name, who))
-                    look = functools.partial(error, function=function)
-                    compared.append(
-                        Contender(
-                            who,
-                            None if function is None else form(function),
-                            error=look if first and function else None,
+                    look = None
+                    if first and function is not None:
+                        look = functools.partial(
+                            _errors, name, function, settings.error_width
                         )
-                    )
+                    built = None if function is None else form(function)
+                    compared.append(Contender(who, built, error=look))
                 made = functools.partial(_logits, rows, width, dtype)
                 if (name, title) == ("forward_kl", "value+grad") and timed:
                     compared.append(_torch(made, dtype))

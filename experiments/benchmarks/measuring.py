@@ -14,7 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Contender", "Floors", "Group", "floors", "peak_bytes", "seconds"]
+__all__ = [
+    "Contender",
+    "Floors",
+    "Group",
+    "compiled",
+    "floors",
+    "seconds",
+    "temporary_bytes",
+]
 
 _CHAIN = 20
 """Calls between two looks at the clock, on an accelerator."""
@@ -73,8 +81,7 @@ def _once(call: Callable[[], Any]) -> float:
         jax.block_until_ready(call())
         return time.process_time() - start
     start = time.perf_counter()
-    for _ in range(_CHAIN):
-        out = call()
+    out = [call() for _ in range(_CHAIN)][-1]
     jax.block_until_ready(out)
     return (time.perf_counter() - start) / _CHAIN
 
@@ -88,16 +95,21 @@ def seconds(
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repetitions):
         for name, call in calls.items():
+            # What the one before gave back to the system is not charged to this one.
+            jax.block_until_ready(call())
             taken[name].append(_once(call))
     keep = min if on_cpu() else statistics.median
     return {name: keep(times) for name, times in taken.items()}
 
 
-def peak_bytes(function: Callable[..., Any], arguments: Sequence[Any]) -> int:
-    """Temporary bytes of the compiled program; nothing is run."""
-    lowered = jax.jit(function).lower(*arguments)
-    analysis = lowered.compile().memory_analysis()
-    return int(analysis.temp_size_in_bytes)
+def compiled(function: Callable[..., Any], shapes: Sequence[Any]) -> Any:
+    """The program for arguments of these shapes; nothing is run."""
+    return jax.jit(function).lower(*shapes).compile()
+
+
+def temporary_bytes(program: Any) -> int:
+    """What a compiled program needs beside its arguments and results."""
+    return int(program.memory_analysis().temp_size_in_bytes)
 
 
 def floors(repetitions: int = 5, *, small: bool = False) -> Floors:

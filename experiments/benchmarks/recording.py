@@ -89,29 +89,30 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
         "gemm_gflop_per_s": rates.gemm / 1e9,
         "exp_g_per_s": rates.exp / 1e9,
     }
-    rows = []
+    rows, absent = [], set()
     for group in module.groups(preset):
         here = [c for c in group.contenders if c.function is not None]
-        absent = [c.name for c in group.contenders if c.function is None]
-        if absent:
-            print(f"{group.title}: not installed: {', '.join(absent)}")
+        for contender in group.contenders:
+            if contender.function is None and contender.name not in absent:
+                absent.add(contender.name)
+                print(f"not compared, as it cannot run here: {contender.name}")
         shapes = jax.eval_shape(group.arguments)
+        programs = {
+            c.name: measuring.compiled(c.function, shapes) for c in here if c.compiled
+        }
         taken: Mapping[str, float] = {}
         if group.timed:
             values = group.arguments()
             calls = {}
             for contender in here:
                 given = contender.arguments or values
-                function = contender.function
-                if contender.compiled:
-                    function = jax.jit(function)
+                function = programs.get(contender.name, contender.function)
                 calls[contender.name] = lambda f=function, given=given: f(*given)
             taken = measuring.seconds(calls, repetitions)
             del calls, values
         for contender in here:
-            memory = None
-            if contender.compiled:
-                memory = measuring.peak_bytes(contender.function, shapes)
+            program = programs.get(contender.name)
+            memory = None if program is None else measuring.temporary_bytes(program)
             rows.append(
                 {
                     **common,

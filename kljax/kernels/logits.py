@@ -91,10 +91,9 @@ def _sides(a, b, origin_p, origin_q, sharpness) -> Sides:
     high, low = _difference(a, b)
     high_0, low_0 = _difference(origin_p, origin_q)
     d = (high - high_0) + (low - low_0)
-    sides = a - origin_p, b - origin_q, d
-    if sharpness is not None:
-        sides = tuple(x * sharpness.astype(x.dtype) for x in sides)
-    return Sides(*sides, p_zero, q_zero)
+    scale = 1 if sharpness is None else sharpness.astype(a.dtype)
+    a, b = (a - origin_p) * scale, (b - origin_q) * scale
+    return Sides(a, b, d * scale, p_zero, q_zero)
 
 
 def _unit(sides: Sides, lift: Array) -> Unit:
@@ -197,8 +196,9 @@ def _forward(divergence, p, q, where, sharpness) -> RowState:
         o = _outcomes(sides, log_zp, log_zq, shift, *masses)
         value = _sum(_terms(divergence, o, sides.p_zero, sides.q_zero))
     value = jnp.where(empty, 0, value)
-    finite = (jnp.where(empty, 0, x) for x in (log_zp, log_zq, shift))
-    state = RowState(value, *finite, origin_p, origin_q, empty.astype(a.dtype))
+    log_zp, log_zq, shift = (jnp.where(empty, 0, x) for x in (log_zp, log_zq, shift))
+    flag = empty.astype(a.dtype)
+    state = value, log_zp, log_zq, shift, origin_p, origin_q, flag
     return RowState(*(x[..., 0] for x in state))
 
 
@@ -235,18 +235,17 @@ def row_state(
     """
 
     def forward(rows):
+        p, q, where = rows
         swapped = divergence.one_pass is None and divergence.dual.one_pass is not None
         if not swapped:
-            return _forward(divergence, *rows, sharpness)
-        p, q, where = rows
+            return _forward(divergence, p, q, where, sharpness)
         value, log_zq, log_zp, shift, origin_q, origin_p, empty = _forward(
             divergence.dual, q, p, where, sharpness
         )
         return RowState(value, log_zp, log_zq, -shift, origin_p, origin_q, empty)
 
-    return _each_row(
-        divergence, forward, (p_logits, q_logits, where), p_logits.ndim - 1
-    )
+    rows = p_logits, q_logits, where
+    return _each_row(divergence, forward, rows, p_logits.ndim - 1)
 
 
 def _moved(x: Array, side: Array, dx, sharpness, d_sharpness) -> Array:
@@ -347,7 +346,9 @@ def _row_state_jvp(primals, tangents):
             zero
             if fixed
             else tangent(
-                of_normalizer, (sharpness, d_sharpness), (x, where, origin, log_z, dx)
+                of_normalizer,
+                (sharpness, d_sharpness),
+                (x, where, origin, log_z, dx),
             )
         )
         d_normalizers.append(jnp.where(state.empty == 0, change, 0))
