@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments list | run NAME | report | env``.
+"""The command line: ``python -m experiments list | run | report | env | bench``.
 
 Nothing heavy is imported before it is needed: help, a misspelt name and the report
 start without JAX.
@@ -53,7 +53,13 @@ def main(
         understood, 130 after an interruption.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"list": _list, "run": _run, "report": _report, "env": _env}
+    commands = {
+        "list": _list,
+        "run": _run,
+        "report": _report,
+        "env": _env,
+        "bench": _bench,
+    }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if arguments else 2
@@ -85,7 +91,10 @@ def _usage() -> str:
     --publish            copy the results to experiments/results/ for the report
     --help               every field with its default
   report               writes experiments/results/REPORT.md and report.html
-  env                  what a bug report needs"""
+  env                  what a bug report needs
+  bench NAME           time, memory and error against the floor and other libraries
+    --preset P           smoke, cpu (the default), gpu
+    --repetitions R      interleaved, the best is kept (5)"""
 
 
 def _complain(error: BaseException | str, status: int) -> int:
@@ -166,6 +175,20 @@ def _report(arguments: Sequence[str], package: str) -> int:
     for path in written:
         print(path)
     return 0
+
+
+def _bench(arguments: Sequence[str], package: str) -> int:
+    from experiments.benchmarks import recording
+
+    try:
+        return recording.command(arguments, package)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("kljax", package):
+            raise
+        return _complain(
+            f"{error}: install what experiments need, pip install 'kljax[experiments]'",
+            1,
+        )
 
 
 # ------------------------------------------------------------------ run

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, dataclass_transform
 import jax
 import jax.numpy as jnp
 
+from kljax.sums import OnePass
 from kljax.typing import Array, ArrayLike
 
 INF = math.inf
@@ -26,6 +27,25 @@ class Moments(NamedTuple):
 
     alpha: Any
     closed_form: Callable[[Array], Array]
+
+
+class Outcomes(NamedTuple):
+    """Outcomes possible on both sides, with what a kernel knows of them already."""
+
+    log_p: Array
+    log_q: Array
+    log_u: Array
+    """``log p − log q``, more accurate than the difference of the two above."""
+    p: Array
+    q: Array
+    excess: Array
+    """``p − q``, accurate where they nearly agree."""
+
+    @property
+    def swapped(self) -> "Outcomes":
+        """The sides exchanged."""
+        log_p, log_q, log_u, p, q, excess = self
+        return Outcomes(log_q, log_p, -log_u, q, p, -excess)
 
 
 @dataclass_transform(frozen_default=True)
@@ -74,6 +94,19 @@ class FDivergence:
 
     moments: ClassVar[Any] = None
     """One-pass form, where ``D`` is a function of one sum of powers (`Moments`)."""
+
+    one_pass: ClassVar[OnePass | None] = None
+    """One-pass form in other sums; that of `dual` serves as well."""
+
+    centered: ClassVar[bool] = False
+    """Whether ``Σ q grad_q`` is 0 whatever p and q."""
+
+    limits_included: ClassVar[bool] = False
+    """Whether `mass_term` and `mass_grad` hold where a mass is 0.
+
+    There `log_u` is -1e30 or 1e30, 0 if both masses are; infinite limits are left to
+    the caller.
+    """
 
     @staticmethod
     def from_generator(
@@ -211,6 +244,14 @@ class FDivergence:
         low, high = jnp.minimum(log_u, 0), jnp.minimum(-log_u, 0)
         below = jnp.exp(log_q) * self.grad_q(low)
         return jnp.where(log_u <= 0, below, jnp.exp(log_p) * self.dual.slope(high))
+
+    def mass_term(self, outcomes: Outcomes) -> Array:
+        """`interior` where the masses are known: worth writing if it saves an `exp`."""
+        return self.interior(outcomes.log_p, outcomes.log_q, outcomes.log_u)
+
+    def mass_grad(self, outcomes: Outcomes) -> Array:
+        """`grad_interior` where the masses are known."""
+        return self.grad_interior(outcomes.log_p, outcomes.log_q, outcomes.log_u)
 
 
 def _split(log_p, log_q, log_u):

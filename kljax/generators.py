@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from kljax import elementary as el
-from kljax.fdivergence import INF, FDivergence, Moments, generator
+from kljax import sums
+from kljax.fdivergence import INF, FDivergence, Moments, Outcomes, generator
 from kljax.typing import Array
 
 
@@ -58,7 +59,9 @@ def _skew_bound(beta: Any) -> Any:
 class ForwardKL(FDivergence):
     """``Σ p log(p/q)``: f(u) = u log u. Mass covering, unbounded where q = 0."""
 
+    limits_included = True
     at_zero, dual_at_zero = 1.0, INF
+    one_pass, centered = sums.FORWARD_KL, True
 
     @property
     def dual(self):
@@ -83,11 +86,19 @@ class ForwardKL(FDivergence):
     def conjugate(self, t):
         return jnp.expm1(t)
 
+    def mass_term(self, outcomes):
+        _, _, l, p, _, excess = outcomes
+        return el.phi_of_mass(p, -l, p * l - excess)
+
+    def mass_grad(self, outcomes):
+        return -outcomes.excess
+
 
 @generator
 class ReverseKL(FDivergence):
     """``Σ q log(q/p)``: f(u) = −log u. Mode seeking, unbounded where p = 0."""
 
+    limits_included = True
     at_zero, dual_at_zero = INF, 1.0
 
     @property
@@ -110,12 +121,21 @@ class ReverseKL(FDivergence):
         t = jnp.asarray(t)
         return jnp.where(t < 1, -jnp.log1p(-jnp.where(t < 1, t, 0)), INF)
 
+    def mass_term(self, outcomes):
+        _, _, l, _, q, excess = outcomes
+        return el.phi_of_mass(q, l, excess - q * l)
+
+    def mass_grad(self, outcomes):
+        return -outcomes.q * outcomes.log_u
+
 
 @generator
 class Jeffreys(FDivergence):
     """Forward plus reverse KL: f(u) = (u − 1) log u. Symmetric."""
 
+    limits_included = True
     at_zero, dual_at_zero = INF, INF
+    one_pass = sums.JEFFREYS
 
     @property
     def dual(self):
@@ -136,6 +156,12 @@ class Jeffreys(FDivergence):
     def curvature(self, log_u):
         return 1 + jnp.exp(log_u)
 
+    def mass_term(self, outcomes):
+        return outcomes.excess * outcomes.log_u
+
+    def mass_grad(self, outcomes):
+        return -outcomes.excess - outcomes.q * outcomes.log_u
+
 
 @generator
 class JensenShannon(FDivergence):
@@ -144,6 +170,7 @@ class JensenShannon(FDivergence):
     SciPy's `jensenshannon` is the square root of the value at β = ½ (Lin, 1991).
     """
 
+    limits_included = True
     beta: Any = 0.5
 
     def __post_init__(self):
@@ -190,11 +217,27 @@ class JensenShannon(FDivergence):
         value = (self.beta - 1) * jnp.log1p(-odds * jnp.expm1(inside / self.beta))
         return jnp.where(t < top, value, INF)
 
+    def mass_term(self, outcomes):
+        _, _, l, p, q, _ = outcomes
+        b, c = self.beta, 1 - self.beta
+        over_p, over_q = el.log_mixture_over(p, q, l, b)
+        # Either logarithm is smaller than l. The linear parts of φ cancel.
+        near = jnp.abs(l) < el.NEAR
+        x, y = (jnp.where(near, over, 0) for over in (over_p, over_q))
+        close = b * p * el.phi_near(x) + c * q * el.phi_near(y)
+        return jnp.where(near, close, -b * p * over_p - c * q * over_q)
+
+    def mass_grad(self, outcomes):
+        _, _, l, p, q, _ = outcomes
+        _, over_q = el.log_mixture_over(p, q, l, self.beta)
+        return (self.beta - 1) * q * over_q
+
 
 @generator
 class SkewForwardKL(FDivergence):
     """``KL(p‖βp + (1−β)q)``, 0 <= β < 1; forward KL at β = 0."""
 
+    limits_included = True
     beta: Any = 0.1
 
     def __post_init__(self):
@@ -229,11 +272,23 @@ class SkewForwardKL(FDivergence):
         log_m, over = el.log_mixture(jnp.asarray(log_u), self.beta)
         return (1 - self.beta) ** 2 * jnp.exp(-over - log_m)
 
+    def mass_term(self, outcomes):
+        _, _, l, p, q, excess = outcomes
+        over_p, _ = el.log_mixture_over(p, q, l, self.beta)
+        far = (self.beta - 1) * excess - p * over_p
+        return el.phi_of_mass(p, over_p, far)
+
+    def mass_grad(self, outcomes):
+        *_, p, q, excess = outcomes
+        m = self.beta * p + (1 - self.beta) * q
+        return -((1 - self.beta) ** 2) * excess * el.mass_ratio(q, m)
+
 
 @generator
 class SkewReverseKL(FDivergence):
     """``KL(q‖(1−β)p + βq)``, 0 <= β < 1; reverse KL at β = 0."""
 
+    limits_included = True
     beta: Any = 0.1
 
     def __post_init__(self):
@@ -272,6 +327,19 @@ class SkewReverseKL(FDivergence):
         inside = jnp.clip(t, bottom, jnp.where(t < top, t, 0))
         value = -jnp.log1p(-inside / top) - self.beta * inside / top
         return jnp.where(t < top, value, INF)
+
+    def mass_term(self, outcomes):
+        _, _, l, p, q, excess = outcomes
+        _, over_q = el.log_mixture_over(p, q, l, 1 - self.beta)
+        far = (1 - self.beta) * excess - q * over_q
+        return el.phi_of_mass(q, over_q, far)
+
+    def mass_grad(self, outcomes):
+        _, _, l, p, q, excess = outcomes
+        _, over_q = el.log_mixture_over(p, q, l, 1 - self.beta)
+        m = (1 - self.beta) * p + self.beta * q
+        share = self.beta * (1 - self.beta) * el.mass_ratio(q, m)
+        return share * excess - q * over_q
 
 
 class _Power(FDivergence):
@@ -346,6 +414,22 @@ class _Power(FDivergence):
         l = jnp.where(outside, 0, log1p_over)
         return jnp.where(outside, INF, -self.grad_q(l))
 
+    def mass_term(self, outcomes):
+        # From the side on which α <= ½, as in `interior`.
+        a, o, other = self.exponent, outcomes, outcomes.swapped
+        if isinstance(a, (int, float)):
+            o, a = (o, a) if a < 0.5 else (other, 1 - a)
+        else:
+            o = Outcomes(*(jnp.where(a < 0.5, x, y) for x, y in zip(o, other)))
+            a = jnp.where(a < 0.5, a, 1 - a)
+        powers = el.power_of_masses(o.log_p, o.log_q, o.log_u, o.q, o.excess, a)
+        return self.scale * powers
+
+    def mass_grad(self, outcomes):
+        log_p, log_q, l, _, q, _ = outcomes
+        rise = el.power_rise(log_p, log_q, l, q, self.exponent)
+        return -self.scale * rise
+
 
 @generator
 class Alpha(_Power):
@@ -402,6 +486,7 @@ class NeymanChi2(_Power):
 class TotalVariation(FDivergence):
     """``½ Σ |p − q|``, in [0, 1]: f(u) = ½|u − 1|. Its curvature is 0."""
 
+    limits_included = True
     at_zero, dual_at_zero = 0.5, 0.5
 
     @property
@@ -424,11 +509,18 @@ class TotalVariation(FDivergence):
         t = jnp.asarray(t)
         return jnp.where(t <= 0.5, jnp.maximum(t, -0.5), INF)
 
+    def mass_term(self, outcomes):
+        return 0.5 * jnp.abs(outcomes.excess)
+
+    def mass_grad(self, outcomes):
+        return -0.5 * outcomes.q * jnp.sign(outcomes.log_u)
+
 
 @generator
 class LeCam(FDivergence):
     """``½ Σ (p − q)²/(p + q)``, in [0, 1]: the triangular discrimination, halved."""
 
+    limits_included = True
     at_zero, dual_at_zero = 0.5, 0.5
 
     @property
@@ -455,11 +547,21 @@ class LeCam(FDivergence):
         root = jnp.sqrt(1 - 2 * jnp.clip(t, -1.5, 0.5))
         return jnp.where(t <= 0.5, 0.5 * (root - 1) * (root - 3), INF)
 
+    def mass_term(self, outcomes):
+        *_, p, q, excess = outcomes
+        return 0.5 * excess * el.mass_ratio(excess, p + q)
+
+    def mass_grad(self, outcomes):
+        *_, p, q, excess = outcomes
+        share = el.mass_ratio(excess, p + q)
+        return -0.5 * q * share * (2 + share)
+
 
 @generator
 class SoftenedReverseKL(FDivergence):
     """``2 KL(m‖p)``, ``m = (p + q)/2``: f-distill's softened reverse KL (Table 1)."""
 
+    limits_included = True
     at_zero, dual_at_zero = INF, 1 - math.log(2)
 
     @property
@@ -481,11 +583,23 @@ class SoftenedReverseKL(FDivergence):
     def curvature(self, log_u):
         return jax.nn.sigmoid(-jnp.asarray(log_u))
 
+    def mass_term(self, outcomes):
+        _, _, l, p, q, excess = outcomes
+        over_p, _ = el.log_mixture_over(p, q, l, 0.5)
+        m = (p + q) / 2
+        return 2 * el.phi_of_mass(m, -over_p, m * over_p + excess / 2)
+
+    def mass_grad(self, outcomes):
+        _, _, l, p, q, _ = outcomes
+        over_p, _ = el.log_mixture_over(p, q, l, 0.5)
+        return q * over_p
+
 
 @generator
 class _SoftenedForwardKL(FDivergence):
     """``2 KL(m‖q)``, the dual of the softened reverse KL."""
 
+    limits_included = True
     at_zero, dual_at_zero = 1 - math.log(2), INF
 
     @property
@@ -495,6 +609,17 @@ class _SoftenedForwardKL(FDivergence):
     def value(self, log_u):
         log_m = el.log_mixture(jnp.asarray(log_u), 0.5)[0]
         return 2 * el.scaled_phi(log_m, -log_m, jnp.zeros_like(log_m))
+
+    def mass_term(self, outcomes):
+        _, _, l, p, q, excess = outcomes
+        _, over_q = el.log_mixture_over(p, q, l, 0.5)
+        m = (p + q) / 2
+        return 2 * el.phi_of_mass(m, -over_q, m * over_q - excess / 2)
+
+    def mass_grad(self, outcomes):
+        _, _, l, p, q, excess = outcomes
+        _, over_q = el.log_mixture_over(p, q, l, 0.5)
+        return q * over_q - excess
 
 
 @generator
@@ -561,6 +686,12 @@ class Choice(FDivergence):
 
     def grad_interior(self, log_p, log_q, log_u):
         return self._switch(lambda o, *a: o.grad_interior(*a), log_p, log_q, log_u)
+
+    def mass_term(self, outcomes):
+        return self._switch(lambda o, *a: o.mass_term(Outcomes(*a)), *outcomes)
+
+    def mass_grad(self, outcomes):
+        return self._switch(lambda o, *a: o.mass_grad(Outcomes(*a)), *outcomes)
 
 
 _TABLE = MappingProxyType(

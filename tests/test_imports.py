@@ -23,10 +23,11 @@ HEAVY = (
 # Room -> rooms it may import from; `errors`, `typing` and its own are always allowed.
 ROOMS = {
     "elementary": set(),
-    "fdivergence": {"textbook"},
+    "sums": {"elementary"},
+    "fdivergence": {"textbook", "sums"},
     "textbook": {"fdivergence"},
-    "generators": {"elementary", "fdivergence"},
-    "kernels": {"elementary", "fdivergence", "generators"},
+    "generators": {"elementary", "fdivergence", "sums"},
+    "kernels": {"elementary", "fdivergence", "generators", "sums"},
     "divergences": {"elementary", "fdivergence", "generators", "kernels"},
     "objectives": {"fdivergence", "generators", "kernels", "divergences"},
     "theory": {"fdivergence", "generators", "divergences", "objectives"},

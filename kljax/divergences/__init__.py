@@ -1,6 +1,7 @@
 """Distances between distributions, one module per kind of thing you hold.
 
-Logits: `divergence`, ``forward_kl`` and its siblings here. Gaussians: `gaussian`.
+Logits: `divergence`, ``forward_kl`` and its siblings here. Hidden states and heads:
+`linear_divergence` and its siblings, also here. Gaussians: `gaussian`.
 Log-probabilities of samples: `estimators`. Samples alone: `samples`. Discrete measures
 with a cost: `transport`. Score functions: `scores`.
 """
@@ -16,6 +17,14 @@ from kljax.divergences.categorical import (
     renyi,
     topk,
 )
+from kljax.divergences.linear import (
+    linear_cross_entropy,
+    linear_divergence,
+    linear_mixture,
+    linear_topk,
+    linear_topk_renormalized,
+)
+from kljax.divergences.linear_sharded import linear_divergence_sharded
 from kljax.fdivergence import FDivergence, Moments, generator
 from kljax.generators import (
     Alpha,
@@ -59,6 +68,12 @@ __all__ = [
     "entropy",
     "generator",
     "get",
+    "linear_cross_entropy",
+    "linear_divergence",
+    "linear_divergence_sharded",
+    "linear_mixture",
+    "linear_topk",
+    "linear_topk_renormalized",
     "names",
     "renyi",
     "topk",

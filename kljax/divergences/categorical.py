@@ -14,19 +14,22 @@ import jax.numpy as jnp
 
 from kljax.fdivergence import FDivergence
 from kljax.generators import Alpha, get, names
-from kljax.kernels import logits as kernel
+from kljax.kernels.blocks import by_rows
+from kljax.kernels.logits import row_divergence
+from kljax.kernels.normalized import log_probabilities, masked, reference
+from kljax.kernels.rows import with_tail
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 
 def _floating(name: str, x: ArrayLike) -> Array:
-    """`x` as an array of at least float32; integers and complex numbers raise."""
+    """`x` as an array; integers and complex numbers raise."""
     array = jnp.asarray(x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
             f"{name} must hold floating-point logits, got {array.dtype} "
             f"of shape {array.shape}"
         )
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array
 
 
 def _on_last_axis(name: str, x: ArrayLike, axis: int) -> Array:
@@ -70,7 +73,7 @@ def _check_temperature(temperature: ArrayLike) -> None:
 def _pair(
     p_logits: ArrayLike, q_logits: ArrayLike, axis: int, pad_vocab: bool
 ) -> tuple[Array, Array]:
-    """Both sides with the outcome axis last, one shape and one dtype."""
+    """Both sides with the outcome axis last and of one shape."""
     p = _on_last_axis("p_logits", p_logits, axis)
     q = _on_last_axis("q_logits", q_logits, axis)
     short = p.shape[-1] - q.shape[-1]
@@ -92,20 +95,42 @@ def _pair(
             f"p_logits {p.shape} and q_logits {q.shape} do not broadcast "
             "(outcome axis last)"
         ) from None
-    dtype = jnp.promote_types(p.dtype, q.dtype)
-    return jnp.broadcast_to(p, shape).astype(dtype), jnp.broadcast_to(q, shape).astype(
-        dtype
-    )
+    return jnp.broadcast_to(p, shape), jnp.broadcast_to(q, shape)
 
 
 @partial(jax.jit, inline=True)
 def _rows(divergence, p, q, temperature, where) -> Array:
-    if where is not None:
-        p, q = jnp.where(where, p, -jnp.inf), jnp.where(where, q, -jnp.inf)
-    a, b = kernel.reference(p, q)
-    # After the shift, so that a large common offset costs no digits.
-    scale = jnp.asarray(temperature, a.dtype)
-    return kernel.row_divergence(divergence, a / scale, b / scale)
+    if temperature is None:
+        return row_divergence(divergence, p, q, where)
+    scale = jnp.asarray(temperature, jnp.promote_types(p.dtype, jnp.float32))
+    if scale.ndim == 0:
+        return row_divergence(divergence, p, q, where, 1 / scale)
+    a, b = reference(*masked(p, q, where))
+    return row_divergence(divergence, a / scale, b / scale)
+
+
+def _not_one(temperature: ArrayLike) -> ArrayLike | None:
+    """`None` for the number 1, which then costs nothing."""
+    return (
+        None
+        if isinstance(temperature, int | float) and temperature == 1
+        else temperature
+    )
+
+
+def _by_rows(function: Callable[..., Array], p, q, temperature, where, *more) -> Array:
+    """`function` of both sides, referenced and at their temperature, block by block."""
+
+    def referenced(rows):
+        p, q, where, *more = rows
+        # After the shift, so that a large common offset costs no digits.
+        a, b = reference(*masked(p, q, where))
+        return function(a / temperature, b / temperature, *more)
+
+    rows = p, q, where, *more
+    if jnp.ndim(temperature):
+        return referenced(rows)
+    return by_rows(referenced, rows, p.ndim - 1)
 
 
 def divergence(
@@ -154,7 +179,7 @@ def divergence(
     objective = get(divergence, **parameters)
     _check_temperature(temperature)
     p, q = _pair(p_logits, q_logits, axis, pad_vocab)
-    return _rows(objective, p, q, temperature, _mask(where, axis, p))
+    return _rows(objective, p, q, _not_one(temperature), _mask(where, axis, p))
 
 
 def _wrapper(name: str) -> Callable[..., Array]:
@@ -212,14 +237,21 @@ def renyi(
         raise ValueError(f"alpha must be positive, got {alpha}")
     _check_temperature(temperature)
     p, q = _pair(p_logits, q_logits, axis, pad_vocab)
-    return _renyi(p, q, jnp.asarray(alpha, p.dtype), temperature, _mask(where, axis, p))
+    alpha = jnp.asarray(alpha, jnp.promote_types(p.dtype, jnp.float32))
+    mask = _mask(where, axis, p)
+    return _renyi(p, q, alpha, temperature, mask)
 
 
 @jax.jit
 def _renyi(p, q, alpha, temperature, where):
+    amari = _rows(Alpha(alpha), p, q, temperature, where)
+    function = partial(_renyi_rows, alpha)
+    return _by_rows(function, p, q, temperature, where, amari)
+
+
+def _renyi_rows(alpha, a, b, amari):
     # log E = log1p(α(α−1) D_α) keeps the digits of small values; a plain
     # log-sum-exp those of large ones.
-    amari = _rows(Alpha(alpha), p, q, temperature, where)
     x = alpha * (alpha - 1) * amari
     small = jnp.abs(x) < 0.5
     near = jnp.where(small, x, 0)
@@ -228,10 +260,7 @@ def _renyi(p, q, alpha, temperature, where):
         1 - near / 2,
         jnp.log1p(near) / jnp.where(near == 0, 1, near),
     )
-    if where is not None:
-        p, q = jnp.where(where, p, -jnp.inf), jnp.where(where, q, -jnp.inf)
-    a, b = kernel.reference(p, q)
-    rows = kernel.log_probabilities(a / temperature, b / temperature)
+    rows = log_probabilities(a, b)
     p_zero, q_zero = rows.log_p == -jnp.inf, rows.log_q == -jnp.inf
     joint = ~p_zero & ~q_zero
     power = alpha * jnp.where(joint, rows.log_p, 0) + (1 - alpha) * jnp.where(
@@ -282,11 +311,11 @@ def cauchy_schwarz(
 
 @jax.jit
 def _cauchy_schwarz(p, q, temperature, where):
-    if where is not None:
-        p, q = jnp.where(where, p, -jnp.inf), jnp.where(where, q, -jnp.inf)
-    a, b = kernel.reference(p, q)
-    a, b = a / temperature, b / temperature
-    rows = kernel.log_probabilities(a, b)
+    return _by_rows(_cauchy_schwarz_rows, p, q, temperature, where)
+
+
+def _cauchy_schwarz_rows(a, b):
+    rows = log_probabilities(a, b)
     joint = (a > -jnp.inf) & (b > -jnp.inf)
     none = rows.empty | ~jnp.any(joint, axis=-1)
     # With weights p²/Σp² the value is log(1 + Var(q/p)/E(q/p)²): nothing cancels.
@@ -373,10 +402,11 @@ def cross_entropy(
 
 @jax.jit
 def _cross_entropy(p, q, temperature, where):
-    if where is not None:
-        p, q = jnp.where(where, p, -jnp.inf), jnp.where(where, q, -jnp.inf)
-    a, b = kernel.reference(p, q)
-    rows = kernel.log_probabilities(a / temperature, b / temperature)
+    return _by_rows(_cross_entropy_rows, p, q, temperature, where)
+
+
+def _cross_entropy_rows(a, b):
+    rows = log_probabilities(a, b)
     p_zero, q_zero = rows.log_p == -jnp.inf, rows.log_q == -jnp.inf
     mass = jnp.exp(rows.log_p)
     terms = -mass * jnp.where(p_zero | q_zero, 0, rows.log_q)
@@ -422,6 +452,7 @@ def topk(
     """
     objective = get(divergence, **parameters)
     log_p, q = _floating("log_p_topk", log_p_topk), _floating("q_logits", q_logits)
+    log_p, q = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (log_p, q))
     index = jnp.asarray(ids)
     if not jnp.issubdtype(index.dtype, jnp.integer):
         raise TypeError(f"ids must be integers, got {index.dtype}")
@@ -437,14 +468,5 @@ def topk(
 
 @jax.jit
 def _topk(divergence, log_p, ids, q):
-    listed = jax.nn.logsumexp(log_p, axis=-1, keepdims=True)
-    # A tail at the level of rounding is none.
-    room = listed < -8 * jnp.finfo(log_p.dtype).eps
-    tail = jnp.where(room, jnp.log(-jnp.expm1(jnp.where(room, listed, -1))), -jnp.inf)
-    picked = jnp.take_along_axis(q, ids, axis=-1)
-    others = jnp.put_along_axis(q, ids, -jnp.inf, axis=-1, inplace=False)
-    none = jnp.all(others == -jnp.inf, axis=-1, keepdims=True)
-    rest = jax.nn.logsumexp(jnp.where(none, 0, others), axis=-1, keepdims=True)
-    p_side = jnp.concatenate([log_p, tail], axis=-1)
-    q_side = jnp.concatenate([picked, jnp.where(none, -jnp.inf, rest)], axis=-1)
-    return _rows(divergence, p_side, q_side, 1.0, None)
+    p_side, q_side = with_tail(log_p, ids, q)
+    return _rows(divergence, p_side, q_side, None, None)

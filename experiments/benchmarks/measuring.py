@@ -1,0 +1,132 @@
+"""Time, memory and floors, all taken in one process.
+
+On a CPU the time is that of the process, over all cores: the wall clock of a shared
+machine says little. Repetitions of the things compared are interleaved and the least is
+kept. On an accelerator a chain of calls is timed by the wall clock, the median is kept.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+__all__ = [
+    "Contender",
+    "Floors",
+    "Group",
+    "compiled",
+    "floors",
+    "seconds",
+    "temporary_bytes",
+]
+
+_CHAIN = 20
+"""Calls between two looks at the clock, on an accelerator."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One of the things compared."""
+
+    name: str
+    function: Callable[..., Any] | None
+    """Called with the group's arguments; `None` if what it needs is not installed."""
+    compiled: bool = True
+    """Whether JAX compiles it; other libraries come as they are to be called."""
+    error: Callable[[], Mapping[str, float]] | None = None
+    """Relative errors against float64, by what was looked at."""
+    arguments: Sequence[Any] | None = None
+    """Its own form of the group's arguments."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """What is compared at one size."""
+
+    title: str
+    sizes: Mapping[str, Any]
+    arguments: Callable[[], Sequence[Any]]
+    """Makes the arguments; shapes alone are asked for where nothing is run."""
+    contenders: Sequence[Contender]
+    floor: Callable[["Floors"], float]
+    """Least seconds that the machine's rates allow."""
+    timed: bool = True
+    """Whether to run it, or only to compile and look at the memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Floors:
+    """Rates of this machine, measured in this process."""
+
+    copy: float
+    """Bytes a second, read and written."""
+    gemm: float
+    """Float32 operations a second of a matrix product."""
+    exp: float
+    """Exponentials a second."""
+
+
+def on_cpu() -> bool:
+    """Whether times are process CPU times."""
+    return jax.default_backend() == "cpu"
+
+
+def _once(call: Callable[[], Any]) -> float:
+    if on_cpu():
+        start = time.process_time()
+        jax.block_until_ready(call())
+        return time.process_time() - start
+    start = time.perf_counter()
+    out = [call() for _ in range(_CHAIN)][-1]
+    jax.block_until_ready(out)
+    return (time.perf_counter() - start) / _CHAIN
+
+
+def seconds(
+    calls: Mapping[str, Callable[[], Any]], repetitions: int
+) -> dict[str, float]:
+    """Seconds of each call: interleaved, warmed up, compile time not counted."""
+    for call in calls.values():
+        jax.block_until_ready(call())
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repetitions):
+        for name, call in calls.items():
+            # What the one before gave back to the system is not charged to this one.
+            jax.block_until_ready(call())
+            taken[name].append(_once(call))
+    keep = min if on_cpu() else statistics.median
+    return {name: keep(times) for name, times in taken.items()}
+
+
+def compiled(function: Callable[..., Any], shapes: Sequence[Any]) -> Any:
+    """The program for arguments of these shapes; nothing is run."""
+    return jax.jit(function).lower(*shapes).compile()
+
+
+def temporary_bytes(program: Any) -> int:
+    """What a compiled program needs beside its arguments and results."""
+    return int(program.memory_analysis().temp_size_in_bytes)
+
+
+def floors(repetitions: int = 5, *, small: bool = False) -> Floors:
+    """Rates of a copy, a matrix product and an exponential."""
+    items, side = (2**20, 256) if small else (2**24, 1024)
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (items,))
+    a = jax.random.normal(key, (side, side))
+    copy, product = jax.jit(lambda x: x + 1), jax.jit(jnp.matmul)
+    # Summed, so that writing is not what is timed.
+    exp = jax.jit(lambda x: jnp.sum(jnp.exp(x.reshape(-1, 2**10)), axis=-1))
+    taken = seconds(
+        {"copy": lambda: copy(x), "gemm": lambda: product(a, a), "exp": lambda: exp(x)},
+        repetitions,
+    )
+    return Floors(
+        copy=8 * items / taken["copy"],
+        gemm=2 * side**3 / taken["gemm"],
+        exp=items / taken["exp"],
+    )

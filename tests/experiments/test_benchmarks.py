@@ -1,0 +1,38 @@
+"""`bench`: a small run in process, and a command line that is not understood."""
+
+import json
+
+import pytest
+
+from experiments.benchmarks import recording
+from experiments.cli import main
+
+
+def test_a_small_run_is_stored_printed_and_drawn(tmp_path, capsys):
+    words = ["bench", "logits", "--preset", "smoke", "--repetitions", "1"]
+    assert main([*words, "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "forward_kl value+grad, N=64 V=256" in out and "GFLOP/s" in out
+    lines = (tmp_path / "benchmarks.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert {r["contender"] for r in rows} >= {"kljax", "optax", "GKD formula"}
+    for row in rows:
+        assert row["benchmark"] == "logits" and row["versions"]["jax"]
+        assert row["seconds"] > 0 and row["floor_seconds"] > 0
+    errors = next(r["errors"] for r in rows if r["contender"] == "kljax")
+    assert errors and max(errors.values()) < 1e-4
+    pictures = {path.name for path in (tmp_path / "benchmarks").iterdir()}
+    assert "logits-forward_kl_valueandgrad-N.png" in pictures
+
+
+def test_names_are_looked_up(capsys):
+    assert "logits" in recording.names()
+    assert main(["bench", "logitz"]) == 2
+    assert "nearest: logits" in capsys.readouterr().err
+    assert main(["bench", "logits", "--preset", "cpux"]) == 2
+    assert "known: smoke, cpu, gpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--repetitions", "0"], ["--nope"]])
+def test_options_are_checked(words):
+    assert main(["bench", "logits", *words]) == 2
