@@ -176,9 +176,11 @@ def groups(preset: str) -> Iterator[Group]:
                 items = rows * width
 
                 def floor(rates: Floors, items=items, reads=reads, writes=writes):
-                    # Two exponentials an element each way, or the bytes.
-                    moved = (reads + writes) * items * dtype.itemsize
-                    return max(moved / rates.copy, reads * items / rates.exp)
+                    # Both sides read, and two exponentials an element, each way; on
+                    # an accelerator the exponentials hide behind the bytes.
+                    size = items * dtype.itemsize
+                    moved = reads * size / rates.read + writes * size / rates.write
+                    return max(moved, reads * items / rates.exp)
 
                 compared = []
                 for who, function in functions.items():

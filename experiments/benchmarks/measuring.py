@@ -6,6 +6,7 @@ kept. On an accelerator a chain of calls is timed by the wall clock, the median 
 """
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +65,10 @@ class Floors:
 
     copy: float
     """Bytes a second, read and written."""
+    read: float
+    """Bytes a second, read alone."""
+    write: float
+    """Bytes a second, written to memory that is new, as a result's is."""
     gemm: float
     """Float32 operations a second of a matrix product."""
     exp: float
@@ -113,20 +118,31 @@ def temporary_bytes(program: Any) -> int:
 
 
 def floors(repetitions: int = 5, *, small: bool = False) -> Floors:
-    """Rates of a copy, a matrix product and an exponential."""
+    """Rates of a copy, a matrix product, an exponential."""
     items, side = (2**20, 256) if small else (2**24, 1024)
-    key = jax.random.key(0)
-    x = jax.random.normal(key, (items,))
-    a = jax.random.normal(key, (side, side))
-    copy, product = jax.jit(lambda x: x + 1), jax.jit(jnp.matmul)
-    # Summed, so that writing is not what is timed.
-    exp = jax.jit(lambda x: jnp.sum(jnp.exp(x.reshape(-1, 2**10)), axis=-1))
-    taken = seconds(
-        {"copy": lambda: copy(x), "gemm": lambda: product(a, a), "exp": lambda: exp(x)},
-        repetitions,
-    )
+    x = jax.random.normal(jax.random.key(0), (items,))
+    a = jax.random.normal(jax.random.key(1), (side, side))
+    block, rounds = x[: 2**16], jnp.arange(items / 2**16)
+    programs: dict[str, tuple[Callable[..., Any], Any]] = {
+        "copy": (lambda x: x + 1, x),
+        "gemm": (lambda a: a @ a, a),
+        "read": (lambda x: jnp.sum(x.reshape(64, -1), axis=-1), x),
+        "write": (lambda s: jnp.broadcast_to(s, (items,)), rounds[0]),
+        # Of a block that stays in the cache, so that reading is not what is timed.
+        "exp": (
+            lambda r: jax.lax.map(lambda s: jnp.sum(jnp.exp(block + s)), r),
+            rounds,
+        ),
+    }
+    calls = {
+        name: functools.partial(jax.jit(function), argument)
+        for name, (function, argument) in programs.items()
+    }
+    taken = seconds(calls, repetitions)
     return Floors(
         copy=8 * items / taken["copy"],
+        read=4 * items / taken["read"],
+        write=4 * items / taken["write"],
         gemm=2 * side**3 / taken["gemm"],
         exp=items / taken["exp"],
     )

@@ -86,6 +86,8 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
         "clock": "process CPU time" if measuring.on_cpu() else "wall",
         "repetitions": repetitions,
         "copy_gb_per_s": rates.copy / 1e9,
+        "read_gb_per_s": rates.read / 1e9,
+        "write_gb_per_s": rates.write / 1e9,
         "gemm_gflop_per_s": rates.gemm / 1e9,
         "exp_g_per_s": rates.exp / 1e9,
     }
@@ -135,7 +137,8 @@ def _number(x: float | None, scale: float, digits: str = ".3g") -> str:
 def _show(rows: Sequence[dict]) -> None:
     print(f"device {rows[0]['device']}, {rows[0]['processor']}, {rows[0]['clock']}")
     print(
-        f"copy {rows[0]['copy_gb_per_s']:.1f} GB/s, GEMM "
+        f"copy {rows[0]['copy_gb_per_s']:.1f} GB/s, read "
+        f"{rows[0]['read_gb_per_s']:.1f}, write {rows[0]['write_gb_per_s']:.1f}, GEMM "
         f"{rows[0]['gemm_gflop_per_s']:.0f} GFLOP/s, "
         f"exp {rows[0]['exp_g_per_s']:.2f} G/s"
     )
