@@ -76,6 +76,7 @@ def number(
 
 
 def positive(key: str, argument: str, value: ArrayLike) -> Operands:
+    """A positive number, or a traced one, as an operand of the kernel."""
     if isinstance(value, int | float) and not value > 0:
         raise ValueError(f"{argument} must be positive, got {value}")
     return scalar(key, argument, value)
@@ -146,6 +147,7 @@ def labels(
 
 
 def token_weights(weights: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Weights of the tokens, broadcast to their shape; complex ones raise."""
     array = jnp.asarray(weights)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"weights must be real, got {array.dtype}")

@@ -134,6 +134,7 @@ def _sides(operands: dict[str, Array]) -> tuple[str, ...]:
 
 
 def products(operands: dict[str, Array]) -> dict[str, Array]:
+    """Hidden states times head, in float32, of each side that has a head."""
     return {
         s: dot(operands[f"{s}_hidden"], operands[f"{s}_head"], 1, 0)
         for s in _sides(operands)
