@@ -268,6 +268,7 @@ def run(
         f"{name}/s{seed}/{key}": value
         for (name, seed), row in scores.items()
         for key, value in row.items()
+        if not key.endswith("_seconds")  # in the table of costs
     } | {
         f"{name}/{key}": value
         for name, row in controls.items()

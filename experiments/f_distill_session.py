@@ -74,7 +74,6 @@ class Session:
         }
         self.run = RunFolder(folder, mathematics(config) | chosen)
         self.seeds = range(config.seed, config.seed + config.seeds)
-        self.stages: list[str] = []
 
     def __enter__(self) -> "Session":
         return self
@@ -86,8 +85,6 @@ class Session:
 
     def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The stage's result: stored, or worked out, timed and then stored."""
-        if name not in self.stages:
-            self.stages.append(name)
         found = self.run.stage_result(name)
         if found is None:
             wall, cpu = time.perf_counter(), time.process_time()
@@ -101,7 +98,13 @@ class Session:
 
     def costs(self) -> dict[str, tuple[float, float]]:
         """CPU and wall seconds by stage; of a resumed one, since it was resumed."""
-        found = {name: self.run.stage_result(name) for name in self.stages}
+        names = ["classifier"]
+        for seed in self.seeds:
+            labels = [f"{s.replace('/', '-')}-s{seed}" for s in self.config.students]
+            names += [f"teacher-s{seed}", f"score-teacher-s{seed}", f"students-s{seed}"]
+            for label in labels:
+                names += [f"student-{label}", f"score-{label}"]
+        found = {name: self.run.stage_result(name) for name in (*names, "controls")}
         return {
             name: (result["cpu_seconds"], result["wall_seconds"])
             for name, result in found.items()
@@ -330,7 +333,7 @@ class Session:
             for b in np.unique(found["bin"])
             if (rows := np.flatnonzero(found["bin"] == b)).size > 20
         ]
-        return {
+        numbers = {
             "gap_correlation": rank_correlation(found["weight"], found["gap"]),
             "gap_correlation_within": float(np.mean(inside)),
             "score_gap_correlation": rank_correlation(
@@ -340,6 +343,8 @@ class Session:
                 found["weight"].mean() ** 2 / np.mean(found["weight"] ** 2)
             ),
         }
+        # Reverse KL weighs everything alike: no correlation to speak of.
+        return {k: v for k, v in numbers.items() if math.isfinite(v)}
 
     @functools.cached_property
     def gap_probe(self) -> Any:

@@ -324,7 +324,10 @@ def _gan(scores: Scores) -> Verdict:
 
 
 def _gap(scores: Scores) -> Verdict:
-    pairs = [p for p in students(scores) if p[0] in ("jensen_shannon", "forward_kl")]
+    named = ("jensen_shannon", "forward_kl")
+    pairs = [
+        p for p in students(scores) if p[0] in named and "gap_correlation" in scores[p]
+    ]
     if not pairs:
         return _missing("needs jensen_shannon or forward_kl")
 
@@ -347,3 +350,4 @@ def _gap(scores: Scores) -> Verdict:
         "the gap is mostly the fake score's own error; of the scores, that is of the "
         f"gap over sigma^2: {'; '.join(scaled)}",
     )
+
