@@ -1,8 +1,8 @@
-"""EDM: preconditioning, loss weight, noise levels, Heun sampler, guidance.
+"""EDM: preconditioning, loss weight, noise levels, Heun sampler.
 
 References: Karras et al. 2022, "Elucidating the design space of diffusion-based
-generative models" (table 1, equations 5, 7 and 8, algorithm 1); Ho and Salimans 2022
-for classifier-free guidance.
+generative models" (table 1, equations 5, 7 and 8, algorithm 1). Guidance is
+`kljax.objectives.diffusion.guide`.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.typing import Array, ArrayLike, Float, Int
+from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [
     "Coefficients",
     "coefficients",
     "edm_loss_weight",
     "evaluations",
-    "guide",
     "heun_sampler",
     "karras_sigmas",
     "precondition",
@@ -225,44 +224,3 @@ def heun_sampler(
 
     x, _ = jax.lax.scan(step, sigmas[0] * z, (sigmas[:-1], sigmas[1:]))
     return denoise(x, sigmas[-1])
-
-
-def guide(
-    denoise: Callable[[Array, ArrayLike, Array | None], Array],
-    x: Float[Array, "b *event"],
-    sigma: ArrayLike,
-    class_ids: Int[Array, " b"] | None,
-    *,
-    guidance: ArrayLike = 1.0,
-) -> Float[Array, "b *event"]:
-    """Classifier-free guidance of a conditional denoiser.
-
-    `D_c + (g - 1) (D_c - D_null)`; 1 leaves the denoiser as it is.
-
-    Args:
-      denoise: `denoise(x, sigma, class_ids)`, where None asks for no class.
-      x: noisy examples.
-      sigma: noise level, scalar or `[b]`.
-      class_ids: the classes, or None: then there is nothing to guide towards.
-      guidance: g, at least 0; a Python 1.0 saves the second evaluation.
-
-    Returns:
-      The guided denoised examples, shaped like `x`.
-
-    Raises:
-      ValueError: a guidance that is not 1 without classes, or a negative one.
-
-    Example:
-      >>> f = lambda x, s, c: x if c is None else 2 * x
-      >>> guide(f, jnp.ones((1, 1)), 1.0, jnp.zeros(1, int), guidance=3.0)
-      Array([[4.]], dtype=float32)
-    """
-    if isinstance(guidance, int | float):
-        if guidance < 0:
-            raise ValueError(f"guidance is {guidance}; it must be at least 0")
-        if guidance == 1:
-            return denoise(x, sigma, class_ids)
-    if class_ids is None:
-        raise ValueError("guidance is not 1 but class_ids is None: nothing to guide to")
-    conditional = denoise(x, sigma, class_ids)
-    return conditional + (guidance - 1.0) * (conditional - denoise(x, sigma, None))

@@ -111,21 +111,6 @@ def test_sampler_compiles_once_and_counts_its_evaluations():
     assert edm.evaluations(18) == in_loop * 17 + 1 == 35
 
 
-def test_guidance():
-    """g = 1 is the conditional denoiser, 0 the null one, others extrapolate."""
-    x = jnp.arange(6.0).reshape(2, 3)
-    ids = jnp.array([0, 1])
-
-    def denoise(x, sigma, ids):
-        return x * sigma if ids is None else x + ids[:, None]
-
-    conditional, null = denoise(x, 2.0, ids), denoise(x, 2.0, None)
-    for g in (0.0, 1.0, jnp.asarray(1.0), 2.5):
-        out = edm.guide(denoise, x, 2.0, ids, guidance=g)
-        reference = np.asarray(null) * (1 - g) + np.asarray(conditional) * g
-        np.testing.assert_allclose(out, reference, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -137,18 +122,6 @@ def test_guidance():
                 lambda x, c: x, jnp.ones((2, 3)), jnp.ones(3), sigma_data=1.0
             ),
             r"sigma has shape \(3,\)",
-        ),
-        (
-            lambda: edm.guide(
-                lambda x, s, c: x, jnp.ones((1, 1)), 1.0, None, guidance=2.0
-            ),
-            "class_ids is None",
-        ),
-        (
-            lambda: edm.guide(
-                lambda x, s, c: x, jnp.ones((1, 1)), 1.0, None, guidance=-1.0
-            ),
-            "guidance is -1.0",
         ),
     ],
 )
