@@ -283,6 +283,7 @@ def unlabelled(tmp_path):
     return tmp_path / "mine.npz"
 
 
+@pytest.mark.slow
 def test_images_of_ones_own(unlabelled, tmp_path):
     """Colored images without labels by path; resumed stage by stage; refused when
     other images lie behind the same path."""

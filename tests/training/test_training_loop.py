@@ -187,7 +187,15 @@ def test_a_second_signal_does_not_wait(tmp_path):
         fit(step, state, batches, steps=3, run=run)
 
 
-def test_a_late_signal_is_delivered_after_all(tmp_path):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a job in the background starts with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_late_signal_is_delivered_after_all(tmp_path, ctrl_c):
     step, state = scalar_game()
     with RunFolder(tmp_path, {}) as run:
         fit(step, state, lambda n: {}, steps=1, run=run)
