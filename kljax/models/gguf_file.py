@@ -1,4 +1,4 @@
-"""GGUF files: their metadata, and their tensors as `kljax.models.tensor_files` has them.
+"""GGUF files: their metadata, and where their tensors lie.
 
 The `gguf` package parses the head and turns quantised blocks into numbers. Its reader
 maps the file, so it is let go before the first tensor is read.
@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from kljax.errors import CheckpointError
+from kljax.models.configuration import TransformerConfig
+from kljax.models.rope import Rope
 from kljax.models.tensor_files import Stored, truncated
 
-__all__ = ["GgufFile", "open_gguf"]
+__all__ = ["GgufFile", "open_gguf", "read_gguf_config"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,66 @@ def open_gguf(file: pathlib.Path) -> GgufFile:
         if stored.end > size:
             raise truncated(file, stored)
     return GgufFile(file, metadata, tensors)
+
+
+def read_gguf_config(file: GgufFile) -> TransformerConfig:
+    """The configuration that a GGUF file's metadata describes.
+
+    Raises:
+      CheckpointError: another architecture than llama, a key missing, or a rope scaling
+        other than linear.
+    """
+    architecture = file.get("general.architecture")
+    if architecture != "llama":
+        raise CheckpointError(
+            f"{file.file}: general.architecture is {architecture!r}; expected 'llama'. "
+            "Remedy: use the model's safetensors."
+        )
+
+    def of(key: str, default: Any = None) -> Any:
+        return file.get(f"llama.{key}", default)
+
+    heads, width = of("attention.head_count"), of("embedding_length")
+    scaling = of("rope.scaling.type", "none")
+    if scaling not in ("none", "linear"):
+        raise CheckpointError(
+            f"{file.file}: llama.rope.scaling.type is {scaling!r}; expected none or "
+            "linear. Remedy: use the model's safetensors."
+        )
+    head_dim = of("attention.key_length", width // heads)
+    if of("rope.dimension_count", head_dim) != head_dim:
+        raise CheckpointError(
+            f"{file.file}: llama.rope.dimension_count is not the head's {head_dim}; "
+            "a rotation of part of a head is not supported."
+        )
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise CheckpointError(
+            f"{file.file}: no tensor token_embd.weight. Remedy: download it again."
+        )
+    base = _shortest(of("rope.freq_base", 1e4))
+    rope = Rope(base=base)
+    if scaling == "linear":
+        factor = _shortest(of("rope.scaling.factor", 1.0))
+        rope = Rope(base=base, scaling="linear", factor=factor)
+    return TransformerConfig(
+        vocab_size=embedding.shape[0],
+        width=width,
+        depth=of("block_count"),
+        heads=heads,
+        kv_heads=of("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        hidden=of("feed_forward_length"),
+        max_length=of("context_length"),
+        norm_eps=_shortest(of("attention.layer_norm_rms_epsilon")),
+        rope=rope,
+        tied="output.weight" not in file.tensors,
+    )
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal that is this float32: 1e-5, not 9.99999975e-6."""
+    return float(str(np.float32(value)))
 
 
 def _described(file: pathlib.Path, tensor: Any) -> Stored:

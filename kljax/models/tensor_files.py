@@ -254,9 +254,7 @@ def write_safetensors(
         part.unlink(missing_ok=True)
 
 
-def shards(
-    sizes: Mapping[str, int], limit: int
-) -> Sequence[tuple[str, Sequence[str]]]:
+def shards(sizes: Mapping[str, int], limit: int) -> Sequence[tuple[str, Sequence[str]]]:
     """Names of the files and of the tensors in each, in order, up to `limit` bytes.
 
     Example:
