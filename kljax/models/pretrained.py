@@ -84,7 +84,7 @@ def from_pretrained(
       ValueError: no such folder, file or name.
 
     Example:
-      >>> import tempfile
+      >>> import tempfile, jax
       >>> config = TransformerConfig(vocab_size=97, width=32, depth=2, heads=4)
       >>> apply, initial = transformer(config)
       >>> with tempfile.TemporaryDirectory() as folder:
