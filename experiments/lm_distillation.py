@@ -61,12 +61,14 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        methods=(TEXT, "forward_kl", "jensen_shannon/on_policy"),
+        methods=(TEXT, "jensen_shannon/on_policy"),
         data=DataConfig(
             packages=("numpy",), files=40, tokens=4096, held_out=512, length=32
         ),
-        teacher=TeacherConfig(source=None, width=32, depth=2, steps=40, batch=16),
-        student=StudentConfig(layers=(), width=32, depth=1, hidden=64, steps=12),
+        teacher=TeacherConfig(source=None, width=32, depth=1, steps=120, batch=16),
+        student=StudentConfig(
+            layers=(), width=32, depth=1, hidden=64, steps=30, learning_rate=1e-2
+        ),
         evaluations=3,
         shown=8,
         decide=False,

@@ -109,7 +109,8 @@ def reliability(folder: pathlib.Path, evidence: Evidence) -> Figure:
         axis.plot(
             found["curve/confidence"],
             found["curve/accuracy"],
-            "o-" if label != "teacher" else "k:",
+            marker="o",
+            ls=":" if label == "teacher" else "-",
             c=color,
             ms=3,
             label=f"{label} (ECE {found['ece']:.3f})",

@@ -21,8 +21,8 @@ def test_a_calibrated_model_has_none_and_an_overconfident_one_its_excess():
     random = np.random.default_rng(0)
     p = random.uniform(0.2, 0.9, size=(400, 500))
     hit = random.uniform(size=p.shape) < p
-    assert calibration_error(p, hit) < 0.003
-    assert calibration_error(p + 0.1, hit) == pytest.approx(0.1, abs=0.003)
+    assert calibration_error(p, hit) < 0.006
+    assert calibration_error(p + 0.1, hit) == pytest.approx(0.1, abs=0.006)
 
 
 def test_bad_arguments_are_named():
