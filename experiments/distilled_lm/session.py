@@ -319,14 +319,20 @@ class Session:
     def facts(self) -> dict[str, Any]:
         """What was run: text, models, seconds."""
         corpus = self.corpus
-        student = jax.eval_shape(self.student.initial, jax.random.key(0))
-        return {
+
+        def work() -> dict[str, Any]:
+            student = jax.eval_shape(self.student.initial, jax.random.key(0))
+            return {
+                "teacher/parameters": parameter_count(self.teacher.params),
+                "student/parameters": parameter_count(student),
+            }
+
+        sizes = {k: v for k, v in self.stage("sizes", work).items() if "/" in k}
+        return sizes | {
             "text/sha256": corpus.sha256,
             "text/train_windows": len(corpus.train),
             "text/held_out_windows": len(corpus.held_out),
             "text/vocabulary": len(corpus.ids),
             "text/characters_per_token": corpus.characters,
-            "teacher/parameters": parameter_count(self.teacher.params),
-            "student/parameters": parameter_count(student),
             "seconds": {k: list(v) for k, v in self.costs().items()},
         }

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.distilled_lm.teachers import Teacher, adam
-from kljax.models.cache import init_cache
+from kljax.decoding import generate
 from kljax.models.transformer import TransformerConfig, transformer
 from kljax.objectives.distillation import (
     Hidden,
@@ -115,7 +115,10 @@ class Student:
             found = {}
             if method.on_policy:
                 batch, found = mixed_batch(
-                    key, batch, self.writer(params, frozen), fraction=config.fraction
+                    key,
+                    batch,
+                    self.writer(jax.lax.stop_gradient(params), frozen),
+                    fraction=config.fraction,
                 )
             student = self.side(params, batch["tokens"])
             options: dict[str, Any] = {"weights": batch["token_weights"]}
@@ -152,7 +155,9 @@ class Student:
             tokens = batch["tokens"]
             length = tokens.shape[1]
             prompt = length // 2
-            written = self.continued(key, params, tokens[:, :prompt], length - prompt)
+            options = {"max_new_tokens": length - prompt, "key": key}
+            made = generate(self.apply, params, tokens[:, :prompt], **options).tokens
+            written = jnp.concatenate([tokens[:, :prompt], made], axis=1)
             labels, weights = next_token(
                 written, jnp.broadcast_to(jnp.arange(length) >= prompt, written.shape)
             )
@@ -165,20 +170,3 @@ class Student:
             }
 
         return write
-
-    def continued(
-        self, key: Array, params: PyTree, prompt: Int[Array, "b t"], count: int
-    ) -> Int[Array, "b n"]:
-        """The prompt and `count` sampled tokens, at temperature 1."""
-        cache = init_cache(self.sizes, prompt.shape[0], prompt.shape[1] + count)
-        logits, cache = self.apply(params, prompt, cache=cache)
-
-        def one(carry: Any, key: Array) -> tuple[Any, Array]:
-            logits, cache = carry
-            token = jax.random.categorical(key, logits).astype(prompt.dtype)
-            after, cache = self.apply(params, token[:, None], cache=cache)
-            return (after[:, -1], cache), token
-
-        keys = jax.random.split(key, count)
-        _, tokens = jax.lax.scan(one, (logits[:, -1], cache), keys)
-        return jnp.concatenate([prompt, tokens.T], axis=1)

@@ -85,7 +85,8 @@ def mixed_batch(
       key: random key; the sampler's own is derived from it.
       batch: given batch, a pytree of arrays `[b, ...]`.
       sampler: ``sampler(key, batch)`` returns a batch of the same shapes and types:
-        the given prompts, continued by the student.
+        the given prompts, continued by the student. Let it see its parameters through
+        `jax.lax.stop_gradient` where the caller differentiates in them.
       fraction: f in [0, 1], the student's share; may be traced (a schedule). At the
         number 0 the sampler is not called, at 1 it always is.
       per: ``"batch"`` draws once, ``"example"`` once per row.
