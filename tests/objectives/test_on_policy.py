@@ -64,7 +64,8 @@ def test_sampling_is_left_out_where_it_is_not_needed():
     # A traced fraction is a real branch: the batch that is given costs no sampling.
     text = jax.jit(lambda f: mixed_batch(key, BATCH, write, fraction=f)).lower(0.5)
     assert "stablehlo.case" in text.as_text() or "stablehlo.if" in text.as_text()
-    shares = [float(student_turn(k, 0.25)) for k in jax.random.split(key, 200)]
+    turns = jax.jit(jax.vmap(lambda k: student_turn(k, 0.25)))
+    shares = turns(jax.random.split(key, 200))
     assert 0.1 < np.mean(shares) < 0.4
 
 
