@@ -27,7 +27,7 @@ class DataConfig:
     packages: tuple[str, ...] = ("numpy", "scipy", "sklearn")
     files: int | None = None
     """At most so many source files."""
-    tokens: int = 196_608
+    tokens: int = 131_072
     """Training tokens."""
     held_out: int = 16_384
     length: int = 128

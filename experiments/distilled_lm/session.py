@@ -111,22 +111,23 @@ class Session:
         )
 
     def batches(
-        self, size: int, seed: int, states: np.ndarray | None = None
+        self, size: int, order: list[int], states: np.ndarray | None = None
     ) -> Callable[[int], dict[str, np.ndarray]]:
-        """`batch(n)`: windows in an order drawn anew for every pass over the text."""
+        """`batch(n)`: windows in an order drawn anew for every pass over the text.
+
+        `order` seeds it; without `states` the batch is of text alone.
+        """
         windows = self.corpus.train
         size = min(size, len(windows))
         per_pass = len(windows) // size
 
         def batch(n: int) -> dict[str, np.ndarray]:
             turn, place = divmod(n, per_pass)
-            order = np.random.default_rng([seed, turn]).permutation(len(windows))
-            rows = order[place * size : (place + 1) * size]
+            drawn = np.random.default_rng([*order, turn]).permutation(len(windows))
+            rows = drawn[place * size : (place + 1) * size]
             found = {"tokens": windows[rows, :-1], "labels": windows[rows, 1:]}
-            if states is None:
-                return found
-            weights = np.ones(found["labels"].shape, np.float32)
-            return found | {"states": states[rows], "token_weights": weights}
+            found["token_weights"] = np.ones(found["labels"].shape, np.float32)
+            return found if states is None else found | {"states": states[rows]}
 
         return batch
 
@@ -145,7 +146,7 @@ class Session:
         player = text_player("teacher", apply, sizes, optimizer)
         key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
         state = init_state(key, {"teacher": draw(key)}, [player])
-        batches = self.batches(config.batch, self.config.seed)
+        batches = self.batches(config.batch, [self.config.seed, 0])
         state = self.fitted("teacher", player, state, config.steps, batches=batches)
         return Teacher(sizes, apply, state.params["teacher"])
 
@@ -190,12 +191,29 @@ class Session:
     def measure(self) -> Callable[..., dict[str, Array]]:
         return judge(self.student)
 
+    @functools.cache  # noqa: B019 (one session per run)
+    def started(self, seed: int) -> PyTree:
+        """Parameters that all students of a seed begin with."""
+        config = self.config.student
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        params = self.student.initial(key)
+        if not config.text_steps:
+            return params
+        player = self.student.player(Method(TEXT), config.text_steps)
+        state = self.fitted(
+            f"text-s{seed}",
+            player,
+            init_state(jax.random.fold_in(key, 1), {"student": params}, [player]),
+            config.text_steps,
+            batches=self.batches(config.batch, [seed, 1]),
+        )
+        return state.params["student"]
+
     def trained(self, method: str, seed: int) -> TrainState:
         """A student after its budget."""
         parsed, config = self.methods[method], self.config.student
-        player = self.student.player(parsed)
-        key = jax.random.fold_in(jax.random.key(seed), 2)
-        initial = {"student": self.student.initial(key)}
+        player = self.student.player(parsed, config.steps)
+        key = jax.random.fold_in(jax.random.key(seed), 4)
         shown = self.corpus.held_out[: self.config.shown]
         nats = self.nats
 
@@ -207,9 +225,9 @@ class Session:
         return self.fitted(
             f"train-{self.label(method, seed)}",
             player,
-            init_state(jax.random.fold_in(key, 1), initial, [player]),
+            init_state(key, {"student": self.started(seed)}, [player]),
             config.steps,
-            batches=self.batches(config.batch, seed, self.states[0]),
+            batches=self.batches(config.batch, [seed, 2], self.states[0]),
             frozen=self.student.frozen(parsed),
             evaluate=evaluate,
             evaluate_every=max(1, config.steps // self.config.evaluations),
@@ -228,7 +246,9 @@ class Session:
     def score(self, method: str, seed: int) -> dict[str, Any]:
         """All measures of a student on the held-out text (stage `student-...`)."""
         if self.run.stage_result(f"student-{self.label(method, seed)}") is None:
-            _ = self.states  # a stage of its own, not part of this one's time
+            # Stages of their own, not part of this one's time.
+            _ = self.states
+            self.started(seed)
 
         def work() -> dict[str, Any]:
             started = time.perf_counter()
@@ -241,10 +261,10 @@ class Session:
         return self.stage(f"student-{self.label(method, seed)}", work)
 
     def start(self) -> dict[str, Any]:
-        """What the students score before any training (stage `start`)."""
+        """What the students score before distillation (stage `start`)."""
 
         def work() -> dict[str, Any]:
-            params = self.student.initial(jax.random.key(self.config.seed))
+            params = self.started(self.config.seed)
             return scores(self.measure, params, self.held_out, self.corpus.held_out)
 
         return self.stage("start", work)
@@ -269,8 +289,8 @@ class Session:
         """The fused loss against logits of all tokens, on one batch (stage `fused`)."""
 
         def work() -> dict[str, Any]:
-            batch = self.batches(self.config.student.batch, 0, self.states[0])(0)
-            params = self.student.initial(jax.random.key(0))
+            batch = self.batches(self.config.student.batch, [0], self.states[0])(0)
+            params = self.started(self.config.seed)
             side = jax.jit(self.student.side)(params, batch["tokens"])
             found: dict[str, Any] = {}
             values = {}
@@ -282,7 +302,8 @@ class Session:
                     q = side._replace(states=states, head=head)
                     if form == "dense":
                         p, q = (Logits(dense_logits(x)) for x in (p, q))
-                    return distillation_loss(p, q, reduction="mean")[0]
+                    size = self.config.data.length  # one window at a time
+                    return distillation_loss(p, q, reduction="mean", chunk_size=size)[0]
 
                 run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
                 arrays = side.states, side.head, batch["states"], self.teacher.head

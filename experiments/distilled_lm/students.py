@@ -33,7 +33,10 @@ class StudentConfig:
     heads: int = 4
     kv_heads: int = 2
     hidden: int = 768
-    steps: int = 150
+    text_steps: int = 48
+    """Steps on the text alone that all students have behind them when distillation
+    starts: MiniLLM and DistiLLM start from a fine-tuned student, too."""
+    steps: int = 128
     batch: int = 8
     learning_rate: float = 1e-3
     temperature: float = 1.0
@@ -106,8 +109,8 @@ class Student:
         head = params["head"]
         return Hidden(states, head["kernel"], head.get("bias"), self.sizes.soft_cap)
 
-    def player(self, method: Method) -> Player:
-        """The loss of a method: one line of the library's objective."""
+    def player(self, method: Method, steps: int) -> Player:
+        """The loss of a method, and an optimizer for so many steps."""
         config = self.config
 
         def loss(params, *, state, frozen, batch, key):
@@ -139,7 +142,7 @@ class Student:
             per_example = jnp.broadcast_to(mean, batch["labels"].shape[:1])
             return Loss(per_example, metrics | found)
 
-        return Player("student", loss, adam(config.learning_rate, config.steps))
+        return Player("student", loss, adam(config.learning_rate, steps))
 
     def frozen(self, method: Method) -> dict[str, PyTree]:
         """What the loss needs of the teacher; all of it only where it has to read."""

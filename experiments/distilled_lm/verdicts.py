@@ -161,8 +161,8 @@ def _fused(evidence: Evidence) -> Verdict:
     return Verdict(
         f"{found['difference']:.1e}; temporaries {share:.2f} of the dense form's",
         found["difference"] <= 1e-4,
-        note=f"Loss and both gradients of one batch, compiled: {mebibytes[0]:.1f} "
-        f"against {mebibytes[1]:.1f} MiB.",
+        note="Loss and both gradients of one batch, compiled, a window at a time: "
+        f"{mebibytes[0]:.1f} against {mebibytes[1]:.1f} MiB.",
     )
 
 
@@ -215,7 +215,7 @@ def tables(evidence: Evidence, facts: dict[str, Any]) -> tuple[Table, ...]:
     columns = ("student", *(TITLES[m] for m in MEASURES), "perplexity", "ECE")
     rows = [
         _row("teacher", evidence.teacher),
-        _row("students before training", evidence.start),
+        _row("students before distillation", evidence.start),
         *(_method_row(evidence, method) for method in evidence.methods),
     ]
     seconds = [
