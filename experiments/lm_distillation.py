@@ -91,7 +91,7 @@ PRESETS = {
         shown=64,
     ),
     # The papers' kind of pair, by path: a teacher of some billion weights in the folder
-    # `teacher`, text in `corpus`, a student of GPT-2's size. Rates and lengths are ours.
+    # `teacher`, text in `corpus`, a student of GPT-2's size. Our rates and lengths.
     # Stores 2 bytes per token and number of the teacher's width. Never run by us.
     "paper": Config(
         seeds=3,

@@ -32,17 +32,18 @@ def curves(folder: pathlib.Path, evidence: Evidence) -> Figure:
         label = title_of(method) if seed == evidence.seeds[0] else None
         style = "--" if method.endswith("/on_policy") else "-"
         axis.plot(steps, nats, style, c=colors[method], marker="o", ms=3, label=label)
-    level = float(np.mean(evidence.teacher["nats"]))
-    axis.axhline(level, c="black", ls=":", label="teacher, all windows")
+    level = float(np.mean(evidence.teacher["nats"][: evidence.shown]))
+    axis.axhline(level, c="black", ls=":", label="teacher")
     axis.set(xlabel="step", ylabel="held-out nats per token")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
+    axis.set_xlim(left=0)
     figure.savefig(folder / "curves.png", dpi=130)
     plt.close(figure)
     return Figure(
         "curves.png",
-        "Held-out text while the students train, at the same budget of steps, on the "
-        "first windows that are held out; the starting point is not drawn.",
+        f"The first {evidence.shown} held-out windows while the students learn, all from "
+        "one start and with the same budget of steps.",
     )
 
 

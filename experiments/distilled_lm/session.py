@@ -334,7 +334,7 @@ class Session:
             "teacher": self.teacher_scores(),
             "fused": self.fused(),
             "curves": {key: self.curve(*key) for key in rows},
-            "control": TEXT,
+            "shown": self.config.shown,
         }
 
     def facts(self) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Evidence:
         self.seeds = list(dict.fromkeys(seed for _, seed in self.rows))
         self.teacher, self.start = results["teacher"], results["start"]
         self.fused, self.curves = results["fused"], results["curves"]
+        self.shown = results["shown"]
 
     def windows(self, method: str, measure: str) -> Float[np.ndarray, "n"]:
         """A measure per window, mean over the seeds."""

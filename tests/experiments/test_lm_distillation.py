@@ -139,7 +139,7 @@ def evidence(shift):
     teacher = {"nats": [3.0], "entropy": [3.0], "ece": 0.0}
     return verdicts.Evidence(
         {"rows": rows, "teacher": teacher, "start": teacher, "fused": fused,
-         "curves": {}}
+         "curves": {}, "shown": 8}
     )  # fmt: skip
 
 
