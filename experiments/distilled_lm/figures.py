@@ -42,8 +42,8 @@ def curves(folder: pathlib.Path, evidence: Evidence) -> Figure:
     plt.close(figure)
     return Figure(
         "curves.png",
-        f"The first {evidence.shown} held-out windows while the students learn, all from "
-        "one start and with the same budget of steps.",
+        f"The first {evidence.shown} held-out windows while the students learn, all "
+        "from one start and with the same budget of steps.",
     )
 
 
