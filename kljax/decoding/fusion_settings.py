@@ -22,6 +22,7 @@ class Fusion:
 
     Called with the logits of the large model, the base and the experts, in this order,
     each [*b, v], it returns the fused logits and ``{"alpha": [*b, t], "loss": [*b]}``.
+    An entry [*b, n, v] counts as n models, as `kljax.models.lora.adapted` gives them.
     With no expert the large model is its own: z + α (z − s), contrastive decoding. It
     hashes as long as its fields are Python values.
 
@@ -94,14 +95,19 @@ class Fusion:
                 "fusion: expected the logits of the large model, the base and the "
                 f"experts, got {len(logits)} array(s)"
             )
-        z, s, *experts = logits
-        experts = experts or [z]
-        sizes = {x.shape[-1] for x in experts}
-        if len(sizes) > 1:
+        z, *others = (jnp.asarray(x) for x in logits)
+        stacks = [x if x.ndim == z.ndim + 1 else x[..., None, :] for x in others]
+        if len({x.shape[-1] for x in stacks}) > 1:
             if not self.pad_vocab:
                 raise ValueError(differ(logits))
-            experts = [padded(x, max(sizes)) for x in experts]
-        return z, s, jnp.stack(experts, axis=-2)
+            size = max(x.shape[-1] for x in stacks)
+            stacks = [padded(x, size) for x in stacks]
+        small = jnp.concatenate(stacks, axis=-2)
+        if small.shape[-2] == 1:
+            missing = small.shape[-1] - z.shape[-1]
+            own = padded(z, z.shape[-1] + max(missing, 0))
+            return z, small[..., 0, :], own[..., None, :]
+        return z, small[..., 0, :], small[..., 1:, :]
 
 
 PRESETS: dict[str, Fusion] = {
