@@ -310,5 +310,7 @@ def padded(layout: Layout, operands: Operands) -> Operands:
             bias = operands.get(f"{s}_bias")
             bias = jnp.zeros(head.shape[1], jnp.float32) if bias is None else bias
             found[f"{s}_head"] = jnp.pad(head, ((0, 0), (0, short)))
-            found[f"{s}_bias"] = jnp.pad(bias, (0, short), constant_values=-jnp.inf)
+            # No `pad`: partitioned, one by -inf stands in for its tangent's by 0.
+            lacking = jnp.full(short, -jnp.inf, bias.dtype)
+            found[f"{s}_bias"] = jnp.concatenate([bias, lacking])
     return found
