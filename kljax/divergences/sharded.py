@@ -120,8 +120,8 @@ def _rows(mesh, token_axis, vocab_axis, divergence, p, q, where, sharpness):
 
     # The rule of differentiation stands inside, and is a `custom_jvp`: a `custom_vjp`
     # there would have its gradient divided by the size of the vocabulary's axis.
-    def on_device(divergence, p, q, where, sharpness):
-        return row_divergence(divergence, p, q, where, sharpness, vocab_axis)
+    def on_device(divergence: Any, *rows: Any) -> Array:
+        return row_divergence(divergence, *rows, axis=vocab_axis)
 
     values = jax.shard_map(
         on_device,
