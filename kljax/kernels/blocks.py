@@ -48,11 +48,11 @@ def by_rows(function: Callable[[Any], Any], rows: Any, lead: int) -> Any:
         return function(structure.unflatten(arrays))
 
     def join(x: Array) -> Array:
-        if surplus:
-            last, x = x[-1, surplus:], x[:-1]
-        x = x.reshape(-1, *x.shape[2:])
-        x = jnp.concatenate([x, last]) if surplus else x
-        return x.reshape(*shape, *x.shape[1:])
+        tail = x.shape[2:]
+        if not surplus:
+            return x.reshape(*shape, *tail)
+        x = jnp.concatenate([x[:-1].reshape(-1, *tail), x[-1, surplus:]])
+        return x.reshape(*shape, *tail)
 
     def blocked(*arrays):
         flat = [x.reshape(count, *x.shape[lead:]) for x in arrays]
