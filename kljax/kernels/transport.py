@@ -1,12 +1,12 @@
 """Sinkhorn iterations on a cost matrix by scalings that are folded into potentials.
 
-With potentials f and g in units of ε, an iteration in the log domain takes an
-exponential of every pair twice. Here the kernel K = e^{f + g − C/ε} is formed once and
-the iteration goes on with scalings, u = 1/(K(b v)) and v = 1/(Kᵀ(a u)): two products of
-a matrix and a vector. Every ten iterations the scalings are looked at: if they have
-moved far, log u and log v are folded into f and g and the kernel is formed again; if
-they have left what the floating-point type holds, the ten are done over in the log
-domain. The potentials are those of the log domain, up to rounding.
+An iteration in the log domain takes an exponential of every pair twice. Here the kernel
+K = e^{(f + g − C)/ε} is formed once and the iteration goes on with scalings,
+u = 1/(K(b v)) and v = 1/(Kᵀ(a u)): two products of a matrix and a vector. Every ten
+iterations the scalings are looked at: if they have moved far, ε log u and ε log v are
+folded into f and g and the kernel is formed again; if they have left what the
+floating-point type holds, the ten are done over in the log domain. The potentials are
+those of the log domain, up to rounding.
 
 Problems of a batch share a loop. Whether to fold is decided for all of them at once,
 also under `vmap`, so that these decisions stay branches of the program; what is done
@@ -89,47 +89,59 @@ def solve(
       iterations: how many; with a tolerance, how many at most.
       tolerance: Σ|P1 − a| at which a problem stops, looked at every ten iterations.
     """
-    problem = _Problem(a, b, cost, 1 / epsilon)
-    start = jnp.zeros_like(a), jnp.zeros_like(b)
-    first = min(_START, iterations)
-    f, g, error = _log_steps(problem, start, first)
-    active = _active(error, tolerance)
-    state = _State(f, g, active, jnp.full(epsilon.shape, first, jnp.int32), first)
+    problem = _Problem(a, b, cost, epsilon[..., None])
+    first, all_of = min(_START, iterations), jnp.ones(epsilon.shape, bool)
+    state = _State(
+        jnp.zeros_like(a),
+        jnp.zeros_like(b),
+        all_of,
+        jnp.full(epsilon.shape, first, jnp.int32),
+        jnp.int32(first),
+        all_of,
+        jnp.int32(first),
+    )
 
     def unfinished(state):
         more = state.done < iterations
-        return more if tolerance is None else more & ~every(~state.active)
+        more = more if tolerance is None else more & ~every(~state.active)
+        return more | ~every(~state.anew)
 
     def step(state):
+        return lax.cond(every(~state.anew), scale, over, state)
+
+    def scale(state):
         return _scaled(problem, state, iterations, tolerance)
+
+    def over(state):
+        return _log_steps(problem, state, tolerance)
 
     state = lax.while_loop(unfinished, step, state)
     positive = every(a > 0) & every(b > 0)
     f, g = lax.cond(positive, lambda *fg: fg, problem.extended, state.f, state.g)
-    scale = epsilon[..., None]
-    return Solution(scale * f, scale * g, state.count)
+    return Solution(f, g, state.count)
 
 
 class _Problem(NamedTuple):
     a: Array
     b: Array
     cost: Array
-    inverse: Array
-    """1/ε."""
+    scale: Array
+    """ε, with an axis for the points."""
 
     def exponent(self, left: Array, right: Array) -> Array:
-        scaled = self.cost * self.inverse[..., None, None]
-        return left[..., :, None] + right[..., None, :] - scaled
+        # In this order: C/ε alone would be kept, an array as large as the kernel.
+        slack = left[..., :, None] + right[..., None, :] - self.cost
+        return slack * (1 / self.scale)[..., None]
 
     def update_f(self, g: Array) -> Array:
-        zero = jnp.zeros_like(self.a)
-        lse = log_sum_exp(self.exponent(zero, log_mass(self.b) + g), -1)
-        return potential(lse, self.a)
+        weighted = g + self.scale * log_mass(self.b)
+        lse = log_sum_exp(self.exponent(jnp.zeros_like(self.a), weighted), -1)
+        return self.scale * potential(lse, self.a)
 
     def update_g(self, f: Array) -> Array:
-        zero = jnp.zeros_like(self.b)
-        lse = log_sum_exp(self.exponent(log_mass(self.a) + f, zero), -2)
-        return potential(lse, self.b)
+        weighted = f + self.scale * log_mass(self.a)
+        lse = log_sum_exp(self.exponent(weighted, jnp.zeros_like(self.b)), -2)
+        return self.scale * potential(lse, self.b)
 
     def extended(self, f: Array, g: Array) -> tuple[Array, Array]:
         """Potentials at points without mass, which the scalings leave alone."""
@@ -141,8 +153,15 @@ class _State(NamedTuple):
     f: Array
     g: Array
     active: Array
+    """Problems that go on."""
     count: Array
-    done: Array | int
+    """Iterations of each problem."""
+    done: Array
+    """Iterations of the slowest."""
+    anew: Array
+    """Problems whose last iterations are still to be done, in the log domain."""
+    steps: Array
+    """How many these are."""
 
 
 class _Scalings(NamedTuple):
@@ -165,21 +184,25 @@ def _active(error: Array, tolerance: float | None) -> Array:
     return ~(error <= tolerance)
 
 
-def _log_steps(problem: _Problem, potentials, steps) -> tuple[Array, Array, Array]:
-    """Potentials, and Σ|P1 − a| before the last update of f."""
+def _log_steps(problem: _Problem, state: _State, tolerance) -> _State:
+    """Iterations in the log domain of the problems that need them."""
 
-    def update(_, state):
-        f, g, _ = state
+    def update(_, potentials):
+        f, g, _ = potentials
         new = problem.update_f(g)
         return new, problem.update_g(new), f
 
-    f, g, last = lax.fori_loop(0, steps, update, (*potentials, potentials[0]))
-    return f, g, _error(problem.a, last - f)
-
-
-def _error(mass: Array, log_ratio: Array) -> Array:
-    off = jnp.where(mass > 0, jnp.abs(jnp.expm1(log_ratio)), 0)
-    return jnp.sum(mass * off, axis=-1)
+    start = state.f, state.g, state.f
+    f, g, last = lax.fori_loop(0, state.steps, update, start)
+    change = jnp.where(problem.a > 0, (last - f) / problem.scale, 0)
+    error = jnp.sum(problem.a * jnp.abs(jnp.expm1(change)), axis=-1)
+    chosen = state.anew[..., None]
+    return state._replace(
+        f=jnp.where(chosen, f, state.f),
+        g=jnp.where(chosen, g, state.g),
+        active=jnp.where(state.anew, _active(error, tolerance), state.active),
+        anew=jnp.zeros_like(state.anew),
+    )
 
 
 def _within(scaling: Array, mass: Array, largest: float) -> tuple[Array, Array]:
@@ -232,23 +255,21 @@ def _scaled(problem: _Problem, state: _State, iterations, tolerance) -> _State:
         more = s.inside & (s.done < iterations)
         return more if tolerance is None else more & ~every(~s.active)
 
-    def folded(u, v):
-        log_u = jnp.where(a > 0, jnp.log(u), 0)
-        return state.f + log_u, state.g + jnp.where(b > 0, jnp.log(v), 0)
-
     one = jnp.ones_like(a), jnp.ones_like(b)
-    rest = (one, 0, state.active, state.count, state.done, True)
+    rest = one, jnp.int32(0), state.active, state.count, state.done, jnp.bool_(True)
     s = lax.while_loop(useful, block, _Scalings(*one, *rest))
     legal = _legal(problem, s.u, s.v)
-
-    def anew(f, g, active):
-        # From before the last block; the scalings there were near 1.
-        log_f, log_g, error = _log_steps(problem, folded(*s.before), s.steps)
-        if tolerance is not None:
-            active = jnp.where(legal, active, _active(error, tolerance))
-        good = legal[..., None]
-        return jnp.where(good, f, log_f), jnp.where(good, g, log_g), active
-
-    new = (*folded(s.u, s.v), s.active)
-    f, g, active = lax.cond(every(legal), lambda *new: new, anew, *new)
-    return _State(f, g, active, s.count, s.done)
+    # Where they are not, from before the last block, whose scalings were near 1.
+    good = legal[..., None]
+    u, v = (jnp.where(good, x, y) for x, y in zip((s.u, s.v), s.before))
+    log_u = jnp.where(a > 0, jnp.log(jnp.where(a > 0, u, 1)), 0)
+    log_v = jnp.where(b > 0, jnp.log(jnp.where(b > 0, v, 1)), 0)
+    return _State(
+        state.f + problem.scale * log_u,
+        state.g + problem.scale * log_v,
+        s.active,
+        s.count,
+        s.done,
+        ~legal,
+        s.steps,
+    )

@@ -174,22 +174,20 @@ def _envelope(primals, tangents) -> Array:
 def _moved(points, d_points, f, g, epsilon, d_epsilon, rows) -> Array:
     """Σ_j R_ij (dC_ij + (f_i + g_j − C_ij) dε/ε) for C = ‖x_i − y_j‖²."""
     (x, y), (d_x, d_y) = points, d_points
-    values, scalar = [y], jnp.zeros_like(g)
-    if d_y is not None:
-        values.append(d_y)
-        scalar += 2 * jnp.sum(y * d_y, axis=-1)
-    relative = jnp.zeros_like(f[..., :1])
-    if d_epsilon is not None:
-        relative = (d_epsilon / epsilon)[..., None]
-        scalar += relative * (g - jnp.sum(y**2, axis=-1))
-    mean = rows(jnp.concatenate([*values, scalar[..., None]], axis=-1))
-    mean_y = mean[..., : y.shape[-1]]
-    total = mean[..., -1]
-    total += relative * (f - jnp.sum(x**2, -1) + 2 * jnp.sum(x * mean_y, -1))
+    # Apart from what is linear in the changes, as the two are transposed apart.
+    mean_y = rows(y)
+    relative = None if d_epsilon is None else (d_epsilon / epsilon)[..., None]
+    total = jnp.zeros_like(f)
     if d_x is not None:
         total += 2 * jnp.sum(d_x * (x - mean_y), axis=-1)
     if d_y is not None:
-        total -= 2 * jnp.sum(x * mean[..., y.shape[-1] : -1], axis=-1)
+        inner = jnp.sum(y * d_y, axis=-1, keepdims=True)
+        mean = rows(jnp.concatenate([d_y, inner], axis=-1))
+        total += 2 * (mean[..., -1] - jnp.sum(x * mean[..., :-1], axis=-1))
+    if relative is not None:
+        mean_g = rows((g - jnp.sum(y**2, axis=-1))[..., None])[..., 0]
+        own = f - jnp.sum(x**2, -1) + 2 * jnp.sum(x * mean_y, -1)
+        total += relative * (own + mean_g)
     return total
 
 
