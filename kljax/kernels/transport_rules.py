@@ -129,7 +129,15 @@ def _given(tangents: Any) -> Any:
 @jax.custom_jvp
 def dual_value(a, b, geometry, epsilon, f, g) -> Float[Array, "*b"]:
     """⟨f, a⟩ + ⟨g, b⟩, stationary in f and g."""
-    return jnp.sum(f * a, axis=-1) + jnp.sum(g * b, axis=-1)
+    return _by_halves(f * a) + _by_halves(g * b)
+
+
+def _by_halves(x: Array) -> Array:
+    """Sum over the last axis; one term after the other would cost a digit."""
+    while (n := x.shape[-1]) > 8:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n % 2)])
+        x = x[..., : (n + 1) // 2] + x[..., (n + 1) // 2 :]
+    return jnp.sum(x, axis=-1)
 
 
 @partial(dual_value.defjvp, symbolic_zeros=True)
