@@ -15,6 +15,7 @@ small epsilon); POT, batched on torch, and one problem after the other on NumPy.
 import dataclasses
 import functools
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -76,11 +77,17 @@ def _plain(a, b, cost, epsilon, iterations):
 def _ott(look: int | None, log_domain: bool = True) -> Callable | None:
     if importlib.util.find_spec("ott") is None:
         return None
-    from ott.geometry import geometry, pointcloud  # pyrefly: ignore[missing-import]
-    from ott.problems.linear import (  # pyrefly: ignore[missing-import]
-        linear_problem,
-    )
-    from ott.solvers.linear import sinkhorn  # pyrefly: ignore[missing-import]
+    with warnings.catch_warnings():
+        # Of a library that OTT imports.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from ott.geometry import (  # pyrefly: ignore[missing-import]
+            geometry,
+            pointcloud,
+        )
+        from ott.problems.linear import (  # pyrefly: ignore[missing-import]
+            linear_problem,
+        )
+        from ott.solvers.linear import sinkhorn  # pyrefly: ignore[missing-import]
 
     def of(a, b, cost, epsilon, iterations):
         solver = sinkhorn.Sinkhorn(
@@ -164,7 +171,7 @@ def _exact(a, b, cost, epsilon: float, iterations: int) -> np.ndarray:
     """Float64, every update a log-sum-exp of NumPy."""
     a, b, scaled = (np.float64(x) for x in (a, b, cost))
     scaled, log_a, log_b = scaled / epsilon, np.log(a), np.log(b)
-    g = np.zeros_like(b)
+    f, g = np.zeros_like(a), np.zeros_like(b)
     for _ in range(iterations):
         f = -np.logaddexp.reduce((log_b + g)[..., None, :] - scaled, axis=-1)
         g = -np.logaddexp.reduce((log_a + f)[..., :, None] - scaled, axis=-2)
@@ -173,12 +180,12 @@ def _exact(a, b, cost, epsilon: float, iterations: int) -> np.ndarray:
 
 def _errors(function: Callable, made: Callable, iterations: int) -> Mapping[str, float]:
     """Worst relative error of the value of 8 problems, by epsilon."""
-    problem = [x[:8] for x in made()]
+    a, b, cost = (x[:8] for x in made())
     found = {}
     for epsilon in _LOOKED_AT:
-        want = _exact(*problem, float(np.float32(epsilon)), iterations)
+        want = _exact(a, b, cost, float(np.float32(epsilon)), iterations)
         of = functools.partial(function, epsilon=epsilon, iterations=iterations)
-        got = np.asarray(jax.jit(of)(*problem), np.float64)
+        got = np.asarray(jax.jit(of)(a, b, cost), np.float64)
         found[f"{epsilon:g}"] = float(np.max(np.abs(got / want - 1)))
     return found
 

@@ -81,8 +81,8 @@ def sinkhorn(
       cost: any finite cost; +inf forbids a pair, as long as a plan remains. Or
         ``SquaredDistances(x, y)`` with points `[..., n, d]` and `[..., m, d]`: the cost
         ‖x_i − y_j‖², in memory that grows with n + m, at one exponential a pair and
-        update. A matrix is faster as long as it fits: after two iterations a pair costs
-        an exponential only where the potentials still move.
+        update. A matrix of a few MiB is faster: after two iterations a pair costs an
+        exponential only while the potentials still move far.
       epsilon: > 0, in units of the cost, may be traced; the smaller, the more
         iterations are needed (about max cost/ε). One per leading index, or a number.
       iterations: how many updates of f and g, a Python number.
@@ -162,12 +162,13 @@ def transport_plan(
     References:
       As `sinkhorn`.
     """
-    if isinstance(cost, SquaredDistances):
-        cost = _matrix(_checked(a, b, cost, epsilon, iterations).geometry)
     problem = _checked(a, b, cost, epsilon, iterations)
+    held = problem.geometry
+    if isinstance(held, SquaredDistances):
+        held = Matrix(_matrix(held))
+    problem = dataclasses.replace(problem, geometry=held)
     f, g, _ = problem.potentials(iterations)
-    a, b, geometry, epsilon = problem.parts
-    return rules.plan(geometry, a, b, epsilon, f, g)
+    return rules.plan(held, problem.a, problem.b, problem.epsilon, f, g)
 
 
 def transport_cost(

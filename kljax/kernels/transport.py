@@ -169,12 +169,12 @@ class _Scalings(NamedTuple):
     v: Array
     before: tuple[Array, Array]
     """u and v before the last block."""
-    steps: Array | int
+    steps: Array
     """Iterations of the last block."""
     active: Array
     count: Array
-    done: Array | int
-    inside: Array | bool
+    done: Array
+    inside: Array
     """Whether the kernel can be used on."""
 
 

@@ -24,16 +24,18 @@ def attend(
     bias: Float[Array, "*b m"],
     scale: Float[Array, "*b"],
     values: Float[Array, "*b m k"] | None = None,
-) -> tuple[Float[Array, "*b n"], Float[Array, "*b n k"] | None]:
+) -> tuple[Float[Array, "*b n"], Float[Array, "*b n k"]]:
     """Log-sum-exp over j of s_ij = scale·q_i·k_j + bias_j, and averages of the values.
 
-    The averages are under the softmax of s. Leading axes are gone through one by one.
+    The averages are under the softmax of s; of no values, an array without columns.
+    Leading axes are gone through one by one.
     """
+    values = keys[..., :0] if values is None else values
     if queries.ndim > 2:
-        rest = (keys, bias, scale) if values is None else (keys, bias, scale, values)
-        return lax.map(lambda args: attend(*args), (queries, *rest))
+        problems = queries, keys, bias, scale, values
+        return lax.map(lambda problem: attend(*problem), problems)
     n, d = queries.shape
-    pairs = 2**19 if jax.default_backend() == "cpu" else 2**26
+    pairs = 2**18 if jax.default_backend() == "cpu" else 2**26
     blocks = -(-n // max(8, pairs // keys.shape[0]))
     rows = -(-n // blocks)
 
@@ -44,8 +46,6 @@ def attend(
         weights = jnp.exp(exponent - largest)
         total = jnp.sum(weights, axis=-1)
         lse = jnp.log(total) + largest[:, 0]
-        if values is None:
-            return lse, None
         mean = jnp.matmul(weights, values, precision=lax.Precision.HIGHEST)
         return lse, mean / total[:, None]
 
@@ -82,10 +82,13 @@ def solve_points(
 ) -> Solution:
     """As `transport.solve` with cost ‖x_i − y_j‖²; problems one after the other."""
     if a.ndim > 1:
-        problems = a, b, x, y, epsilon
-        return lax.map(
-            lambda args: solve_points(*args, iterations, tolerance), problems
-        )
+
+        def one(problem):
+            a, b, x, y, epsilon = problem
+            return solve_points(a, b, x, y, epsilon, iterations, tolerance)
+
+        return lax.map(one, (a, b, x, y, epsilon))
+    limit = -1.0 if tolerance is None else tolerance  # never reached
     log_a, log_b = log_mass(a), log_mass(b)
     of_x, of_y = side(x, y, epsilon), side(y, x, epsilon)
 
@@ -103,12 +106,9 @@ def solve_points(
         (f, _, last), done = state
         off = a * jnp.abs(jnp.expm1((last - f) / epsilon))
         error = jnp.sum(jnp.where(a > 0, off, 0))
-        return (done < iterations) & ((done == 0) | ~(error <= tolerance))
+        return (done < iterations) & ((done == 0) | ~(error <= limit))
 
     zero = jnp.zeros_like(a)
-    state = (zero, jnp.zeros_like(b), zero)
-    if tolerance is None:
-        state, done = lax.fori_loop(0, iterations, update, state), iterations
-    else:
-        state, done = lax.while_loop(unfinished, block, (state, jnp.int32(0)))
-    return Solution(state[0], state[1], jnp.int32(done))
+    state = (zero, jnp.zeros_like(b), zero), jnp.int32(0)
+    (f, g, _), done = lax.while_loop(unfinished, block, state)
+    return Solution(f, g, done)

@@ -57,8 +57,11 @@ def find(geometry, a, b, epsilon, iterations, tolerance=None) -> Solution:
     """Potentials whose derivatives are those of the fixed point."""
     problem = lax.stop_gradient((a, b, geometry, epsilon))
     mass_a, mass_b, fixed, scale = problem
-    solver = solve if isinstance(fixed, Matrix) else solve_points
-    found = solver(mass_a, mass_b, *fixed, scale, iterations, tolerance)
+    if isinstance(fixed, Matrix):
+        found = solve(mass_a, mass_b, fixed.cost, scale, iterations, tolerance)
+    else:
+        x, y = fixed
+        found = solve_points(mass_a, mass_b, x, y, scale, iterations, tolerance)
     f, g = _centered(mass_a, mass_b, found.f, found.g)
     return Solution(*_fixed_point(a, b, geometry, epsilon, f, g), found.iterations)
 
@@ -86,7 +89,8 @@ def marginals(geometry, a, b, epsilon, f, g) -> tuple[Array, Array]:
     if isinstance(geometry, Matrix):
         found = plan(geometry, a, b, epsilon, f, g)
         return found.sum(-1), found.sum(-2)
-    of_x, of_y = side(*geometry, epsilon), side(*reversed(geometry), epsilon)
+    x, y = geometry
+    of_x, of_y = side(x, y, epsilon), side(y, x, epsilon)
     alpha = _marginal(a, f, of_x(log_mass(b), g)[0], epsilon)
     return alpha, _marginal(b, g, of_y(log_mass(a), f)[0], epsilon)
 
@@ -158,7 +162,7 @@ def _envelope(primals, tangents) -> Array:
     # The total mass beside KL(P‖a⊗b) cancels once the marginals hold.
     if isinstance(geometry, SquaredDistances):
         if any(d is not None for d in (*d_geometry, d_epsilon)):
-            of_x = side(*geometry, epsilon)
+            of_x = side(geometry.x, geometry.y, epsilon)
             lse = of_x(log_mass(b), g)[0]
 
             def rows(values):
@@ -255,7 +259,8 @@ def _implicit(problem, potentials, tangents) -> tuple[Array, Array]:
 
 
 def _of_points(points, a, b, epsilon, f, g) -> _Conditionals:
-    of_x, of_y = side(*points, epsilon), side(*points[::-1], epsilon)
+    x, y = points
+    of_x, of_y = side(x, y, epsilon), side(y, x, epsilon)
     log_a, log_b = log_mass(a), log_mass(b)
 
     def of_mass(of, own, other):
