@@ -32,8 +32,8 @@ ROOMS = {
     "objectives": {"fdivergence", "generators", "kernels", "divergences"},
     "theory": {"fdivergence", "generators", "divergences", "objectives"},
     "training": set(),
-    "decoding": {"divergences", "kernels", "fdivergence", "generators"},
-    "models": set(),
+    "decoding": {"models", "divergences", "kernels", "fdivergence", "generators"},
+    "models": {"data"},
     "metrics": set(),
     "data": set(),
 }
