@@ -4,6 +4,16 @@
 combines their logits with a weight per token.
 """
 
+from kljax.decoding.generation import Generation, generate, stream
 from kljax.decoding.sampling import Sample, Sampling, greedy, sample, warp
 
-__all__ = ["Sample", "Sampling", "greedy", "sample", "warp"]
+__all__ = [
+    "Generation",
+    "Sample",
+    "Sampling",
+    "generate",
+    "greedy",
+    "sample",
+    "stream",
+    "warp",
+]
