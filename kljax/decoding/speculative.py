@@ -38,7 +38,7 @@ from kljax.decoding.sampling import Sampling, greedy, sample, warp
 from kljax.models.cache import Cache
 from kljax.typing import Array, Bool, Float, Int, Key, PyTree
 
-__all__ = ["Speculation", "speculate"]
+__all__ = ["Round", "Speculation", "one_round", "speculate"]
 
 
 @partial(
@@ -173,7 +173,7 @@ def speculate(
     chosen, traced = traced_fields(sampling)
     static = (job.applies, combine, chosen)
     out = jax.eval_shape(
-        partial(_round, *static, draft, drafter), job.params, traced, state
+        partial(one_round, *static, draft, drafter), job.params, traced, state
     )
     columns = max_new_tokens + draft + 1
     written = jax.tree.map(
@@ -223,7 +223,7 @@ def _finished(
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
-class _Round:
+class Round:
     """Tokens, log-probabilities and diagnostics [b, γ + 1] of a round, how many of them
     hold [b], and the caches with the whole block in them."""
 
@@ -232,7 +232,7 @@ class _Round:
     caches: tuple[Cache, ...]
 
 
-def _round(
+def one_round(
     applies: tuple[Model, ...],
     combine: Combine,
     sampling: Sampling,
@@ -241,7 +241,7 @@ def _round(
     params: tuple[PyTree, ...],
     traced: dict[str, Any],
     state: Readers,
-) -> _Round:
+) -> Round:
     """Drafts, reads, accepts."""
     sampling = dataclasses.replace(sampling, **traced)
     active = ~state.done
@@ -277,7 +277,7 @@ def _round(
     fused, noted = combine(tuple(found))
     own = padded(own[:, :draft], fused.shape[-1])
     tokens, log_p, count = _accept(keys, fused, own, drafts, sampling)
-    return _Round((tokens, log_p, noted), count, tuple(caches))
+    return Round((tokens, log_p, noted), count, tuple(caches))
 
 
 def _accept(
@@ -348,7 +348,9 @@ def _rounds(
 
     def body(carry: tuple) -> tuple:
         state, written, counts = carry
-        new = _round(applies, combine, sampling, draft, drafter, params, traced, state)
+        new = one_round(
+            applies, combine, sampling, draft, drafter, params, traced, state
+        )
         lengths, calls, accepted = counts
         active = ~state.done
         tokens = new.block[0]
