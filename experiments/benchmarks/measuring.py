@@ -42,6 +42,8 @@ class Contender:
     """Relative errors against float64, by what was looked at."""
     arguments: Sequence[Any] | None = None
     """Its own form of the group's arguments."""
+    notes: Callable[[], Mapping[str, float]] | None = None
+    """Other numbers that belong to it, by name, as what its process holds in memory."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,7 +107,8 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
             values = group.arguments()
             calls = {}
             for contender in here:
-                given = contender.arguments or values
+                given = contender.arguments
+                given = values if given is None else given
                 function = programs.get(contender.name, contender.function)
                 calls[contender.name] = lambda f=function, given=given: f(*given)
             taken = measuring.seconds(calls, repetitions)
@@ -125,6 +126,7 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
                     "floor_seconds": group.floor(rates) if group.timed else None,
                     "temp_bytes": memory,
                     "errors": dict(contender.error()) if contender.error else {},
+                    "notes": dict(contender.notes()) if contender.notes else {},
                 }
             )
     return rows
@@ -153,7 +155,10 @@ def _show(rows: Sequence[dict]) -> None:
             if r["seconds"] is not None:
                 over = _number(r["seconds"] / r["floor_seconds"], 1, ".2f")
                 ratio = _number(base / r["seconds"], 1, ".2f") if base else ""
-            errors = ", ".join(f"{k} {v:.1e}" for k, v in r["errors"].items())
+            errors = ", ".join(
+                [f"{k} {v:.1e}" for k, v in r["errors"].items()]
+                + [f"{k} {v:.4g}" for k, v in r.get("notes", {}).items()]
+            )
             print(
                 f"  {r['contender']:28}{_number(r['seconds'], 1e3, '.1f'):>9}{over:>8}"
                 f"{ratio:>8}{_number(r['temp_bytes'], 2**-20, '.1f'):>9}  {errors}"
