@@ -127,7 +127,7 @@ def _run(options: argparse.Namespace) -> int:
     console.print(text, end="", style="dim", soft_wrap=True)
     shown, start = [], time.perf_counter()
     made = _drafted if options.draft else _streamed
-    decoder = _Decoder(large.tokenizer)
+    decoder = _Decoder(large.tokenizer, ids)
     notes = [""]
     try:
         for tokens, alphas, note in made(options, models, ids, sampling):
@@ -281,11 +281,11 @@ def _columns(part: Any, count: int, note: str) -> tuple[list[int], list, str]:
 class _Decoder:
     """Text of tokens as they come: a character may be spread over several."""
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, prompt: Sequence[int] = ()):
         self.tokenizer = tokenizer
-        self.ids: list[int] = []
+        self.ids = list(prompt)  # whether a space belongs in front depends on it
+        self.shown = len(tokenizer.decode(self.ids))
         self.alphas: list[tuple[float, ...]] = []
-        self.shown = 0
 
     def pieces(self, tokens: list[int], alphas: list) -> Iterator[_Piece]:
         for token, alpha in zip(tokens, alphas, strict=True):
@@ -317,7 +317,7 @@ def _shade(alpha: tuple[float, ...], top: float) -> str | None:
 
 
 def _summary(decoder: _Decoder, seconds: float, note: str) -> str:
-    count = len(decoder.ids)
+    count = len(decoder.alphas)
     line = f"{count} tokens in {seconds:.1f} s (compilation included){note}"
     weights = [sum(alpha) for alpha in decoder.alphas if alpha]
     if weights:
