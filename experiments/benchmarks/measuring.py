@@ -5,8 +5,10 @@ machine says little. Repetitions of the things compared are interleaved and the 
 kept. On an accelerator a chain of calls is timed by the wall clock, the median is kept.
 """
 
+import ctypes
 import dataclasses
 import functools
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +23,7 @@ __all__ = [
     "Group",
     "compiled",
     "floors",
+    "resident_growth",
     "seconds",
     "temporary_bytes",
 ]
@@ -117,6 +120,30 @@ def compiled(function: Callable[..., Any], shapes: Sequence[Any]) -> Any:
 def temporary_bytes(program: Any) -> int:
     """What a compiled program needs beside its arguments and results."""
     return int(program.memory_analysis().temp_size_in_bytes)
+
+
+def resident_growth(call: Callable[[], Any]) -> int | None:
+    """By how many bytes the process grows while it calls; None where none can tell.
+
+    Of what JAX does not compile. Results count; what a library keeps from one call to
+    the next does not. Linux alone.
+    """
+    status = pathlib.Path("/proc/self/status")
+
+    def kib(field: str) -> int:
+        lines = status.read_text().splitlines()
+        return next(int(x.split()[1]) for x in lines if x.startswith(f"{field}:"))
+
+    try:
+        call()
+        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
+        # Sets the high-water mark back to what is resident now.
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        before = kib("VmRSS")
+        call()
+        return 1024 * (kib("VmHWM") - before)
+    except (OSError, AttributeError, StopIteration):
+        return None
 
 
 def floors(repetitions: int = 5, *, small: bool = False) -> Floors:

@@ -103,6 +103,7 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
             c.name: measuring.compiled(c.function, shapes) for c in here if c.compiled
         }
         taken: Mapping[str, float] = {}
+        grown: dict[str, int | None] = {}
         if group.timed:
             values = group.arguments()
             calls = {}
@@ -112,10 +113,17 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
                 function = programs.get(contender.name, contender.function)
                 calls[contender.name] = lambda f=function, given=given: f(*given)
             taken = measuring.seconds(calls, repetitions)
+            grown = {
+                c.name: measuring.resident_growth(calls[c.name])
+                for c in here
+                if not c.compiled
+            }
             del calls, values
         for contender in here:
             program = programs.get(contender.name)
-            memory = None if program is None else measuring.temporary_bytes(program)
+            memory = grown.get(contender.name)
+            if program is not None:
+                memory = measuring.temporary_bytes(program)
             rows.append(
                 {
                     **common,

@@ -133,6 +133,21 @@ def _by_rows(function: Callable[..., Array], p, q, temperature, where, *more) ->
     return by_rows(referenced, rows, p.ndim - 1)
 
 
+def checked(
+    p_logits: ArrayLike,
+    q_logits: ArrayLike,
+    temperature: ArrayLike,
+    where: ArrayLike | None,
+    *,
+    axis: int = -1,
+    pad_vocab: bool = False,
+) -> tuple[Array, Array, Array | None]:
+    """Both sides and the mask as arrays of one shape, the outcomes last; or raises."""
+    _check_temperature(temperature)
+    p, q = _pair(p_logits, q_logits, axis, pad_vocab)
+    return p, q, _mask(where, axis, p)
+
+
 def divergence(
     p_logits: Float[ArrayLike, "*b v"],
     q_logits: Float[ArrayLike, "*b v"],
@@ -163,6 +178,9 @@ def divergence(
       in float32 about 3e-6, also where p and q nearly agree. Never negative or NaN;
       ``+inf`` where the divergence is. A row of value ``+inf`` has gradient 0.
 
+      On a CPU rows are taken in blocks, which gathers logits that `jit` finds split
+      over devices: use `divergence_sharded` there, and wherever outcomes are split.
+
     Raises:
       ValueError: shapes, axis, name or a parameter's range.
       TypeError: logits that are not floating point, a mask that is not boolean.
@@ -177,9 +195,10 @@ def divergence(
       Csiszár (1967); Ali and Silvey (1966). Scales: the table in `kljax.generators`.
     """
     objective = get(divergence, **parameters)
-    _check_temperature(temperature)
-    p, q = _pair(p_logits, q_logits, axis, pad_vocab)
-    return _rows(objective, p, q, _not_one(temperature), _mask(where, axis, p))
+    p, q, mask = checked(
+        p_logits, q_logits, temperature, where, axis=axis, pad_vocab=pad_vocab
+    )
+    return _rows(objective, p, q, _not_one(temperature), mask)
 
 
 def _wrapper(name: str) -> Callable[..., Array]:
