@@ -199,7 +199,7 @@ class Session:
         params = self.student.initial(key)
         if not config.text_steps:
             return params
-        player = self.student.player(Method(TEXT), config.text_steps)
+        player = self.student.player(Method(TEXT), config.text_rate, config.text_steps)
         state = self.fitted(
             f"text-s{seed}",
             player,
@@ -212,7 +212,7 @@ class Session:
     def trained(self, method: str, seed: int) -> TrainState:
         """A student after its budget."""
         parsed, config = self.methods[method], self.config.student
-        player = self.student.player(parsed, config.steps)
+        player = self.student.player(parsed, config.learning_rate, config.steps)
         key = jax.random.fold_in(jax.random.key(seed), 4)
         shown = self.corpus.held_out[: self.config.shown]
         nats = self.nats

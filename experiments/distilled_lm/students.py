@@ -33,12 +33,13 @@ class StudentConfig:
     heads: int = 4
     kv_heads: int = 2
     hidden: int = 768
-    text_steps: int = 48
+    text_steps: int = 112
     """Steps on the text alone that all students have behind them when distillation
     starts: MiniLLM and DistiLLM start from a fine-tuned student, too."""
-    steps: int = 128
+    text_rate: float = 1e-3
+    steps: int = 104
     batch: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     temperature: float = 1.0
     fraction: float = 0.5
     """Share of batches that an on-policy student writes; the paper of GKD uses 0.5 and
@@ -109,7 +110,7 @@ class Student:
         head = params["head"]
         return Hidden(states, head["kernel"], head.get("bias"), self.sizes.soft_cap)
 
-    def player(self, method: Method, steps: int) -> Player:
+    def player(self, method: Method, rate: float, steps: int) -> Player:
         """The loss of a method, and an optimizer for so many steps."""
         config = self.config
 
@@ -142,7 +143,7 @@ class Student:
             per_example = jnp.broadcast_to(mean, batch["labels"].shape[:1])
             return Loss(per_example, metrics | found)
 
-        return Player("student", loss, adam(config.learning_rate, steps))
+        return Player("student", loss, adam(rate, steps))
 
     def frozen(self, method: Method) -> dict[str, PyTree]:
         """What the loss needs of the teacher; all of it only where it has to read."""
