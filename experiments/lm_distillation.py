@@ -5,9 +5,9 @@ moved from forward KL to other divergences: reverse KL (Gu et al. 2024, "MiniLLM
 generalized Jensen-Shannon and the student's own samples (Agarwal et al. 2024, "GKD"),
 skew KL (Ko et al. 2024, "DistiLLM"). Those papers judge long generated answers of
 models of 0.1 to 13 billion weights by ROUGE and by GPT-4; none of that is run here.
-What is run: SmolLM2-135M as the teacher of a student that starts as four of its layers,
-real text, the same budget for every divergence and for training on the text alone, and
-the measures that are exact: held-out perplexity, the divergences to the teacher,
+What is run: SmolLM2-135M as the teacher of four of its layers, which are first trained
+on the text alone (one start for all) and then by each divergence, or by the text alone
+for as many steps as the control; real text, the same budget for all; and the measures that are exact: held-out perplexity, the divergences to the teacher,
 agreement of first choices, entropy, calibration. The teacher reads the text once; its
 hidden states are stored, and the fused kernel takes them as they are.
 

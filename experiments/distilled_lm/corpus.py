@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import pathlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -82,11 +83,21 @@ def docstrings(
     for i in order[:files]:
         found = [
             text
-            for node in ast.walk(ast.parse(paths[i].read_text("utf-8")))
+            for node in ast.walk(_parsed(paths[i]))
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
             and (text := ast.get_docstring(node))
         ]
         yield "\n\n".join(found)
+
+
+def _parsed(path: pathlib.Path) -> ast.AST:
+    """A source file; one that this Python cannot read has no docstrings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package's own escapes
+        try:
+            return ast.parse(path.read_text("utf-8", "replace"))
+        except SyntaxError:
+            return ast.Module([], [])
 
 
 def own_text(path: str, seed: int) -> Iterator[str]:

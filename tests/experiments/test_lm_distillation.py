@@ -61,11 +61,20 @@ def test_own_text_is_split_by_file_and_trimmed_to_what_occurs(tmp_path):
         next(corpus.docstrings(["nowhere_to_be_found"], 0))
 
 
-def test_docstrings_of_a_package_without_importing_it():
+def test_docstrings_of_a_package_without_importing_it(tmp_path, monkeypatch):
     texts = list(corpus.docstrings(["kljax"], seed=1, files=3))
     assert len(texts) == 3
     again = list(corpus.docstrings(["kljax"], seed=1, files=3))
     assert texts == again and texts != list(corpus.docstrings(["kljax"], 2, 3))
+    package = tmp_path / "brittle_package"
+    (package / "tests").mkdir(parents=True)
+    (package / "__init__.py").write_text('"""Read, not run."""\nraise SystemExit')
+    (package / "old.py").write_text("print 'no such Python'")
+    (package / "escape.py").write_text('def f():\n    """Do it."""\n    "\\d"')
+    (package / "tests" / "test_it.py").write_text('"""Not this one."""')
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = corpus.docstrings(["brittle_package"], seed=0)
+    assert sorted(texts) == ["", "Do it.", "Read, not run."]
 
 
 def test_trimmed_teacher_is_the_law_given_the_kept_ids(teacher):
