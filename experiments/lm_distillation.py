@@ -6,10 +6,11 @@ generalized Jensen-Shannon and the student's own samples (Agarwal et al. 2024, "
 skew KL (Ko et al. 2024, "DistiLLM"). Those papers judge long generated answers of
 models of 0.1 to 13 billion weights by ROUGE and by GPT-4; none of that is run here.
 What is run: SmolLM2-135M as the teacher of four of its layers, which are first trained
-on the text alone (one start for all) and then by each divergence, or by the text alone
-for as many steps as the control; real text, the same budget for all; and the measures that are exact: held-out perplexity, the divergences to the teacher,
-agreement of first choices, entropy, calibration. The teacher reads the text once; its
-hidden states are stored, and the fused kernel takes them as they are.
+on the text alone (one start for all) and then by each divergence or, as the control, by
+the text alone for as many steps; real text, the same budget for all, and the measures
+that are exact: held-out perplexity, the divergences to the teacher, agreement of first
+choices, entropy, calibration. The teacher reads the text once; its hidden states are
+stored, and the fused kernel takes them as they are.
 
     python -m kljax.data fetch smollm2                            # once, 93 MB
     python -m experiments run lm_distillation                     # minutes on two cores
