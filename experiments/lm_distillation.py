@@ -63,20 +63,13 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        methods=(TEXT, "jensen_shannon/on_policy"),
+        methods=("jensen_shannon/on_policy",),  # text alone is what comes before it
         data=DataConfig(
             packages=("numpy",), files=40, tokens=4096, held_out=512, length=32
         ),
-        teacher=TeacherConfig(source=None, width=32, depth=1, steps=120, batch=16),
+        teacher=TeacherConfig(source=None, width=32, depth=2, steps=120, batch=16),
         student=StudentConfig(
-            layers=(),
-            width=32,
-            depth=1,
-            hidden=64,
-            text_steps=10,
-            text_rate=1e-2,
-            steps=20,
-            learning_rate=1e-2,
+            layers=(0,), text_steps=10, text_rate=1e-2, steps=20, learning_rate=1e-2
         ),
         evaluations=3,
         shown=8,
