@@ -13,8 +13,10 @@ from kljax.fdivergence import FDivergence
 from kljax.generators import ForwardKL, get
 from kljax.kernels.pairwise import (
     kernel_sums,
+    kernel_total,
     kth_squared_distances,
     log_kernel_sums,
+    log_kernel_total,
     log_sum_exp,
 )
 from kljax.typing import Array, ArrayLike, Float, Int
@@ -69,7 +71,7 @@ def kde_log_density(
     log_w = _log_weights("log_weights", log_weights, data)
     dims = data.shape[-1]
     constant = jnp.sum(jnp.log(h)) + 0.5 * dims * math.log(2 * math.pi)
-    return log_kernel_sums(query / h, data / h, log_w) - constant
+    return log_kernel_sums(query, data, log_w, h) - constant
 
 
 def knn_kl(
@@ -160,24 +162,22 @@ def mmd(
     """
     x_p, x_q = _points("x_p", x_p, "x_q", x_q)
     h = _bandwidth(bandwidth, x_p)
-    w_p = jnp.exp(_log_weights("log_weights_p", log_weights_p, x_p))
-    w_q = jnp.exp(_log_weights("log_weights_q", log_weights_q, x_q))
+    w_p = _log_weights("log_weights_p", log_weights_p, x_p)
+    w_q = _log_weights("log_weights_q", log_weights_q, x_q)
     if unbiased and min(x_p.shape[0], x_q.shape[0]) < 2:
         raise ValueError(
             "unbiased=True needs two points in each sample, got x_p "
             f"{x_p.shape} and x_q {x_q.shape}"
         )
 
-    def mean(x, y, w_x, w_y):
-        return jnp.sum(w_x * kernel_sums(x / h, y / h, w_y))
-
     def own(x, w):
-        total = mean(x, x, w, w)
+        total = kernel_total(x, w, h)
         # K(x, x) = 1, so the diagonal is Σ w² of the sum.
-        diagonal = jnp.sum(w**2)
+        diagonal = jnp.sum(jnp.exp(2 * w))
         return (total - diagonal) / (1 - diagonal) if unbiased else total
 
-    value = own(x_p, w_p) + own(x_q, w_q) - 2 * mean(x_p, x_q, w_p, w_q)
+    across = jnp.sum(jnp.exp(w_p) * kernel_sums(x_p, x_q, w_q, h))
+    value = own(x_p, w_p) + own(x_q, w_q) - 2 * across
     return value if unbiased else jnp.maximum(value, 0)
 
 
@@ -218,11 +218,9 @@ def cauchy_schwarz(
     w_p = _log_weights("log_weights_p", log_weights_p, x_p)
     w_q = _log_weights("log_weights_q", log_weights_q, x_q)
 
-    def log_mean(x, y, w_x, w_y):
-        return log_sum_exp(w_x + log_kernel_sums(x / h, y / h, w_y))
-
-    own = log_mean(x_p, x_p, w_p, w_p) + log_mean(x_q, x_q, w_q, w_q)
-    return jnp.maximum(own - 2 * log_mean(x_p, x_q, w_p, w_q), 0)
+    own = log_kernel_total(x_p, w_p, h) + log_kernel_total(x_q, w_q, h)
+    across = log_sum_exp(w_p + log_kernel_sums(x_p, x_q, w_q, h))
+    return jnp.maximum(own - 2 * across, 0)
 
 
 def histogram_kl(

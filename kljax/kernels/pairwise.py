@@ -1,17 +1,23 @@
-"""Sums over all pairs of points, a block of queries at a time.
+"""Sums of Gaussian kernels over all pairs of points, without a matrix of pairs.
 
-Plain forms: a block of about a million pairs is held at once and recomputed in the
-backward pass, so memory grows with neither number of points alone nor their product.
-Squared distances come from differences, not from |x|² + |y|² − 2xy: they keep their
-digits whatever the offset of the data, and their gradient is finite at 0.
+Values stream: tiles of pairs and an online log-sum-exp (`kljax.kernels.tiles`).
+Derivatives are analytic and recompute the tiles (`kljax.kernels.tangents`), of any
+order, forward and reverse. Memory grows with the numbers of points alone.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero
 
+from kljax.kernels.tangents import Tangents, change
+from kljax.kernels.tiles import FAR, FEW, Problem, present, sums
 from kljax.typing import Array, Float
 
-# Pairs of points that are looked at together: 4 MiB of float32.
+# Pairs of points that the nearest neighbours look at together: 4 MiB of float32.
 _PAIRS = 2**20
 
 
@@ -32,27 +38,122 @@ def squared_distances(
 def kernel_sums(
     queries: Float[Array, "n d"],
     points: Float[Array, "m d"],
-    weights: Float[Array, " m"],
+    log_weights: Float[Array, " m"],
+    bandwidth: Float[Array, " d"],
 ) -> Float[Array, " n"]:
-    """Σ_j w_j exp(−‖y_i − x_j‖²/2) for each query y_i."""
+    """Σ_j w_j exp(−‖(y_i − x_j)/h‖²/2) for each query y_i.
 
-    def row(y):
-        return jnp.sum(weights * jnp.exp(-0.5 * squared_distances(y, points)))
-
-    return _blocks(row, queries, points.shape[0])
+    Exponents below about −87 underflow to 0; `log_kernel_sums` keeps them. Log-weights
+    should not exceed 0 by much, −inf takes a point away whatever it holds.
+    """
+    return _rows(False, *_problem(queries, points, log_weights, bandwidth))
 
 
 def log_kernel_sums(
     queries: Float[Array, "n d"],
     points: Float[Array, "m d"],
     log_weights: Float[Array, " m"],
+    bandwidth: Float[Array, " d"],
 ) -> Float[Array, " n"]:
-    """log Σ_j w_j exp(−‖y_i − x_j‖²/2) for each query y_i, without underflow."""
+    """log Σ_j w_j exp(−‖(y_i − x_j)/h‖²/2) for each query y_i, without underflow.
 
-    def row(y):
-        return log_sum_exp(log_weights - 0.5 * squared_distances(y, points))
+    −inf, with gradient 0, where no point has weight.
+    """
+    return _rows(True, *_problem(queries, points, log_weights, bandwidth))
 
-    return _blocks(row, queries, points.shape[0])
+
+def kernel_total(
+    points: Float[Array, "n d"],
+    log_weights: Float[Array, " n"],
+    bandwidth: Float[Array, " d"],
+) -> Float[Array, ""]:
+    """Σ_ij w_i w_j exp(−‖(x_i − x_j)/h‖²/2), over half of the blocks of pairs."""
+    return _total(False, *_problem(points, points, log_weights, bandwidth)[1:])
+
+
+def log_kernel_total(
+    points: Float[Array, "n d"],
+    log_weights: Float[Array, " n"],
+    bandwidth: Float[Array, " d"],
+) -> Float[Array, ""]:
+    """log Σ_ij w_i w_j exp(−‖(x_i − x_j)/h‖²/2), over half of the blocks of pairs."""
+    return _total(True, *_problem(points, points, log_weights, bandwidth)[1:])
+
+
+def _problem(queries, points, log_weights, bandwidth) -> Problem:
+    fixed = lax.stop_gradient((queries, points, log_weights, bandwidth))
+    y, x, weights, h = fixed
+    some = (weights != -jnp.inf)[:, None]
+    count = jnp.maximum(jnp.sum(some), 1).astype(x.dtype)
+    centre = jnp.sum(jnp.where(some, x, 0), axis=0) / count
+    far = jnp.asarray(False)
+    if x.shape[-1] > FEW:
+        x = present(x, weights, centre)
+        far = _any_far(y, x, h, centre)
+    return Problem(queries, points, log_weights, 1 / bandwidth, centre, far)
+
+
+@custom_vmap
+def _any_far(y: Array, x: Array, h: Array, centre: Array) -> Array:
+    """Whether a point is too far for a product; one answer for a whole `vmap`."""
+    squares = [jnp.sum(((z - centre) / h) ** 2, axis=-1) for z in (y, x)]
+    return ~((jnp.max(squares[0]) <= FAR) & (jnp.max(squares[1]) <= FAR))
+
+
+@_any_far.def_vmap
+def _any_far_of_a_batch(size, batched, *operands):
+    del size
+    axes = [0 if there else None for there in batched]
+    # Every problem of the batch takes one way: a `cond` would run both for each.
+    return jnp.any(jax.vmap(_any_far, axes)(*operands)), False
+
+
+def _given(tangent):
+    return None if isinstance(tangent, SymbolicZero) else tangent
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _rows(logarithm, queries, points, log_weights, scale, centre, far) -> Array:
+    problem = Problem(queries, points, log_weights, scale, centre, far)
+    return sums(logarithm, problem)
+
+
+@partial(_rows.defjvp, symbolic_zeros=True)
+def _rows_jvp(logarithm, primals, tangents):
+    problem = Problem(*primals)
+    value = _rows(logarithm, *primals)
+    dy, dx, d_weights, d_scale = map(_given, tangents[:4])
+    terms = jnp.zeros_like(value)
+    if logarithm:
+        terms = jnp.where(value == -jnp.inf, -jnp.inf, -value)
+    moved = Tangents(None, d_weights, dy, dx, d_scale)
+    return value, change(terms, problem, moved)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _total(logarithm, points, log_weights, scale, centre, far) -> Array:
+    problem = Problem(points, points, log_weights, scale, centre, far)
+    rows = sums(logarithm, problem, half=True)
+    if logarithm:
+        return log_sum_exp(log_weights + rows)
+    return jnp.sum(jnp.exp(log_weights) * rows)
+
+
+@partial(_total.defjvp, symbolic_zeros=True)
+def _total_jvp(logarithm, primals, tangents):
+    points, log_weights = primals[:2]
+    value = _total(logarithm, *primals)
+    dx, d_weights, d_scale = map(_given, tangents[:3])
+    terms = log_weights
+    if logarithm:
+        terms = jnp.where(value == -jnp.inf, -jnp.inf, log_weights - value)
+    # Moving x_i as the query moves the sum by half of what moving it altogether does.
+    moved = Tangents(
+        of_rows=None if d_weights is None else 2 * d_weights,
+        queries=None if dx is None else 2 * dx,
+        scale=d_scale,
+    )
+    return value, jnp.sum(change(terms, Problem(points, *primals), moved))
 
 
 def kth_squared_distances(
