@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from kljax.fdivergence import FDivergence
 from kljax.generators import ForwardKL, get
+from kljax.kernels.neighbours import kth_squared_distances
 from kljax.kernels.pairwise import (
     kernel_sums,
     kernel_total,
-    kth_squared_distances,
     log_kernel_sums,
     log_kernel_total,
     log_sum_exp,

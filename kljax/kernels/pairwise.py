@@ -14,11 +14,8 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from kljax.kernels.tangents import Tangents, change
-from kljax.kernels.tiles import FAR, FEW, Problem, present, sums
+from kljax.kernels.tiles import FAR, FEW, Problem, reach, sums
 from kljax.typing import Array, Float
-
-# Pairs of points that the nearest neighbours look at together: 4 MiB of float32.
-_PAIRS = 2**20
 
 
 def log_sum_exp(x: Float[Array, "*b n"]) -> Float[Array, "*b"]:
@@ -88,16 +85,16 @@ def _problem(queries, points, log_weights, bandwidth) -> Problem:
     centre = jnp.sum(jnp.where(some, x, 0), axis=0) / count
     far = jnp.asarray(False)
     if x.shape[-1] > FEW:
-        x = present(x, weights, centre)
-        far = _any_far(y, x, h, centre)
+        far = _any_far(y, x, weights, 1 / h, centre)
     return Problem(queries, points, log_weights, 1 / bandwidth, centre, far)
 
 
 @custom_vmap
-def _any_far(y: Array, x: Array, h: Array, centre: Array) -> Array:
+def _any_far(y: Array, x: Array, log_weights: Array, scale: Array, centre: Array):
     """Whether a point is too far for a product; one answer for a whole `vmap`."""
-    squares = [jnp.sum(((z - centre) / h) ** 2, axis=-1) for z in (y, x)]
-    return ~((jnp.max(squares[0]) <= FAR) & (jnp.max(squares[1]) <= FAR))
+    every = jnp.zeros_like(y[:, 0])
+    largest = reach(x, log_weights, scale, centre), reach(y, every, scale, centre)
+    return ~((largest[0] <= FAR) & (largest[1] <= FAR))
 
 
 @_any_far.def_vmap
@@ -154,32 +151,3 @@ def _total_jvp(logarithm, primals, tangents):
         scale=d_scale,
     )
     return value, jnp.sum(change(terms, Problem(points, *primals), moved))
-
-
-def kth_squared_distances(
-    queries: Float[Array, "n d"],
-    points: Float[Array, "m d"],
-    k: int,
-    *,
-    skip_own_index: bool = False,
-) -> Float[Array, " n"]:
-    """Squared distance of each query to its k-th nearest point.
-
-    `skip_own_index` leaves point i out for query i (queries and points are one sample).
-    """
-    indices = jnp.arange(points.shape[0])
-
-    def row(args):
-        y, own = args
-        squared = squared_distances(y, points)
-        if skip_own_index:
-            squared = jnp.where(indices == own, jnp.inf, squared)
-        return -jax.lax.top_k(-squared, k)[0][-1]
-
-    return _blocks(row, (queries, jnp.arange(queries.shape[0])), points.shape[0])
-
-
-def _blocks(row, queries, points: int) -> Array:
-    count = jax.tree.leaves(queries)[0].shape[0]
-    size = min(max(1, _PAIRS // points), count)
-    return jax.lax.map(jax.checkpoint(row), queries, batch_size=size)

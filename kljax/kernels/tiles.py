@@ -69,9 +69,11 @@ def _even(count: int, most: int) -> int:
     return min(count, most, -(-size // 16) * 16)
 
 
-def by_platform(run: Callable[..., Any], n: int, m: int, *operands: Any) -> Any:
+def by_platform(
+    run: Callable[..., Any], n: int, m: int, *operands: Any, cpu: Tile | None = None
+) -> Any:
     """``run(tile, *operands)`` with the tile of the platform it is lowered for."""
-    small, large = fit(CPU, n, m), fit(ACCELERATOR, n, m)
+    small, large = fit(cpu or CPU, n, m), fit(ACCELERATOR, n, m)
     if small == large:
         return run(small, *operands)
     return lax.platform_dependent(
@@ -89,6 +91,23 @@ def by_distance(run: Callable[..., Any], dims: int, far: Array, *operands: Any) 
 def present(points: Array, log_weights: Array, centre: Array) -> Array:
     """The points; the centre in place of those without weight, whatever they hold."""
     return jnp.where((log_weights != -jnp.inf)[:, None], points, centre)
+
+
+def reach(points: Array, log_weights: Array, scale: Array, centre: Array) -> Array:
+    """The largest ‖(x − centre)·scale‖² of the points that have a weight."""
+    count = points.shape[0]
+    size = min(count, CPU.points)
+
+    def farthest(j, largest):
+        # Block by block, or a CPU would write out broadcasts as large as the points.
+        first = jnp.minimum(j * size, count - size)
+        x = lax.dynamic_slice_in_dim(points, first, size)
+        w = lax.dynamic_slice_in_dim(log_weights, first, size)
+        x = (present(x, w, centre) - centre) * scale
+        return jnp.maximum(largest, jnp.max(jnp.sum(x**2, axis=-1)))
+
+    nearest = jnp.zeros((), points.dtype)
+    return lax.fori_loop(0, -(-count // size), farthest, nearest)
 
 
 def exponents(exact: bool, points, queries, scale, centre) -> Array:

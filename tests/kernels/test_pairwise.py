@@ -1,0 +1,269 @@
+"""Streamed pair sums against float64 NumPy, their derivatives against dense formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from kljax.divergences import samples
+from kljax.kernels import neighbours, pairwise, tiles
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Several tiles each way, with a remainder that is no multiple of anything."""
+    monkeypatch.setattr(tiles, "CPU", tiles.Tile(32, 48))
+    monkeypatch.setattr(neighbours, "_CPU", tiles.Tile(32, 48))
+
+
+def sample(dims, n=77, m=101, offset=0.0):
+    """Points in float32, log-weights of which a few are −inf, bandwidths."""
+    y = RNG.normal(size=(n, dims)) + offset
+    x = 0.3 + RNG.normal(size=(m, dims)) + offset
+    weights = np.log(RNG.uniform(0.2, 1, size=m) / m)
+    weights[[0, 5, m - 1]] = -np.inf
+    h = RNG.uniform(0.4, 0.9, size=dims) * (1 if dims < 4 else 2)
+    return tuple(np.float32(z) for z in (y, x, weights, h))
+
+
+def exponents(y, x, weights, h):
+    gap = (np.float64(y)[:, None] - np.float64(x)) / np.float64(h)
+    return weights - 0.5 * (gap**2).sum(-1)
+
+
+@jax.jit
+def every(y, x, weights, h):
+    return (
+        pairwise.log_kernel_sums(y, x, weights, h),
+        pairwise.kernel_sums(y, x, weights, h),
+        pairwise.log_kernel_total(x, weights, h),
+        pairwise.kernel_total(x, weights, h),
+    )
+
+
+@pytest.mark.parametrize("dims", [1, 2, 16])
+def test_values_against_numpy_at_any_offset(dims):
+    for offset in (0.0, 1e4):
+        y, x, weights, h = sample(dims, offset=offset)
+        s, own = exponents(y, x, weights, h), exponents(x, x, weights, h)
+        # Points without weight may hold anything.
+        garbage = np.where(np.isinf(weights)[:, None], np.float32(np.nan), x)
+        log_rows, rows, log_total, total = every(y, garbage, weights, h)
+        want = special.logsumexp(s, axis=1)
+        np.testing.assert_allclose(log_rows, want, atol=1e-5, rtol=2e-7)
+        np.testing.assert_allclose(rows, np.exp(s).sum(1), rtol=1e-5)
+        want = special.logsumexp(own + weights[:, None])
+        np.testing.assert_allclose(log_total, want, atol=2e-6)
+        np.testing.assert_allclose(total, np.exp(want), rtol=2e-6)
+
+
+def test_bandwidths_that_a_matrix_product_could_not_bear(x64):
+    y = RNG.normal(size=(77, 16))
+    y, h = y.astype(np.float32), np.full(16, 1e-3, np.float32)
+    x = (y + 3e-4 * RNG.normal(size=y.shape)).astype(np.float32)
+    weights = np.zeros(77, np.float32)
+    s = exponents(y, x, weights, h)
+    got = every(y, x, weights, h)
+    assert got[0].dtype == jnp.float32
+    np.testing.assert_allclose(got[0], special.logsumexp(s, axis=1), rtol=1e-5)
+    # The product would be off by tenths here: ε‖x‖²/h² is about 2.
+    slope = jax.jit(jax.grad(lambda x: jnp.sum(every(y, x, weights, h)[0])))(x)
+    near = (np.float64(y) - x) / np.float64(h) ** 2
+    np.testing.assert_allclose(slope, near, rtol=1e-4, atol=1e-2)
+
+
+def test_the_product_is_good_to_the_last_point_that_it_is_used_for(x64):
+    edge = np.sqrt(tiles.FAR) * 0.999
+    y = RNG.normal(size=(77, 16))
+    y = np.float32(edge * y / np.linalg.norm(y, axis=1, keepdims=True))
+    x = np.float32(y[::-1] + 0.1 * RNG.normal(size=y.shape))
+    x *= np.float32(edge) / np.linalg.norm(x, axis=1, keepdims=True)
+    weights, h = np.zeros(77, np.float32), np.ones(16, np.float32)
+    want = special.logsumexp(exponents(y, x, weights, h), axis=1)
+    for far in (False, True):
+        problem = tiles.Problem(y, x, weights, h, 0 * h, jnp.asarray(far))
+        got = tiles.sums(True, problem)
+        np.testing.assert_allclose(got, want, atol=1e-6 if far else 1e-4)
+
+
+def test_empty_sets_padding_and_far_queries():
+    y, x, weights, h = sample(2)
+    none = np.full_like(weights, -np.inf)
+
+    @jax.jit
+    def both(y, x, weights, h):
+        def total(*operands):
+            log_rows, rows, log_total, total = every(*operands)
+            some = jnp.where(jnp.isfinite(log_rows), log_rows, 0)
+            return jnp.sum(some) + jnp.sum(rows) + jnp.maximum(log_total, -9e9) + total
+
+        return every(y, x, weights, h), jax.grad(total, (0, 1, 2, 3))(y, x, weights, h)
+
+    values, gradients = both(y, x, none, h)
+    assert (values[0] == -np.inf).all() and values[2] == -np.inf
+    assert (values[1] == 0).all() and values[3] == 0
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, 0)
+    # Weight on one point; and queries whose kernels all underflow.
+    one = none.copy()
+    one[40] = 0
+    far = y + np.float32(3e4)
+    values, gradients = both(far, x, one, h)
+    np.testing.assert_allclose(values[0], exponents(far, x, one, h)[:, 40], rtol=1e-6)
+    assert (values[1] == 0).all() and values[2] == 0 and values[3] == 1
+    assert all(np.isfinite(g).all() for g in gradients)
+    moved = np.abs(gradients[1]).sum(1) > 0
+    assert moved[40] and moved.sum() == 1
+
+
+# Dense formulas, as plain as they come.
+def _dense_exponents(y, x, weights, h):
+    gap = (y[:, None] - x) / h
+    return weights - 0.5 * jnp.sum(gap**2, axis=-1)
+
+
+DENSE = {
+    "log_rows": lambda y, x, w, h: jnp.sum(
+        jnp.sin(jax.nn.logsumexp(_dense_exponents(y, x, w, h), axis=1))
+    ),
+    "rows": lambda y, x, w, h: jnp.sum(
+        jnp.sin(9 * jnp.sum(jnp.exp(_dense_exponents(y, x, w, h)), axis=1))
+    ),
+    "log_total": lambda y, x, w, h: jax.nn.logsumexp(
+        _dense_exponents(x, x, w, h) + w[:, None]
+    ),
+    "total": lambda y, x, w, h: jnp.sum(
+        jnp.exp(_dense_exponents(x, x, w, h) + w[:, None])
+    ),
+}
+OURS = {
+    "log_rows": lambda *a: jnp.sum(jnp.sin(pairwise.log_kernel_sums(*a))),
+    "rows": lambda *a: jnp.sum(jnp.sin(9 * pairwise.kernel_sums(*a))),
+    "log_total": lambda y, *a: pairwise.log_kernel_total(*a),
+    "total": lambda y, *a: pairwise.kernel_total(*a),
+}
+ALL = (0, 1, 2, 3)
+
+
+def close(got, want, tolerance):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        scale = np.abs(b).max() + 1e-12
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
+
+
+def _directions(operands):
+    return tuple(np.float32(RNG.normal(size=z.shape)) for z in operands)
+
+
+@pytest.mark.parametrize("dims, far", [(2, False), (16, False), (16, True)])
+def test_derivatives_against_dense_formulas(dims, far, x64, monkeypatch):
+    if far:
+        monkeypatch.setattr(tiles, "FAR", -1.0)
+        monkeypatch.setattr(pairwise, "FAR", -1.0)
+    y, x, weights, h = sample(dims)
+    weights[[0, 5, -1]] = -6  # the dense formula has no derivative at −inf
+    operands = y, x, weights, h
+    along = _directions(operands)
+
+    def first(functions):
+        # New functions each time: `far` is another program.
+        def of(*operands):
+            return {
+                name: jax.grad(lambda *a, f=f: f(*a), ALL)(*operands)
+                for name, f in functions.items()
+            }
+
+        return jax.jit(of)
+
+    wide = tuple(np.float64(z) for z in operands)
+    want = first(DENSE)(*wide)
+    close(first(OURS)(*operands), want, 2e-5)
+    close(first(OURS)(*wide), want, 1e-10)
+
+    def second(functions):
+        def of(operands, along):
+            return {
+                name: jax.jvp(jax.grad(lambda *a, f=f: f(*a), ALL), operands, along)
+                for name, f in functions.items()
+            }
+
+        return jax.jit(of)
+
+    wide_along = tuple(np.float64(z) for z in along)
+    gradient_and_more = second(OURS)(wide, wide_along)
+    close(gradient_and_more, second(DENSE)(wide, wide_along), 1e-9)
+
+
+def test_transformations_agree(x64):
+    y, x, weights, h = sample(4, n=5, m=6)
+    weights = np.where(np.isinf(weights), -6, weights)
+    operands = tuple(np.float64(z) for z in (y, x, weights, h))
+    along = tuple(np.float64(z) for z in _directions(operands))
+    f = OURS["log_rows"]
+    gradient = jax.grad(f, ALL)(*operands)
+    want = sum(jnp.vdot(g, t) for g, t in zip(gradient, along))
+    np.testing.assert_allclose(jax.jvp(f, operands, along)[1], want, rtol=1e-10)
+    hessian = jax.jit(jax.hessian(f, 1))(*operands).reshape(24, 24)
+    backward = jax.jit(jax.jacrev(jax.grad(f, 1), 1))(*operands).reshape(24, 24)
+    np.testing.assert_allclose(hessian, hessian.T, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(hessian, backward, rtol=1e-9, atol=1e-12)
+    # A batch of problems of which one needs differences, and no two agree.
+    scales = np.array([1.0, 1e-2, 3.0])
+
+    def at(scale):
+        return jax.grad(f, ALL)(*operands[:3], scale * operands[3])
+
+    batch = jax.jit(jax.vmap(at))(scales)
+    for i, scale in enumerate(scales):
+        close(jax.tree.map(lambda z, i=i: z[i], batch), jax.jit(at)(scale), 1e-8)
+
+
+def _temporary(f, n, dims):
+    a = jax.ShapeDtypeStruct((n, dims), jnp.float32)
+    return jax.jit(f).lower(a, a).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_does_not_grow_with_the_pairs(monkeypatch):
+    monkeypatch.undo()
+
+    def kde(y, x):
+        return samples.kde_log_density(y, x, 0.7)
+
+    # Weights, results and the blocks' partial sums: a few numbers a point.
+    measures = {"kde": (kde, 3), "cs": (lambda y, x: samples.cauchy_schwarz(y, x, 1), 6)}
+    for name, (f, numbers) in measures.items():
+        small, large = (_temporary(f, n, 16) for n in (10_000, 40_000))
+        assert large - small <= 4 * numbers * 30_000, name
+        assert small < 2**21, name
+
+    def slope(y, x):
+        return jax.grad(lambda x: jnp.sum(kde(y, x)))(x)
+
+    small, large = (_temporary(slope, n, 16) for n in (10_000, 40_000))
+    # A few arrays of the size of the points, and the tiles: no pair is kept.
+    assert large - small <= 6 * 4 * 16 * 30_000
+    assert large < 2**24
+
+
+@pytest.mark.parametrize("dims", [1, 16])
+def test_neighbours_against_numpy(dims):
+    y, x, _, _ = sample(dims, offset=100.0)
+    y[7], x[50], x[60] = y[3], x[3], x[3]
+    squared = ((np.float64(y)[:, None] - x) ** 2).sum(-1)
+    own = ((np.float64(x)[:, None] - x) ** 2).sum(-1) + np.diag(np.full(101, np.inf))
+
+    @jax.jit
+    def both(y, x):
+        other = neighbours.kth_squared_distances(y, x, 3)
+        return other, neighbours.kth_squared_distances(x, x, 2, skip_own_index=True)
+
+    got = both(y, x)
+    np.testing.assert_allclose(got[0], np.sort(squared, axis=1)[:, 2], rtol=1e-5)
+    np.testing.assert_allclose(got[1], np.sort(own, axis=1)[:, 1], rtol=1e-5)
+    assert (np.asarray(got[1])[[3, 50, 60]] == 0).all()
+    slope = jax.jit(jax.grad(lambda y: jnp.sum(both(y, x)[0])))(y)
+    third = np.argsort(squared, axis=1)[:, 2]
+    np.testing.assert_allclose(slope, 2 * (np.float64(y) - x[third]), rtol=1e-5)
