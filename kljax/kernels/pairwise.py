@@ -65,7 +65,7 @@ def kernel_total(
     bandwidth: Float[Array, " d"],
 ) -> Float[Array, ""]:
     """Σ_ij w_i w_j exp(−‖(x_i − x_j)/h‖²/2), over half of the blocks of pairs."""
-    return _total(False, *_problem(points, points, log_weights, bandwidth)[1:])
+    return _total(False, *_problem(None, points, log_weights, bandwidth)[1:])
 
 
 def log_kernel_total(
@@ -74,10 +74,11 @@ def log_kernel_total(
     bandwidth: Float[Array, " d"],
 ) -> Float[Array, ""]:
     """log Σ_ij w_i w_j exp(−‖(x_i − x_j)/h‖²/2), over half of the blocks of pairs."""
-    return _total(True, *_problem(points, points, log_weights, bandwidth)[1:])
+    return _total(True, *_problem(None, points, log_weights, bandwidth)[1:])
 
 
 def _problem(queries, points, log_weights, bandwidth) -> Problem:
+    """`queries` is `None` where they are the points."""
     fixed = lax.stop_gradient((queries, points, log_weights, bandwidth))
     y, x, weights, h = fixed
     some = (weights != -jnp.inf)[:, None]
@@ -85,16 +86,18 @@ def _problem(queries, points, log_weights, bandwidth) -> Problem:
     centre = jnp.sum(jnp.where(some, x, 0), axis=0) / count
     far = jnp.asarray(False)
     if x.shape[-1] > FEW:
-        far = _any_far(y, x, weights, 1 / h, centre)
+        far = _any_far(x, weights, 1 / h, centre)
+        if y is not None:
+            far |= _any_far(y, jnp.zeros_like(y[:, 0]), 1 / h, centre)
     return Problem(queries, points, log_weights, 1 / bandwidth, centre, far)
 
 
-@custom_vmap
-def _any_far(y: Array, x: Array, log_weights: Array, scale: Array, centre: Array):
-    """Whether a point is too far for a product; one answer for a whole `vmap`."""
-    every = jnp.zeros_like(y[:, 0])
-    largest = reach(x, log_weights, scale, centre), reach(y, every, scale, centre)
-    return ~((largest[0] <= FAR) & (largest[1] <= FAR))
+def _far(points: Array, log_weights: Array, scale: Array, centre: Array) -> Array:
+    """Whether a point is too far from the centre for a matrix product."""
+    return ~(reach(points, log_weights, scale, centre) <= FAR)
+
+
+_any_far = custom_vmap(_far)
 
 
 @_any_far.def_vmap
@@ -102,7 +105,7 @@ def _any_far_of_a_batch(size, batched, *operands):
     del size
     axes = [0 if there else None for there in batched]
     # Every problem of the batch takes one way: a `cond` would run both for each.
-    return jnp.any(jax.vmap(_any_far, axes)(*operands)), False
+    return jnp.any(jax.vmap(_far, axes)(*operands)), False
 
 
 def _given(tangent):
@@ -133,7 +136,7 @@ def _total(logarithm, points, log_weights, scale, centre, far) -> Array:
     rows = sums(logarithm, problem, half=True)
     if logarithm:
         return log_sum_exp(log_weights + rows)
-    return jnp.sum(jnp.exp(log_weights) * rows)
+    return jnp.sum(jnp.where(log_weights == -jnp.inf, 0, jnp.exp(log_weights) * rows))
 
 
 @partial(_total.defjvp, symbolic_zeros=True)

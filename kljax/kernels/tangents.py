@@ -85,7 +85,7 @@ def _change(
 ) -> Array:
     y, x, log_weights, scale, centre, _ = problem
     sigma, tau, dy, dx, d_scale = tangents
-    x = present(x, log_weights, centre)
+    x, y = present(x, log_weights, centre), present(y, row_terms, centre)
     n = y.shape[0]
     # What is filled up weighs nothing.
     queries = _Queries(

@@ -1,10 +1,10 @@
 """Gaussian kernels of points against queries, one tile of pairs after the other.
 
-A tile is `[points, queries]`: its sums run over the points, and neighbouring queries lie
-in neighbouring lanes. Exponents −‖(y − x)/h‖²/2 come from differences in few dimensions
-and from one matrix product in many, of points centred on the data. The product loses
-digits, ε·‖x − centre‖²/h² in the exponent: where a point lies further from the centre
-than √`FAR` bandwidths, differences are taken there too.
+A tile is `[points, queries]`: its sums run over the points, and neighbouring queries
+lie in neighbouring lanes. Exponents −‖(y − x)/h‖²/2 come from differences in few
+dimensions and from one matrix product in many, of points centred on the data. The
+product loses digits, ε·‖x − centre‖²/h² in the exponent: where a point lies further
+from the centre than √`FAR` bandwidths, differences are taken there too.
 """
 
 import math
