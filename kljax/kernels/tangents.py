@@ -91,14 +91,14 @@ def _change(
     queries = _Queries(
         _blocks(y, tile.queries),
         _blocks(row_terms, tile.queries, -jnp.inf),
-        _blocks(sigma, tile.queries),
-        _blocks(dy, tile.queries),
+        _optional(sigma, tile.queries),
+        _optional(dy, tile.queries),
     )
     points = _Points(
         _blocks(x, tile.points),
         _blocks(log_weights, tile.points, -jnp.inf),
-        _blocks(tau, tile.points),
-        _blocks(dx, tile.points),
+        _optional(tau, tile.points),
+        _optional(dx, tile.points),
     )
     shared = _Shared(scale, d_scale, centre)
     of_tile = _of_differences if exact else _of_products
@@ -121,9 +121,11 @@ def _change(
     return rows.reshape(-1)[:n]
 
 
-def _blocks(array: Array | None, size: int, fill: float = 0) -> Array | None:
-    if array is None:
-        return None
+def _optional(array: Array | None, size: int) -> Array | None:
+    return None if array is None else _blocks(array, size)
+
+
+def _blocks(array: Array, size: int, fill: float = 0) -> Array:
     count = array.shape[0]
     blocks = -(-count // size)
     widths = [(0, blocks * size - count)] + [(0, 0)] * (array.ndim - 1)
