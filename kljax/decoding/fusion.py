@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.decoding import fusion_solver as solver
+from kljax.decoding.fusion_curve import Problem, movement, prepare
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 __all__ = ["RULES", "Weights", "fuse", "solve_weights"]
@@ -114,12 +115,12 @@ def solve_weights(
     fixed = _per_expert("weight", weight, count, z.dtype)
 
     def one(z: Array, s: Array, experts: Array, allowed: Array) -> Weights:
-        problem = solver.prepare(z, s, experts, allowed)
+        problem = prepare(z, s, experts, allowed)
         if rule == "projection":
             alpha = solver.project(
                 problem, high=high, iterations=iterations, ridge=ridge
             )
-            gap = solver.movement(problem, alpha).mean - problem.shift
+            gap = movement(problem, alpha).mean - problem.shift
             return Weights(alpha, jnp.sum(gap**2))
         a, b = problem.forward, problem.reverse
         if cross:
@@ -153,7 +154,7 @@ def solve_weights(
     return Weights(alpha.reshape(*batch, count), loss.reshape(batch))
 
 
-def _best(problem: solver.Problem, alone: Array, cross: bool) -> Array:
+def _best(problem: Problem, alone: Array, cross: bool) -> Array:
     """Of weights [t t], one expert each, those of the least joint loss."""
 
     def loss(alpha: Array) -> Array:
@@ -163,9 +164,9 @@ def _best(problem: solver.Problem, alone: Array, cross: bool) -> Array:
 
 
 def _loss(
-    rule: str, problem: solver.Problem, alpha: Array, a: Array, b: Array, cross: bool
+    rule: str, problem: Problem, alpha: Array, a: Array, b: Array, cross: bool
 ) -> Array:
-    here = solver.movement(problem, alpha)
+    here = movement(problem, alpha)
     along = alpha @ here.mean
     forward, reverse = along - here.psi, here.psi
     if rule == "kl_ball":
@@ -231,6 +232,7 @@ def fuse(
 
 
 def differ(arrays: Sequence[Array]) -> str:
+    """The message for logits whose vocabularies differ."""
     sizes = ", ".join(str(x.shape[-1]) for x in arrays)
     return (
         f"the models' vocabularies differ ({sizes} entries): fusion adds logits of the "
@@ -240,6 +242,7 @@ def differ(arrays: Sequence[Array]) -> str:
 
 
 def padded(x: Array, size: int) -> Array:
+    """`x` with impossible entries up to `size`."""
     missing = size - x.shape[-1]
     if not missing:
         return x

@@ -1,15 +1,4 @@
-"""How fusion weights are found, one row of logits at a time.
-
-Along α the fused law P̃ ∝ P·exp(α·d) is an exponential family. With d centred under P
-and ψ its log-partition, μ and H the mean and covariance of d under P̃,
-
-    F = KL(P̃‖P) = α·μ − ψ,   R = KL(P‖P̃) = ψ,   ∇F = H α,   ∇R = μ,
-
-so that one pass over the vocabulary, for (ψ, μ, H), gives everything. What fine-tuning
-did to the small model is the same family at α = 1 with Q in P's place.
-
-Sums are dot products: a plain float32 sum is one scalar chain on a CPU.
-"""
+"""How fusion weights are found on the curves of `kljax.decoding.fusion_curve`."""
 
 import functools
 from collections.abc import Callable
@@ -18,16 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kljax.decoding.fusion_curve import Point, Problem, moments, movement
 from kljax.typing import Array, Float
 
 __all__ = [
     "SINGLE",
-    "Problem",
     "along",
     "each_row",
     "joint_loss",
-    "movement",
-    "prepare",
     "project",
     "scan_start",
 ]
@@ -35,95 +22,6 @@ __all__ = [
 _TINY = 1e-30
 _SCAN = 8
 """Points of the first look over [0, max_weight] with ``init="scan"``."""
-
-
-class Movement(NamedTuple):
-    """ψ, the mean μ [t] and the covariance [t t] of the directions under P̃."""
-
-    psi: Float[Array, ""]
-    mean: Float[Array, "t"]
-    covariance: Float[Array, "t t"]
-
-
-class Problem(NamedTuple):
-    """A row made ready: logits with their maximum at 0, directions centred under P."""
-
-    logits: Float[Array, "v"]
-    log_partition: Float[Array, ""]
-    directions: Float[Array, "t v"]
-    variance: Float[Array, "t"]
-    """Of each direction under P."""
-    forward: Float[Array, "t"]
-    """a_t = KL(Q_t‖Q)."""
-    reverse: Float[Array, "t"]
-    """b_t = KL(Q‖Q_t)."""
-    shift: Float[Array, "t"]
-    """c_t = E_{Q_t}[d_t] − E_Q[d_t]; equals a_t + b_t."""
-
-
-def prepare(large: Array, base: Array, experts: Array, allowed: Array) -> Problem:
-    """One row: `large`, `base` and `allowed` [v], `experts` [t v].
-
-    Outcomes that are not allowed are taken away from all laws, which renormalises them.
-    """
-
-    def shifted(x: Array) -> Array:
-        x = jnp.where(allowed, x, -jnp.inf)
-        top = jnp.max(x)
-        return x - jnp.where(top > -jnp.inf, top, 0)
-
-    z, s = shifted(large), shifted(base)
-    # Clipped so that squares stay finite.
-    d = jnp.where(allowed, jnp.clip(experts - base, -1e9, 1e9), 0)
-    at_0 = _log_partition(z)
-    p = jnp.exp(z - at_0)
-    d = jnp.where(allowed, d - _dot(d, p)[:, None], 0)
-    targets = [_targets(s, direction) for direction in d]
-    forward, reverse = (jnp.stack(x) for x in zip(*targets))
-    variance = jnp.stack([_dot(x * x, p) for x in d])
-    return Problem(z, at_0, d, variance, forward, reverse, forward + reverse)
-
-
-def _dot(x: Array, y: Array) -> Array:
-    return jnp.dot(x, y, precision=jax.lax.Precision.HIGHEST)
-
-
-def _sums(logits: Array, direction: Array, alpha: Array) -> tuple[Array, ...]:
-    """The log-partition, mean and second moment of one direction at α."""
-    l = logits + alpha * direction
-    top = jnp.max(l)
-    top = jnp.where(top > -jnp.inf, top, 0)
-    e = jnp.exp(l - top)
-    total = jnp.maximum(_dot(e, jnp.ones_like(e)), _TINY)
-    mean = _dot(e, direction) / total
-    square = _dot(e, direction * direction) / total
-    return top + jnp.log(total), mean, square
-
-
-def _targets(base: Array, direction: Array) -> tuple[Array, Array]:
-    """KL(Q_t‖Q) and KL(Q‖Q_t) of Q_t ∝ Q·exp(d)."""
-    at_0, mean_0, _ = _sums(base, direction, jnp.zeros((), base.dtype))
-    at_1, mean_1, _ = _sums(base, direction, jnp.ones((), base.dtype))
-    psi = at_1 - at_0
-    return jnp.maximum(mean_1 - psi, 0), jnp.maximum(psi - mean_0, 0)
-
-
-def movement(problem: Problem, alpha: Float[Array, "t"]) -> Movement:
-    """ψ, μ and H at several weights at once."""
-    l = problem.logits + _dot(alpha, problem.directions)
-    at_alpha = _log_partition(l)
-    p = jnp.exp(l - at_alpha)
-    mean = _dot(problem.directions, p)
-    centred = problem.directions - mean[:, None]
-    covariance = _dot(centred * p, centred.T)
-    return Movement(at_alpha - problem.log_partition, mean, covariance)
-
-
-def _log_partition(l: Array) -> Array:
-    top = jnp.max(l)
-    top = jnp.where(top > -jnp.inf, top, 0)
-    e = jnp.exp(l - top)
-    return top + jnp.log(jnp.maximum(_dot(e, jnp.ones_like(e)), _TINY))
 
 
 def joint_loss(
@@ -194,10 +92,15 @@ SINGLE: dict[str, Callable[[_At], tuple[Array, Array, Array]]] = {
 """Rules of one weight: from what is known at α to (slope's sign, step, loss)."""
 
 
+Look = tuple[tuple[Array, Array, Array], Point]
+
+
 class Line(NamedTuple):
     """A search along one direction."""
 
-    look: Callable[[Array], tuple[Array, Array, Array]]
+    look: Callable[[Array, Point], Look]
+    """From α and a known point to (slope's sign, step, loss) and the new point."""
+    origin: Point
     start: Array
     trusted: Array
     """Whether the targets stand clear of the rounding of a log-partition."""
@@ -205,36 +108,38 @@ class Line(NamedTuple):
 
 
 def _line(rule: str, problem: Problem, t: int, a: Array, b: Array, high: Array) -> Line:
-    z, d, v = problem.logits, problem.directions[t], problem.variance[t]
+    powers, ends, v = problem.powers[t], problem.ends[t], problem.variance[t]
+    zero = jnp.zeros((), v.dtype)
+    origin = Point(zero, problem.log_partition, zero)
 
-    def look(alpha: Array) -> tuple[Array, Array, Array]:
-        at_alpha, mean, square = _sums(z, d, alpha)
-        psi = at_alpha - problem.log_partition
-        variance = jnp.maximum(square - mean**2, 0)
+    def look(alpha: Array, known: Point) -> Look:
+        point, square = moments(problem.logits, powers, ends, alpha, known)
+        psi = point.log_partition - problem.log_partition
+        variance = jnp.maximum(square - point.mean**2, 0)
         here = _At(
             alpha,
-            alpha * mean - psi,
+            alpha * point.mean - psi,
             psi,  # the mean of d under P is 0
             alpha * variance,
-            mean,
+            point.mean,
             a,
             b,
         )
-        return SINGLE[rule](here)
+        return SINGLE[rule](here), point
 
     # F ≈ R ≈ ½ α² Var(d), so α* ≈ √((a + b) / Var). α = 0 is a stationary maximum of
     # the dynamic loss: nothing may start there.
     total = {"kl_ball": 2 * a}.get(rule, a + b)
     start = jnp.sqrt(total / jnp.maximum(v, 1e-12))
     start = jnp.clip(start, jnp.minimum(1e-3, high), high)
-    trusted = a + b > jnp.finfo(z.dtype).eps ** (2 / 3)
-    return Line(look, start, trusted, high)
+    trusted = a + b > jnp.finfo(v.dtype).eps ** (2 / 3)
+    return Line(look, origin, start, trusted, high)
 
 
 def scan_start(line: Line) -> tuple[Array, Array, Array, Array]:
     """The best of some points of (0, high], its neighbours and its loss."""
     points = line.high * jnp.arange(1, _SCAN + 1) / _SCAN
-    losses = jax.lax.map(lambda alpha: line.look(alpha)[2], points)
+    losses = jax.lax.map(lambda alpha: line.look(alpha, line.origin)[0][2], points)
     best = jnp.argmin(losses)
     gap = line.high / _SCAN
     start = points[best]
@@ -277,9 +182,9 @@ def along(
         start = jnp.where(inside, start, best)
     margin = 1e-6 * jnp.maximum(high, 1)
 
-    def step(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        alpha, lower, upper = state
-        slope, move, _ = line.look(alpha)
+    def step(_: Any, state: tuple) -> tuple:
+        alpha, lower, upper, known = state
+        (slope, move, _), known = line.look(alpha, known)
         upper = jnp.where(slope > 0, jnp.minimum(upper, alpha), upper)
         lower = jnp.where(slope <= 0, jnp.maximum(lower, alpha), lower)
         new = alpha - move
@@ -287,12 +192,14 @@ def along(
         inside = (new >= lower - margin) & (new <= upper + margin)
         at_end = (new >= high) & (upper == jnp.inf)
         new = jnp.where(inside, new, (lower + jnp.minimum(upper, high)) / 2)
-        return jnp.clip(jnp.where(at_end, high, new), 0, high), lower, upper
+        new = jnp.clip(jnp.where(at_end, high, new), 0, high)
+        return new, lower, upper, known
 
     # Not written out: one pass is compiled, not all of them.
-    alpha, _, _ = jax.lax.fori_loop(0, iterations, step, (start, low, top))
+    state = (start, low, top, line.origin)
+    alpha, _, _, known = jax.lax.fori_loop(0, iterations, step, state)
     if best_loss is not None:
-        better = line.look(alpha)[2] <= best_loss
+        better = line.look(alpha, known)[0][2] <= best_loss
         alpha = jnp.where(better, alpha, best)
     return jnp.where(line.trusted, alpha, line.start)
 

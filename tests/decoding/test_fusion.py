@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from kljax.decoding import fusion_solver
 from kljax.decoding.fusion import RULES, fuse, solve_weights
+from kljax.decoding.fusion_curve import movement, prepare
 from kljax.decoding.fusion_grid import grid_weights
 from kljax.decoding.fusion_settings import PRESETS, Fusion, preset
 
@@ -109,8 +109,8 @@ def test_the_calculus_agrees_with_autodiff(x64):
     @jax.jit
     def both(alpha):
         allowed = jnp.ones(z.shape, bool)
-        problem = fusion_solver.prepare(jnp.asarray(z), s, e, allowed)
-        ours = fusion_solver.movement(problem, alpha)
+        problem = prepare(jnp.asarray(z), s, e, allowed)
+        ours = movement(problem, alpha)
         curved = jax.hessian(lambda x: move(x)[1])(alpha)
         return problem, ours, move(alpha), jax.jacobian(move)(alpha), curved
 

@@ -1,0 +1,119 @@
+"""`generate`: streams, weighs, draws; says what does not fit."""
+
+import numpy as np
+import pytest
+from transformer_reference import draw
+
+from experiments.cli import main
+from kljax.models.pretrained import save_pretrained
+from kljax.models.tokenizer import Tokenizer
+from kljax.models.transformer import TransformerConfig, transformer
+
+tokenizers = pytest.importorskip("tokenizers")
+WORDS = ("no", "way", "to", "be", "sure", "of", "it", "all", "now", "then", "here")
+CONFIG = TransformerConfig(12, width=8, depth=1, heads=2, hidden=8, max_length=64)
+
+
+def tokenizer(words):
+    vocabulary = {word: i for i, word in enumerate(["<unk>", *words])}
+    core = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(vocabulary, unk_token="<unk>")
+    )
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return Tokenizer(core)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Large, base, expert, another expert, and one with other words."""
+    root = tmp_path_factory.mktemp("models")
+    initial = transformer(CONFIG)[1]
+    kinds = {"large": 0, "base": 1, "expert": 2, "other": 3, "foreign": 4}
+    for name, seed in kinds.items():
+        words = WORDS[::-1] if name == "foreign" else WORDS
+        save_pretrained(
+            root / name, CONFIG, draw(initial, seed), tokenizer=tokenizer(words)
+        )
+    return {name: str(root / name) for name in kinds}
+
+
+def run(folders, capsys, *words, prompt="to be", new="6"):
+    arguments = ["generate", "--prompt", prompt, "--max-new-tokens", new]
+    for word in words:
+        arguments.append(folders.get(word, word))
+    status = main(arguments)
+    return status, *capsys.readouterr()
+
+
+def test_one_model_and_several(folders, capsys, tmp_path):
+    status, out, err = run(folders, capsys, "--large", "large")
+    assert status == 0 and out.startswith("to be") and len(out.split()) == 8
+    assert "6 tokens in" in err and "weight" not in err
+    picture = tmp_path / "new" / "weights.png"
+    words = ["--large", "large", "--base", "base", "--expert", "expert"]
+    status, out, err = run(folders, capsys, *words, "--plot", str(picture))
+    assert status == 0 and len(out.split()) == 8
+    assert "weight" in err and picture.stat().st_size > 5000
+    # Drafted, it is the same text.
+    status, drafted, err = run(folders, capsys, *words, "--draft", "2")
+    assert status == 0 and drafted == out and "calls of the large model" in err
+
+
+def test_the_base_alone_is_contrastive_decoding(folders, capsys):
+    status, _, err = run(folders, capsys, "--large", "large", "--base", "base")
+    assert status == 0 and "weight 0.50 on average, 0.50 to 0.50" in err
+
+
+def test_what_does_not_fit_is_said(folders, capsys):
+    large = ("--large", "large")
+    status, _, err = run(folders, capsys, *large, "--expert", "expert")
+    assert status == 2 and "--expert needs --base" in err
+    both = (*large, "--base", "base", "--expert")
+    status, _, err = run(folders, capsys, *both, "foreign")
+    assert status == 1 and "foreign has another tokenizer than" in err
+    assert "'all' (id 4 there, 8 here)" in err
+    status, _, err = run(folders, capsys, *large, prompt="to " * 60)
+    assert status == 1 and "prompt has 60 tokens and max_new_tokens is 6" in err
+    status, _, err = run(folders, capsys, "--large", "/nowhere")
+    assert status == 1 and "no such folder" in err
+    status, _, err = run(folders, capsys, *large, "--top-p", "2")
+    assert status == 1 and "top_p: expected in (0, 1], got 2.0" in err
+    status, _, err = run(folders, capsys, *large, prompt="")
+    assert status == 1 and "the prompt is empty" in err
+    status, _, err = run(folders, capsys, *large, "--plot", "x.png")
+    assert status == 2 and "--plot draws weights" in err
+    status, _, err = run(folders, capsys, *large, "--draft", "3")
+    assert status == 2 and "--draft needs --expert" in err
+    status, _, err = run(folders, capsys, *both, "expert", "--rule", "magic")
+    assert status == 2 and "invalid choice: 'magic'" in err
+
+
+def test_several_experts(folders, capsys):
+    words = ["--large", "large", "--base", "base", "--expert", "expert"]
+    status, out, err = run(folders, capsys, *words, "--expert", "other", new="2")
+    assert status == 0 and len(out.split()) == 4 and "weight" in err
+    status, _, err = run(
+        folders, capsys, *words, "--expert", "other", "--rule", "dynamic"
+    )
+    assert status == 1 and 'Use rule="axis"' in err
+
+
+def test_characters_spread_over_tokens_come_whole():
+    from experiments.generate import _Decoder
+
+    class Bytes:
+        def decode(self, ids):
+            return bytes(ids).decode("utf-8", errors="replace")
+
+    decoder = _Decoder(Bytes())
+    ids = list("a€b".encode())
+    pieces = list(decoder.pieces(ids, [(float(i),) for i in range(len(ids))]))
+    assert [piece.text for piece in pieces] == ["a", "€", "b"]
+    assert [piece.alpha[0] for piece in pieces] == [0, 3, 4]
+
+
+def test_tokens_of_many_weights_have_different_shades():
+    from experiments.generate import _shade
+
+    shades = [_shade((x,), 2.0) for x in np.linspace(0, 2.5, 11)]
+    assert len(set(shades)) == 6 and _shade((), 2.0) is None
