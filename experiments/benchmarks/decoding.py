@@ -2,8 +2,8 @@
 
 Against `transformers` with the same float32 weights, one thread: run it pinned to one
 core (`taskset -c 0 python -m experiments bench decoding`), for two of its threads on a
-busy machine wait for one another. The floor of a step is reading all weights once, or
-the arithmetic of all rows, whichever is longer.
+busy machine wait for one another. `generate` reads the prompt too. The floor of a step
+is reading all weights once, or the arithmetic of all rows, whichever is longer.
 """
 
 import dataclasses
@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.measuring import Contender, Floors, Group
+from kljax.decoding.generation import generate
+from kljax.decoding.sampling import Sampling
 from kljax.models.cache import init_cache
 from kljax.models.functional import parameter_count
 from kljax.models.pretrained import Pretrained, from_pretrained, save_pretrained
@@ -49,6 +51,7 @@ PRESETS = {
     "cpu": Sizes(),
     "gpu": Sizes(batches=(1, 8, 64), steps=128, dtype="bfloat16"),
 }
+GREEDY = Sampling(temperature=0.0)
 TINY = TransformerConfig(
     vocab_size=320, width=32, depth=2, heads=4, kv_heads=2, max_length=64
 )
@@ -244,22 +247,9 @@ def _groups(
     for rows, slots in [*cases, (settings.batches[0], settings.long_slots)]:
         tokens, steps = prompt(rows, settings.prompt), settings.steps
         given = remembered(tokens, slots)
-        run = functools.partial(_steps, apply, steps)
-        compare = [Contender("kljax", run)]
-        call = generated = None
-        if peer is not None and slots == settings.slots:
-            call, generated = peer.steps(steps, tokens), peer.generate(steps, tokens)
-            want, got = call(), jax.jit(run)(*given)
-            same = float(np.mean(want[:, 0] == np.asarray(got)))
-            compare[0] = dataclasses.replace(
-                compare[0], notes=lambda same=same: {"same last token": same}
-            )
+        compare = [Contender("kljax", functools.partial(_steps, apply, steps))]
         if slots == settings.slots:
-            peers = {"transformers": call, "its generate, prompt too": generated}
-            compare += [
-                Contender(name, function, compiled=False, arguments=())
-                for name, function in peers.items()
-            ]
+            compare += _loops(model, peer, steps, tokens)
         yield Group(
             f"{steps} greedy steps",
             {"batch": rows, "slots": slots, "dtype": dtype.name, "weights": weights},
@@ -270,6 +260,31 @@ def _groups(
     yield _prefill_group(settings, model, peer, prompt, floor)
     if peer is not None:
         yield from _memory_groups(settings, model, folder, floor)
+
+
+def _loops(
+    model: Pretrained, peer: _Peer | None, steps: int, tokens: np.ndarray
+) -> list[Contender]:
+    """Steps of the peer, and the loops that users call, which read the prompt too."""
+    given = jnp.asarray(tokens, jnp.int32)
+
+    def ours() -> Any:
+        options: dict[str, Any] = {"max_new_tokens": steps, "sampling": GREEDY}
+        return generate(model.apply, model.params, given, **options).tokens
+
+    own = Contender("kljax generate", ours, compiled=False, arguments=())
+    if peer is None:
+        return [own, Contender("transformers", None)]
+    theirs = peer.generate(steps, tokens)
+    made = theirs()[:, tokens.shape[1] :]
+    same = float(np.mean(made == np.asarray(ours())))
+    return [
+        dataclasses.replace(own, notes=lambda: {"tokens as transformers'": same}),
+        Contender(
+            "transformers", peer.steps(steps, tokens), compiled=False, arguments=()
+        ),
+        Contender("transformers generate", theirs, compiled=False, arguments=()),
+    ]
 
 
 def _prefill_group(

@@ -5,6 +5,7 @@ machine says little. Repetitions of the things compared are interleaved and the 
 kept. On an accelerator a chain of calls is timed by the wall clock, the median is kept.
 """
 
+import ctypes
 import dataclasses
 import functools
 import pathlib
@@ -124,8 +125,8 @@ def temporary_bytes(program: Any) -> int:
 def resident_growth(call: Callable[[], Any]) -> int | None:
     """By how many bytes the process grows while it calls; None where none can tell.
 
-    Of what JAX does not compile: results and whatever the caller's libraries keep for
-    the next call count, so that this is an upper bound. Linux alone.
+    Of what JAX does not compile. Results count; what a library keeps from one call to
+    the next does not. Linux alone.
     """
     status = pathlib.Path("/proc/self/status")
 
@@ -135,12 +136,13 @@ def resident_growth(call: Callable[[], Any]) -> int | None:
 
     try:
         call()
+        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
         # Sets the high-water mark back to what is resident now.
         pathlib.Path("/proc/self/clear_refs").write_text("5")
         before = kib("VmRSS")
         call()
         return 1024 * (kib("VmHWM") - before)
-    except (OSError, StopIteration):
+    except (OSError, AttributeError, StopIteration):
         return None
 
 

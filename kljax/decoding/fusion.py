@@ -229,6 +229,7 @@ def fuse(
 
 
 def differ(arrays: Sequence[Array]) -> str:
+    """The message for logits whose vocabularies differ."""
     sizes = ", ".join(str(x.shape[-1]) for x in arrays)
     return (
         f"the models' vocabularies differ ({sizes} entries): fusion adds logits of the "
@@ -238,6 +239,7 @@ def differ(arrays: Sequence[Array]) -> str:
 
 
 def padded(x: Array, size: int) -> Array:
+    """`x` with impossible entries up to `size`."""
     missing = size - x.shape[-1]
     if not missing:
         return x

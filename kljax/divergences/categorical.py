@@ -178,6 +178,9 @@ def divergence(
       in float32 about 3e-6, also where p and q nearly agree. Never negative or NaN;
       ``+inf`` where the divergence is. A row of value ``+inf`` has gradient 0.
 
+      On a CPU rows are taken in blocks, which gathers logits that `jit` finds split
+      over devices: use `divergence_sharded` there, and wherever outcomes are split.
+
     Raises:
       ValueError: shapes, axis, name or a parameter's range.
       TypeError: logits that are not floating point, a mask that is not boolean.

@@ -4,36 +4,46 @@
                = max over f, g of ⟨f, a⟩ + ⟨g, b⟩ − ε (Σ P_ij − 1)
 
 with the plan P_ij = a_i b_j e^{(f_i + g_j − C_ij)/ε}. The potentials come from a fixed
-number of log-domain iterations, so a batch of problems runs as one. Derivatives never
-pass through the iterations: those of the value are the plan and the potentials (the
-envelope theorem), those of the potentials solve one linear system at the fixed point.
-Both are written as forward-mode rules, so that every mode and order of differentiation
-works; they are those of the converged problem, as good as `converged` says.
+number of iterations, or from as many as each problem needs; a batch of problems runs as
+one. The cost is a matrix, or `SquaredDistances` of two sets of points, whose matrix is
+then never held. Derivatives never pass through the iterations: those of the value are
+the plan and the potentials (the envelope theorem), those of the potentials solve one
+linear system at the fixed point. Both are written as forward-mode rules, so that every
+mode and order of differentiation works; they are those of the converged problem, as
+good as `converged` says.
 """
 
+import dataclasses
+import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.kernels.pairwise import log_sum_exp, squared_distances
-from kljax.typing import Array, ArrayLike, Bool, Float
+from kljax.kernels import transport_rules as rules
+from kljax.kernels.pairwise import squared_distances
+from kljax.kernels.transport_rules import Matrix, SquaredDistances
+from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 __all__ = [
     "SinkhornResult",
+    "SquaredDistances",
     "sinkhorn",
     "sinkhorn_divergence",
     "transport_cost",
     "transport_plan",
 ]
 
+_HELD = 2**20
+"""Pairs of points up to which `sinkhorn_divergence` holds the cost of each."""
+
 
 class SinkhornResult(NamedTuple):
     """What `sinkhorn` found, one entry per leading index.
 
     `f` and `g` are shifted so that their means under a and b are equal. The errors are
-    Σ|P1 − a| and Σ|Pᵀ1 − b|.
+    Σ|P1 − a| and Σ|Pᵀ1 − b|. `iterations` is the number asked for, or, with
+    `early_stop`, what each problem took.
     """
 
     value: Float[Array, "*b"]
@@ -42,17 +52,18 @@ class SinkhornResult(NamedTuple):
     marginal_error_a: Float[Array, "*b"]
     marginal_error_b: Float[Array, "*b"]
     converged: Bool[Array, "*b"]
-    iterations: int
+    iterations: int | Int[Array, "*b"]
 
 
 def sinkhorn(
     a: Float[ArrayLike, "*b n"],
     b: Float[ArrayLike, "*b m"],
-    cost: Float[ArrayLike, "*b n m"],
+    cost: Float[ArrayLike, "*b n m"] | SquaredDistances,
     epsilon: ArrayLike,
     *,
     iterations: int = 100,
     tolerance: float = 1e-3,
+    early_stop: bool = False,
 ) -> SinkhornResult:
     """Entropic optimal transport: the regularised cost, potentials and errors.
 
@@ -60,48 +71,69 @@ def sinkhorn(
     few iterations it is a lower bound on OT_ε.
 
     Gradients of the value: the plan in `cost`, f in `a`, g in `b`, KL(P‖a⊗b) in
-    `epsilon`. Those in `a` and `b` mean something along changes that keep both masses
-    equal only: f and g are each known up to a constant. f and g are differentiable too.
+    `epsilon`; in the points x of `SquaredDistances`, 2(α_i x_i − Σ_j P_ij y_j) with
+    α = P1. Those in `a` and `b` mean something along changes that keep both masses
+    equal only: f and g are each known up to a constant. f and g are differentiable too,
+    by conjugate gradients at the fixed point.
 
     Args:
       a, b: masses ≥ 0 (not logarithms), each summing to 1; entries of 0 are legal.
-      cost: any finite cost; +inf forbids a pair, as long as a plan remains.
+      cost: any finite cost; +inf forbids a pair, as long as a plan remains. Or
+        ``SquaredDistances(x, y)`` with points `[..., n, d]` and `[..., m, d]`: the cost
+        ‖x_i − y_j‖², in memory that grows with n + m, at one exponential a pair and
+        update. A matrix of a few MiB is faster: after two iterations a pair costs an
+        exponential only while the potentials still move far.
       epsilon: > 0, in units of the cost, may be traced; the smaller, the more
         iterations are needed (about max cost/ε). One per leading index, or a number.
       iterations: how many updates of f and g, a Python number.
       tolerance: what both marginal errors must be below to count as converged.
+      early_stop: whether a problem stops, and stays as it is, once its errors are below
+        the tolerance (looked at every ten iterations); `iterations` is then the most. A
+        batch runs as long as its slowest member.
 
     Returns:
       A `SinkhornResult`.
 
     Raises:
-      ValueError: for shapes that do not fit, or a Python epsilon or iterations ≤ 0.
+      ValueError: for shapes that do not fit, or a Python epsilon or iterations ≤ 0, or
+        a tolerance < 0.
 
     Example:
       >>> a = jnp.array([0.5, 0.5])
       >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
       >>> round(float(sinkhorn(a, a, cost, 0.1).value), 4)  # 0.1·log 2, at no cost
       0.0693
+      >>> x = jnp.array([[0.0], [1.0]])
+      >>> round(float(sinkhorn(a, a, SquaredDistances(x, x), 0.1).value), 4)
+      0.0693
 
     References:
       Cuturi, "Sinkhorn distances" (2013); Peyré and Cuturi, Computational Optimal
       Transport (2019), §4.4 for the iterations, Prop. 4.6 for the gradient. They
       regularise by the entropy; KL(P‖a⊗b) differs by the entropies of a and b.
+      Schmitzer, "Stabilized sparse scaling algorithms for entropy regularized transport
+      problems" (2019), §3.1, for scalings that are folded into potentials.
     """
-    a, b, cost, epsilon = _checked(a, b, cost, epsilon, iterations)
-    f, g = _potentials(iterations, a, b, cost, epsilon)
-    value = _dual_value(a, b, cost, epsilon, f, g)
-    plan = lax.stop_gradient(_plan(a, b, cost, epsilon, f, g))
-    error_a = jnp.sum(jnp.abs(plan.sum(-1) - lax.stop_gradient(a)), axis=-1)
-    error_b = jnp.sum(jnp.abs(plan.sum(-2) - lax.stop_gradient(b)), axis=-1)
+    problem = _checked(a, b, cost, epsilon, iterations)
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must not be negative, got {tolerance}")
+    found = problem.potentials(iterations, tolerance if early_stop else None)
+    a, b, geometry, epsilon = problem.parts
+    f, g, taken = found
+    value = rules.dual_value(a, b, geometry, epsilon, f, g)
+    fixed = lax.stop_gradient((geometry, a, b, epsilon, f, g))
+    alpha, beta = rules.marginals(*fixed)
+    error_a = jnp.sum(jnp.abs(alpha - fixed[1]), axis=-1)
+    error_b = jnp.sum(jnp.abs(beta - fixed[2]), axis=-1)
     converged = (error_a <= tolerance) & (error_b <= tolerance)
-    return SinkhornResult(value, f, g, error_a, error_b, converged, iterations)
+    count = taken if early_stop else iterations
+    return SinkhornResult(value, f, g, error_a, error_b, converged, count)
 
 
 def transport_plan(
     a: Float[ArrayLike, "*b n"],
     b: Float[ArrayLike, "*b m"],
-    cost: Float[ArrayLike, "*b n m"],
+    cost: Float[ArrayLike, "*b n m"] | SquaredDistances,
     epsilon: ArrayLike,
     *,
     iterations: int = 100,
@@ -111,7 +143,8 @@ def transport_plan(
     P_ij = a_i b_j e^{(f_i + g_j − C_ij)/ε}.
 
     Args:
-      a, b, cost, epsilon, iterations: as in `sinkhorn`.
+      a, b, cost, epsilon, iterations: as in `sinkhorn`; the matrix of
+        `SquaredDistances` is formed, as the plan is as large.
 
     Returns:
       Masses with the shape of `cost`; the columns sum to b, the rows to a as far as the
@@ -129,15 +162,19 @@ def transport_plan(
     References:
       As `sinkhorn`.
     """
-    a, b, cost, epsilon = _checked(a, b, cost, epsilon, iterations)
-    f, g = _potentials(iterations, a, b, cost, epsilon)
-    return _plan(a, b, cost, epsilon, f, g)
+    problem = _checked(a, b, cost, epsilon, iterations)
+    held = problem.geometry
+    if isinstance(held, SquaredDistances):
+        held = Matrix(_matrix(held))
+    problem = dataclasses.replace(problem, geometry=held)
+    f, g, _ = problem.potentials(iterations)
+    return rules.plan(held, problem.a, problem.b, problem.epsilon, f, g)
 
 
 def transport_cost(
     a: Float[ArrayLike, "*b n"],
     b: Float[ArrayLike, "*b m"],
-    cost: Float[ArrayLike, "*b n m"],
+    cost: Float[ArrayLike, "*b n m"] | SquaredDistances,
     epsilon: ArrayLike,
     *,
     iterations: int = 100,
@@ -145,7 +182,8 @@ def transport_cost(
     """What the entropic plan costs, ⟨P, C⟩, without the regulariser.
 
     Its gradient in `cost` is P + (∂P/∂C)·C: taking P alone can be tens of percent off.
-    It is found by a linear system of size m at the fixed point, O(m³) time.
+    It is found by conjugate gradients on a linear system of size m at the fixed point,
+    through products with the plan.
 
     Args:
       a, b, cost, epsilon, iterations: as in `sinkhorn`.
@@ -167,11 +205,10 @@ def transport_cost(
       Luise et al., "Differential properties of Sinkhorn approximation for learning with
       Wasserstein distance" (2018), who call it the sharp Sinkhorn distance.
     """
-    a, b, cost, epsilon = _checked(a, b, cost, epsilon, iterations)
-    f, g = _potentials(iterations, a, b, cost, epsilon)
-    plan = _plan(a, b, cost, epsilon, f, g)
-    used = plan > 0
-    return jnp.sum(jnp.where(used, plan * jnp.where(used, cost, 0), 0), axis=(-2, -1))
+    problem = _checked(a, b, cost, epsilon, iterations)
+    f, g, _ = problem.potentials(iterations)
+    a, b, geometry, epsilon = problem.parts
+    return rules.sharp_cost(geometry, a, b, epsilon, f, g)
 
 
 def sinkhorn_divergence(
@@ -186,7 +223,8 @@ def sinkhorn_divergence(
     """The debiased Sinkhorn divergence of two samples, cost ‖x − y‖².
 
     OT_ε(p, q) − ½ OT_ε(p, p) − ½ OT_ε(q, q): ≥ 0, and 0 at p = q. Between the squared
-    2-Wasserstein distance (ε → 0) and the squared distance of the means (ε → ∞).
+    2-Wasserstein distance (ε → 0) and the squared distance of the means (ε → ∞). Costs
+    of up to 2^20 pairs are held as matrices; beyond, memory grows with n + m.
 
     Args:
       x_p, x_q: points of target and model, in `[n, d]` and `[m, d]`.
@@ -219,10 +257,16 @@ def sinkhorn_divergence(
     b = jnp.full(x_q.shape[:-1], 1 / x_q.shape[-2], x_q.dtype) if b is None else b
 
     def value(x, y, mass_x, mass_y):
-        cost = squared_distances(x[..., :, None, :], y[..., None, :, :])
+        cost = SquaredDistances(x, y)
+        if max(math.prod(x.shape[:-1]), math.prod(y.shape[:-1])) ** 2 <= _HELD:
+            cost = _matrix(cost)
         return sinkhorn(mass_x, mass_y, cost, epsilon, iterations=iterations).value
 
     return value(x_p, x_q, a, b) - 0.5 * (value(x_p, x_p, a, a) + value(x_q, x_q, b, b))
+
+
+def _matrix(cost: SquaredDistances) -> Array:
+    return squared_distances(cost.x[..., :, None, :], cost.y[..., None, :, :])
 
 
 def _floating(x: ArrayLike) -> Array:
@@ -230,173 +274,79 @@ def _floating(x: ArrayLike) -> Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def _checked(a, b, cost, epsilon, iterations) -> tuple[Array, Array, Array, Array]:
+@dataclasses.dataclass(frozen=True)
+class _Problem:
     """All in one dtype and with equal leading axes."""
-    a, b, cost = _floating(a), _floating(b), _floating(cost)
-    if (
-        min(a.ndim, b.ndim) < 1
-        or cost.ndim < 2
-        or (a.shape[-1], b.shape[-1]) != cost.shape[-2:]
-        or 0 in cost.shape
-    ):
-        raise ValueError(
-            f"a [..., n], b [..., m] and cost [..., n, m] do not fit: {a.shape}, "
-            f"{b.shape}, {cost.shape}"
-        )
+
+    a: Array
+    b: Array
+    geometry: Matrix | SquaredDistances
+    epsilon: Array
+
+    @property
+    def parts(self):
+        return self.a, self.b, self.geometry, self.epsilon
+
+    def potentials(self, iterations, tolerance=None):
+        a, b, geometry, epsilon = self.parts
+        return rules.find(geometry, a, b, epsilon, iterations, tolerance)
+
+
+def _checked(a, b, cost, epsilon, iterations) -> _Problem:
+    a, b = _floating(a), _floating(b)
+    if isinstance(cost, SquaredDistances):
+        x, y = arrays = _floating(cost.x), _floating(cost.y)
+        if (
+            min(a.ndim, b.ndim) < 1
+            or min(x.ndim, y.ndim) < 2
+            or x.shape[-1] != y.shape[-1]
+            or (a.shape[-1], b.shape[-1]) != (x.shape[-2], y.shape[-2])
+            or 0 in x.shape + y.shape
+        ):
+            raise ValueError(
+                "a [..., n], b [..., m] and SquaredDistances of x [..., n, d] and y "
+                f"[..., m, d] do not fit: {a.shape}, {b.shape}, {x.shape}, {y.shape}"
+            )
+    else:
+        cost = _floating(cost)
+        arrays = (cost,)
+        if (
+            min(a.ndim, b.ndim) < 1
+            or cost.ndim < 2
+            or (a.shape[-1], b.shape[-1]) != cost.shape[-2:]
+            or 0 in cost.shape
+        ):
+            raise ValueError(
+                f"a [..., n], b [..., m] and cost [..., n, m] do not fit: {a.shape}, "
+                f"{b.shape}, {cost.shape}"
+            )
     if isinstance(epsilon, int | float) and not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
-    dtype = jnp.result_type(a, b, cost)
+    dtype = jnp.result_type(a, b, *arrays)
     epsilon = jnp.asarray(epsilon, dtype)
+    leads = [x.shape[:-2] for x in arrays]
     try:
-        lead = jnp.broadcast_shapes(
-            a.shape[:-1], b.shape[:-1], cost.shape[:-2], epsilon.shape
-        )
+        lead = jnp.broadcast_shapes(a.shape[:-1], b.shape[:-1], *leads, epsilon.shape)
     except ValueError:
+        name = "cost" if len(arrays) == 1 else "points"
+        shapes = ", ".join(str(x.shape) for x in arrays)
         raise ValueError(
             f"leading axes do not broadcast: a {a.shape}, b {b.shape}, "
-            f"cost {cost.shape}, epsilon {epsilon.shape}"
+            f"{name} {shapes}, epsilon {epsilon.shape}"
         ) from None
-    return (
+    wide = [jnp.broadcast_to(x.astype(dtype), lead + x.shape[-2:]) for x in arrays]
+    return _Problem(
         jnp.broadcast_to(a.astype(dtype), lead + a.shape[-1:]),
         jnp.broadcast_to(b.astype(dtype), lead + b.shape[-1:]),
-        jnp.broadcast_to(cost.astype(dtype), lead + cost.shape[-2:]),
+        Matrix(*wide) if len(wide) == 1 else _centered(*wide),
         jnp.broadcast_to(epsilon, lead),
     )
 
 
-def _log(mass: Array) -> Array:
-    positive = mass > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, mass, 1)), -jnp.inf)
-
-
-def _slack(cost: Array, epsilon: Array, f: Array, g: Array) -> Array:
-    """(f + g − C)/ε; −inf at forbidden pairs."""
-    return (f[..., :, None] + g[..., None, :] - cost) / epsilon[..., None, None]
-
-
-def _plan(a, b, cost, epsilon, f, g) -> Array:
-    # Masses enter the exponent: the kernel alone may overflow between two points
-    # without mass, where the potentials are mere extensions.
-    log_mass = _log(a)[..., :, None] + _log(b)[..., None, :]
-    possible = (log_mass != -jnp.inf) & (cost != jnp.inf)
-    slack = _slack(jnp.where(possible, cost, 0), epsilon, f, g)
-    exponent = jnp.where(possible, slack + jnp.where(possible, log_mass, 0), 0)
-    return jnp.where(possible, jnp.exp(exponent), 0)
-
-
-def _centered(a: Array, b: Array, f: Array, g: Array) -> tuple[Array, Array]:
-    mean_f = jnp.sum(f * a, axis=-1) / jnp.sum(a, axis=-1)
-    mean_g = jnp.sum(g * b, axis=-1) / jnp.sum(b, axis=-1)
-    shift = 0.5 * (mean_f - mean_g)[..., None]
-    return f - shift, g + shift
-
-
-@jax.custom_jvp
-def _dual_value(a, b, cost, epsilon, f, g) -> Array:
-    """⟨f, a⟩ + ⟨g, b⟩, stationary in f and g."""
-    return jnp.sum(f * a, axis=-1) + jnp.sum(g * b, axis=-1)
-
-
-@_dual_value.defjvp
-def _dual_value_jvp(primals, tangents):
-    # Residuals are the arguments: the plan is made again in the backward pass.
-    return _dual_value(*primals), jax.checkpoint(_envelope)(primals, tangents[:4])
-
-
-def _envelope(primals, tangents):
-    _, _, cost, epsilon, f, g = primals
-    d_a, d_b, d_cost, d_epsilon = tangents
-    plan = _plan(*primals)
-    used = plan > 0
-    slack = jnp.where(used, _slack(jnp.where(used, cost, 0), epsilon, f, g), 0)
-    # The total mass beside KL(P‖a⊗b) cancels once the marginals hold.
-    return (
-        jnp.sum(f * d_a, axis=-1)
-        + jnp.sum(g * d_b, axis=-1)
-        + jnp.sum(plan * d_cost, axis=(-2, -1))
-        + jnp.sum(plan * slack, axis=(-2, -1)) * d_epsilon
-    )
-
-
-def _iterate(iterations, a, b, cost, epsilon) -> tuple[Array, Array]:
-    log_a, log_b = _log(a), _log(b)
-    scale = epsilon[..., None]
-
-    def update(_, potentials):
-        _, g = potentials
-        f = -scale * log_sum_exp((log_b + g / scale)[..., None, :] - scaled)
-        rows = (log_a + f / scale)[..., None, :]
-        return f, -scale * log_sum_exp(rows - jnp.matrix_transpose(scaled))
-
-    scaled = cost / epsilon[..., None, None]
-    start = jnp.zeros_like(a), jnp.zeros_like(b)
-    f, g = lax.fori_loop(0, iterations, update, start)
-    return _centered(a, b, f, g)
-
-
-@jax.custom_jvp
-def _fixed_point(a, b, cost, epsilon, f, g):
-    """f and g as functions of the problem whose solution they are."""
-    return f, g
-
-
-def _potentials(iterations, a, b, cost, epsilon) -> tuple[Array, Array]:
-    problem = a, b, cost, epsilon
-    f, g = _iterate(iterations, *(lax.stop_gradient(x) for x in problem))
-    return _fixed_point(*problem, f, g)
-
-
-@_fixed_point.defjvp
-def _fixed_point_jvp(primals, tangents):
-    # Made again in the backward pass, so not made at all where only the value, whose
-    # rule ignores the tangents of f and g, is differentiated.
-    potentials = _fixed_point(*primals)
-    return potentials, jax.checkpoint(_implicit)(primals[:4], potentials, tangents[:4])
-
-
-def _implicit(problem, potentials, tangents) -> tuple[Array, Array]:
-    """Differentiates f_i = −ε log Σ_j b_j e^{(g_j − C_ij)/ε} and its mirror image.
-
-    df + R dg = r and dg + Qᵀ df = s with R the plan conditioned on rows, Q on columns,
-    hence (I − QᵀR) dg = s − Qᵀ r. QᵀR is a stochastic matrix with stationary law b;
-    adding 1bᵀ removes its null space, the constant by which g may be shifted.
-    """
-    a, b, cost, epsilon = problem
-    d_a, d_b, d_cost, d_epsilon = tangents
-    f, g = potentials
-    allowed = cost != jnp.inf
-    slack = jnp.where(allowed, _slack(jnp.where(allowed, cost, 0), epsilon, f, g), 0)
-    log_a, log_b = _log(a), _log(b)
-    rows = _conditional(log_b[..., None, :], slack, allowed, -1)
-    columns = _conditional(log_a[..., :, None], slack, allowed, -2)
-    # Between two points without mass the kernel is unbounded; nothing depends on it.
-    kernel = jnp.where(allowed, jnp.exp(jnp.minimum(slack, 60)), 0)
-    scale = epsilon[..., None]
-    change = jnp.where(allowed, d_cost, 0) + slack * d_epsilon[..., None, None]
-    right_f = jnp.sum(rows * change, axis=-1) - scale * _apply(kernel, d_b)
-    transposed = jnp.matrix_transpose(kernel)
-    right_g = jnp.sum(columns * change, axis=-2) - scale * _apply(transposed, d_a)
-    back = jnp.matrix_transpose(columns)
-    m = b.shape[-1]
-    system = jnp.eye(m, dtype=b.dtype) - back @ rows + b[..., None, :]
-    right = right_g - _apply(back, right_f)
-    d_g = jnp.linalg.solve(system, right[..., None])[..., 0]
-    d_f = right_f - _apply(rows, d_g)
-    # The shift that keeps the two means equal.
-    mean_f = jnp.sum(d_f * a + f * d_a, axis=-1) - jnp.sum(f * a, -1) * d_a.sum(-1)
-    mean_g = jnp.sum(d_g * b + g * d_b, axis=-1) - jnp.sum(g * b, -1) * d_b.sum(-1)
-    shift = 0.5 * (mean_f - mean_g)[..., None]
-    return d_f - shift, d_g + shift
-
-
-def _apply(matrix: Array, vector: Array) -> Array:
-    return (matrix @ vector[..., None])[..., 0]
-
-
-def _conditional(log_mass: Array, slack: Array, allowed: Array, axis: int) -> Array:
-    """Softmax of log_mass + slack over the allowed pairs."""
-    some = allowed & (log_mass != -jnp.inf)
-    exponent = jnp.where(some, slack + jnp.where(some, log_mass, 0), -jnp.inf)
-    return jax.nn.softmax(exponent, axis=axis)
+def _centered(x: Array, y: Array) -> SquaredDistances:
+    """Moved to the origin together: norms that are small cancel to more digits."""
+    both = lax.stop_gradient(jnp.concatenate([x, y], axis=-2))
+    middle = jnp.mean(both, axis=-2, keepdims=True)
+    return SquaredDistances(x - middle, y - middle)

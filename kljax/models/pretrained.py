@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from kljax.data import model_file, names
 from kljax.errors import CheckpointError
@@ -66,7 +67,11 @@ class Pretrained:
 
 
 def from_pretrained(
-    source: str | os.PathLike, *, dtype: Any = None, tokenizer: bool = True
+    source: str | os.PathLike,
+    *,
+    dtype: Any = None,
+    tokenizer: bool = True,
+    mesh: Mesh | None = None,
 ) -> Pretrained:
     """Loads a published model: Llama, Mistral, Qwen2, Qwen3, Mixtral or GPT-2 shaped.
 
@@ -76,8 +81,11 @@ def from_pretrained(
         "owner/name" of a model in the Hugging Face cache on this machine. Nothing is
         downloaded.
       dtype: of the parameters. None: float32 on a CPU, which decodes faster from it
-        than from bfloat16; elsewhere the files' own (quantised ones: bfloat16).
+        than from bfloat16; elsewhere the files' own, but bfloat16 for float16 and
+        GGUF.
       tokenizer: also load the tokenizer, where there is one.
+      mesh: cut the parameters over its axes "fsdp" and "tensor" as they are read, see
+        `kljax.models.sharding`; None is the default device.
 
     Returns:
       Configuration, function, parameters, tokenizer and stop tokens.
@@ -100,7 +108,8 @@ def from_pretrained(
       (True, ())
     """
     path = _locate(source)
-    return (_from_folder if path.is_dir() else _from_gguf)(path, dtype, tokenizer)
+    load = _from_folder if path.is_dir() else _from_gguf
+    return load(path, dtype, tokenizer, mesh)
 
 
 def _locate(source: str | os.PathLike) -> pathlib.Path:
@@ -129,7 +138,9 @@ def _locate(source: str | os.PathLike) -> pathlib.Path:
     )
 
 
-def _from_folder(folder: pathlib.Path, dtype: Any, with_tokenizer: bool) -> Pretrained:
+def _from_folder(
+    folder: pathlib.Path, dtype: Any, with_tokenizer: bool, mesh: Mesh | None
+) -> Pretrained:
     fields = _json(folder / "config.json")
     if fields is None:
         raise CheckpointError(
@@ -139,7 +150,7 @@ def _from_folder(folder: pathlib.Path, dtype: Any, with_tokenizer: bool) -> Pret
     config = read_config(fields, folder / "config.json")
     tensors = open_folder(folder)
     apply, _ = structure(config)
-    params = load_weights(config, spelling_of(config), tensors, folder, dtype)
+    params = load_weights(config, spelling_of(config), tensors, folder, dtype, mesh)
     there = with_tokenizer and (folder / "tokenizer.json").is_file()
     tokenizer = load_tokenizer(folder) if there else None
     ends = stop_ids(fields, _json(folder / "generation_config.json") or {})
@@ -147,7 +158,9 @@ def _from_folder(folder: pathlib.Path, dtype: Any, with_tokenizer: bool) -> Pret
     return _finished(config, apply, params, tokenizer, ends, pad, folder)
 
 
-def _from_gguf(file: pathlib.Path, dtype: Any, with_tokenizer: bool) -> Pretrained:
+def _from_gguf(
+    file: pathlib.Path, dtype: Any, with_tokenizer: bool, mesh: Mesh | None
+) -> Pretrained:
     opened = open_gguf(file)
     config = read_gguf_config(opened)
     tokenizer = load_tokenizer(opened) if with_tokenizer else None
@@ -157,7 +170,7 @@ def _from_gguf(file: pathlib.Path, dtype: Any, with_tokenizer: bool) -> Pretrain
     tensors = opened.tensors
     del opened  # what its head took is to be free again before the weights come
     apply, _ = structure(config)
-    params = load_weights(config, GGUF, tensors, file, dtype)
+    params = load_weights(config, GGUF, tensors, file, dtype, mesh)
     ends = () if end is None else (int(end),)
     return _finished(config, apply, params, tokenizer, ends, pad, file)
 

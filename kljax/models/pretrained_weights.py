@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from kljax.errors import CheckpointError
 from kljax.models.configuration import TransformerConfig
@@ -22,6 +23,7 @@ from kljax.models.pretrained_layout import (
     stored_bytes,
     stored_shape,
 )
+from kljax.models.sharding import partition_specs
 from kljax.models.tensor_files import INDEX, Stored, read, shards, write_safetensors
 from kljax.models.transformer import PureTransformer, transformer
 from kljax.typing import PyTree
@@ -51,6 +53,7 @@ def load_weights(
     tensors: Mapping[str, Stored],
     source: pathlib.Path,
     dtype: Any,
+    mesh: Mesh | None = None,
 ) -> dict:
     """All parameters, from tensors that are of this configuration and no other.
 
@@ -60,6 +63,7 @@ def load_weights(
       tensors: by name, not read yet.
       source: file or folder, for the errors.
       dtype: of the parameters, see `from_pretrained`.
+      mesh: where they are to live; None is the default device.
 
     Raises:
       CheckpointError: a tensor is missing, truncated, of another shape or foreign.
@@ -75,6 +79,7 @@ def load_weights(
         wanted,
         key=lambda e: -stored_bytes(e, [_at(shapes, x).shape for x in e.leaves], 1),
     )
+    specs = None if mesh is None else partition_specs(config, shapes, mesh)
     params: dict = {}
     # The largest first, while there is still room for the copies of it.
     for entry in sized:
@@ -84,19 +89,23 @@ def load_weights(
         for leaf, part in zip(
             entry.leaves, np.split(array, np.cumsum(widths)[:-1], axis=-1)
         ):
+            place = None
+            if mesh is not None:
+                place = NamedSharding(mesh, _at(specs, leaf))
             # A copy that JAX owns, so that a training step may donate it.
-            _put(params, leaf, jax.device_put(part, may_alias=False))
+            _put(params, leaf, jax.device_put(part, place, may_alias=False))
             jax.block_until_ready(_at(params, leaf))
     return _ordered(params)
 
 
 def _dtype(dtype: Any, stored: Stored) -> np.dtype:
+    """Float32 on a CPU; elsewhere the file's own, bfloat16 for halves and GGUF."""
     if dtype is not None:
         return np.dtype(dtype)
     if jax.default_backend() == "cpu":
         return np.dtype(np.float32)
-    quantised = stored.file.suffix == ".gguf" and stored.dtype == np.float32
-    return np.dtype(jnp.bfloat16) if quantised else stored.dtype
+    narrow = stored.file.suffix == ".gguf" or stored.dtype == np.float16
+    return np.dtype(jnp.bfloat16) if narrow else stored.dtype
 
 
 def _array(entry: Entry, tensors: Mapping[str, Stored], kind: np.dtype) -> np.ndarray:

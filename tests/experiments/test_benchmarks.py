@@ -36,3 +36,19 @@ def test_names_are_looked_up(capsys):
 @pytest.mark.parametrize("words", [["--repetitions", "0"], ["--nope"]])
 def test_options_are_checked(words):
     assert main(["bench", "logits", *words]) == 2
+
+
+@pytest.mark.slow
+def test_decoding_is_compared_with_the_same_weights(tmp_path, capsys):
+    pytest.importorskip("torch")
+    words = ["bench", "decoding", "--preset", "smoke", "--repetitions", "1"]
+    assert main([*words, "--results", str(tmp_path)]) == 0
+    lines = (tmp_path / "benchmarks.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert {r["contender"] for r in rows} >= {"kljax", "kljax generate", "transformers"}
+    notes = [r["notes"] for r in rows if r["contender"] == "kljax generate"]
+    assert all(note["tokens as transformers'"] == 1 for note in notes)
+    errors = [r["errors"] for r in rows if r["group"] == "prefill"]
+    assert errors[0]["of largest logit"] < 1e-5
+    loaded = [r["notes"] for r in rows if r["group"] == "loading"]
+    assert all(note["resident when decoding MiB"] > 50 for note in loaded)

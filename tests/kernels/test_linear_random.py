@@ -87,7 +87,9 @@ def check(cases, names, count):
 
             def both(arrays, weights, fused=fused):
                 return [
-                    jax.value_and_grad(lambda x, f=f, n=n: f(n, x, weights))(arrays)
+                    jax.value_and_grad(lambda given, f=f, n=n: f(n, given, weights))(
+                        arrays
+                    )
                     for n in names
                     for f in (fused, dense)
                 ]

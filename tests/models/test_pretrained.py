@@ -51,6 +51,7 @@ TOKENS = np.random.default_rng(0).integers(0, 61, (2, 11))
 
 def published(name, folder, **saving):
     """A random checkpoint of that family, all its values drawn, and its logits."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(name.split()[0], **FAMILIES[name])
     model = transformers.AutoModelForCausalLM.from_config(config).eval()

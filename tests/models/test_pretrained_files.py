@@ -240,3 +240,27 @@ print(before, now("VmHWM"), now("VmRSS"))
     weights = 4e-6 * sum(x.size for x in jax.tree.leaves(shapes))
     assert after - before > 0.9 * weights
     assert peak - before <= 1.1 * (after - before)
+
+
+def test_parameters_are_cut_over_a_mesh_as_they_are_read(folder, params):
+    mesh = jax.make_mesh((2, 2), ("fsdp", "tensor"))
+    model = from_pretrained(folder / "whole", mesh=mesh)
+    up = model.params["layers"][0]["mlp"]["up"]["kernel"]
+    assert up.sharding.spec == jax.P("fsdp", "tensor")
+    assert up.addressable_shards[0].data.shape == (16, 64)
+    for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(params)):
+        assert a.sharding.mesh == mesh
+        np.testing.assert_array_equal(a, b)
+
+
+def test_types_elsewhere_are_those_of_the_files(folder, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for stored, kept in (("f4", "float32"), ("f2", "bfloat16")):
+        save_pretrained(
+            folder / stored,
+            CONFIG,
+            from_pretrained(folder / "whole").params,
+            dtype=stored,
+        )
+        model = from_pretrained(folder / stored)
+        assert {x.dtype.name for x in jax.tree.leaves(model.params)} == {kept}

@@ -101,6 +101,7 @@ def reference(file):
 
 
 def test_logits_and_cost_are_those_of_transformers(file, model, tokens):
+    torch.set_num_threads(1)
     with torch.no_grad():
         want = reference(file)(torch.from_numpy(tokens)).logits.numpy()
     got = np.asarray(jax.jit(model.apply)(model.params, jnp.asarray(tokens)))
