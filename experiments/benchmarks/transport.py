@@ -118,7 +118,7 @@ def _pot_torch(epsilon, iterations, gradient) -> Callable | None:
 
     def of(a, b, cost):
         cost = cost.detach().requires_grad_(gradient)
-        found = ot.solve_batch(
+        found: Any = ot.solve_batch(
             cost,
             epsilon,
             a,

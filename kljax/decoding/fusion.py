@@ -22,14 +22,12 @@ import jax
 import jax.numpy as jnp
 
 from kljax.decoding import fusion_solver as solver
-from kljax.decoding.fusion_curve import Problem, movement, prepare
+from kljax.decoding.fusion_curve import IMPOSSIBLE, Problem, movement, prepare
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 __all__ = ["RULES", "Weights", "fuse", "solve_weights"]
 
 RULES = (*solver.SINGLE, "axis", "projection", "static")
-_IMPOSSIBLE = -1e9
-"""Logits below count as -inf: masks are often written as the least finite number."""
 
 
 class Weights(NamedTuple):
@@ -106,16 +104,15 @@ def solve_weights(
       >>> solve_weights(s, s, expert).alpha.round(3).tolist()  # a large model like it
       [1.0]
     """
-    z, s, experts, allowed = _checked(
-        large_logits, base_logits, expert_logits, where, pad_vocab
-    )
+    z, s, experts = _checked(large_logits, base_logits, expert_logits, pad_vocab)
+    dtype = _wide(z, s, experts)
     count = experts.shape[-2]
     _check_options(rule, count, iterations, init, target, max_weight)
-    high = _per_expert("max_weight", max_weight, count, z.dtype)
-    fixed = _per_expert("weight", weight, count, z.dtype)
+    high = _per_expert("max_weight", max_weight, count, dtype)
+    fixed = _per_expert("weight", weight, count, dtype)
 
-    def one(z: Array, s: Array, experts: Array, allowed: Array) -> Weights:
-        problem = prepare(z, s, experts, allowed)
+    def one(z: Array, s: Array, experts: Array, *mask: Array) -> Weights:
+        problem = prepare(z, s, experts, *mask)
         if rule == "projection":
             alpha = solver.project(
                 problem, high=high, iterations=iterations, ridge=ridge
@@ -146,10 +143,11 @@ def solve_weights(
             alpha = alone[0] if count == 1 else _best(problem, alone, cross)
         return Weights(alpha, _loss(rule, problem, alpha, a, b, cross))
 
-    flat = [x.reshape(-1, *x.shape[len(z.shape[:-1]) :]) for x in (z, s, experts)]
-    flat.append(allowed.reshape(-1, allowed.shape[-1]))
-    flat = [jax.lax.stop_gradient(x) for x in flat]
-    alpha, loss = solver.each_row(one, *flat)
+    flat = [x.reshape(-1, *x.shape[z.ndim - 1 :]) for x in (z, s, experts)]
+    if where is not None:
+        mask = _mask(where, z)
+        flat.append(mask.reshape(-1, mask.shape[-1]))
+    alpha, loss = solver.each_row(one, *map(jax.lax.stop_gradient, flat))
     batch = z.shape[:-1]
     return Weights(alpha.reshape(*batch, count), loss.reshape(batch))
 
@@ -207,9 +205,8 @@ def fuse(
       Liu et al., "Tuning language models by proxy" (2024); Liu et al., "DExperts"
       (2021); Li et al., "Contrastive decoding" (2023).
     """
-    z, s, experts, _ = _checked(
-        large_logits, base_logits, expert_logits, None, pad_vocab
-    )
+    z, s, experts = _checked(large_logits, base_logits, expert_logits, pad_vocab)
+    z, s, experts = (x.astype(_wide(z, s, experts)) for x in (z, s, experts))
     alpha = jnp.asarray(alpha, z.dtype)
     try:
         alpha = jnp.broadcast_to(alpha, experts.shape[:-1])
@@ -218,10 +215,10 @@ def fuse(
             f"alpha: shape {alpha.shape} does not broadcast to {experts.shape[:-1]}, "
             "one weight per expert"
         ) from error
-    base_has = s > _IMPOSSIBLE
+    base_has = s > IMPOSSIBLE
     for t in range(experts.shape[-2]):
         s_t, weight = experts[..., t, :], alpha[..., t, None]
-        expert_has = s_t > _IMPOSSIBLE
+        expert_has = s_t > IMPOSSIBLE
         change = jnp.where(base_has & expert_has, s_t - s, 0)
         barred = base_has & ~expert_has & (weight > 0)
         z = jnp.where(barred, -jnp.inf, z + weight * change)
@@ -232,6 +229,7 @@ def fuse(
 
 
 def differ(arrays: Sequence[Array]) -> str:
+    """The message for logits whose vocabularies differ."""
     sizes = ", ".join(str(x.shape[-1]) for x in arrays)
     return (
         f"the models' vocabularies differ ({sizes} entries): fusion adds logits of the "
@@ -241,6 +239,7 @@ def differ(arrays: Sequence[Array]) -> str:
 
 
 def padded(x: Array, size: int) -> Array:
+    """`x` with impossible entries up to `size`."""
     missing = size - x.shape[-1]
     if not missing:
         return x
@@ -252,9 +251,8 @@ def _checked(
     large: ArrayLike,
     base: ArrayLike,
     experts: ArrayLike,
-    where: ArrayLike | None,
     pad_vocab: bool,
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Array, Array, Array]:
     z, s, e = jnp.asarray(large), jnp.asarray(base), jnp.asarray(experts)
     if z.ndim == 0 or e.ndim != z.ndim + 1 or e.shape[:-2] != z.shape[:-1]:
         raise ValueError(
@@ -273,18 +271,20 @@ def _checked(
     size = max(z.shape[-1], s.shape[-1], e.shape[-1])
     if not pad_vocab and not z.shape[-1] == s.shape[-1] == e.shape[-1]:
         raise ValueError(differ((z, s, e)))
-    dtype = jnp.promote_types(jnp.result_type(z, s, e), jnp.float32)
-    z, s, e = (padded(x.astype(dtype), size) for x in (z, s, e))
-    allowed = (z > _IMPOSSIBLE) & (s > _IMPOSSIBLE)
-    allowed &= jnp.all(e > _IMPOSSIBLE, axis=-2)
-    if where is not None:
-        mask = jnp.asarray(where)
-        if mask.ndim != z.ndim:
-            raise ValueError(
-                f"where: expected the rank of large_logits {z.shape}, got {mask.shape}"
-            )
-        allowed &= mask
-    return z, s, e, allowed
+    return padded(z, size), padded(s, size), padded(e, size)
+
+
+def _wide(*arrays: Array) -> Any:
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+
+
+def _mask(where: ArrayLike, like: Array) -> Array:
+    mask = jnp.asarray(where, bool)
+    if mask.ndim != like.ndim:
+        raise ValueError(
+            f"where: expected the rank of large_logits {like.shape}, got {mask.shape}"
+        )
+    return jnp.broadcast_to(mask, like.shape)
 
 
 def _check_options(

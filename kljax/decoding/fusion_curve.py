@@ -18,8 +18,18 @@ import jax.numpy as jnp
 
 from kljax.typing import Array, Float
 
-__all__ = ["Movement", "Point", "Problem", "moments", "movement", "prepare"]
+__all__ = [
+    "IMPOSSIBLE",
+    "Movement",
+    "Point",
+    "Problem",
+    "moments",
+    "movement",
+    "prepare",
+]
 
+IMPOSSIBLE = -1e9
+"""Logits below count as -inf: masks are often written as the least finite number."""
 _TINY = 1e-30
 
 
@@ -51,11 +61,20 @@ class Problem(NamedTuple):
     """c_t = E_{Q_t}[d_t] − E_Q[d_t]; equals a_t + b_t."""
 
 
-def prepare(large: Array, base: Array, experts: Array, allowed: Array) -> Problem:
-    """One row: `large`, `base` and `allowed` [v], `experts` [t v].
+def prepare(
+    large: Array, base: Array, experts: Array, where: Array | None = None
+) -> Problem:
+    """One row: `large` and `base` [v], `experts` [t v], any float type.
 
-    Outcomes that are not allowed are taken away from all laws, which renormalises them.
+    Outcomes that a model does not allow, or `where` takes away, are taken away from all
+    laws, which renormalises them.
     """
+    dtype = jnp.promote_types(jnp.result_type(large, base, experts), jnp.float32)
+    large, base, experts = (x.astype(dtype) for x in (large, base, experts))
+    allowed = (large > IMPOSSIBLE) & (base > IMPOSSIBLE)
+    allowed &= jnp.all(experts > IMPOSSIBLE, axis=0)
+    if where is not None:
+        allowed &= where
 
     def shifted(x: Array) -> Array:
         x = jnp.where(allowed, x, -jnp.inf)

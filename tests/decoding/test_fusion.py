@@ -108,8 +108,7 @@ def test_the_calculus_agrees_with_autodiff(x64):
 
     @jax.jit
     def both(alpha):
-        allowed = jnp.ones(z.shape, bool)
-        problem = prepare(jnp.asarray(z), s, e, allowed)
+        problem = prepare(jnp.asarray(z), jnp.asarray(s), jnp.asarray(e))
         ours = movement(problem, alpha)
         curved = jax.hessian(lambda x: move(x)[1])(alpha)
         return problem, ours, move(alpha), jax.jacobian(move)(alpha), curved

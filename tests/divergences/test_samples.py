@@ -9,7 +9,7 @@ import pytest
 from scipy import special, stats
 
 from kljax.divergences import samples as s
-from kljax.kernels import pairwise
+from kljax.kernels import neighbours, tiles
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(7, 2)), 0.5 + 1.2 * RNG.normal(size=(9, 2))
@@ -57,6 +57,12 @@ CASES = {
         lambda x, y: s.kde_log_density(x, y, H, log_weights=np.log(WEIGHTS)).sum(),
         lambda x, y: _kde(x, y, H, WEIGHTS).sum(),
     ),
+    "kernel_mean": (
+        lambda x, y: s.kernel_mean(x, y, H, log_weights=np.log(WEIGHTS)).sum(),
+        lambda x, y: (
+            (np.exp(-0.5 * _squared(x / H, y / H)) @ WEIGHTS).sum() / WEIGHTS.sum()
+        ),
+    ),
     "mmd": (lambda x, y: s.mmd(x, y, 0.8), lambda x, y: _mmd(x, y, 0.8)),
     "mmd_unbiased": (
         lambda x, y: s.mmd(x, y, H, unbiased=True),
@@ -73,8 +79,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_values_gradients_and_blocks(x64, name, monkeypatch):
     ours, reference = CASES[name]
-    # Blocks of two queries, with a remainder.
-    monkeypatch.setattr(pairwise, "_PAIRS", 2 * 9)
+    # Several tiles each way, with a remainder.
+    monkeypatch.setattr(tiles, "CPU", tiles.Tile(2, 4))
+    monkeypatch.setattr(neighbours, "_CPU", tiles.Tile(2, 4))
     value, gradients = jax.jit(jax.value_and_grad(ours, (0, 1)))(X, Y)
     np.testing.assert_allclose(value, reference(X, Y), rtol=1e-10)
     for i, gradient in enumerate(gradients):
