@@ -179,7 +179,7 @@ CLAIMS = (
     Claim(
         "ON-POLICY",
         "A student that also learns on text of its own is closer to the teacher.",
-        "Agarwal et al. 2024, figure 1",
+        "Agarwal et al. 2024",
         "held-out KL(q‖p), JS on policy minus JS, paired; on given text, hence not "
         "where the papers see the gain",
         "95 % interval below 0",
