@@ -118,8 +118,8 @@ def _keops() -> Callable | None:
         from pykeops.numpy import LazyTensor  # pyrefly: ignore[missing-import]
 
     def of(y, x):
-        queries = LazyTensor((y / _BANDWIDTH)[:, None, :])
-        points = LazyTensor((x / _BANDWIDTH)[None, :, :])
+        queries: Any = LazyTensor((y / _BANDWIDTH)[:, None, :])
+        points: Any = LazyTensor((x / _BANDWIDTH)[None, :, :])
         exponents = -(queries - points).sqnorm2() / 2
         return exponents.logsumexp(axis=1)[:, 0] - _constant(x)
 

@@ -283,7 +283,13 @@ def sum_and_gradient(
             return _values(plan, {**raw, **moved}, {**local, **others})
 
         values, pull = jax.vjp(
-            values_of, {s: raw[s] for s in sloped}, {k: local[k] for k in direct}
+            values_of,
+            {s: raw[s] for s in sloped},
+            # Wide, so that what a narrow bias gets from each block is not rounded.
+            {
+                k: local[k].astype(jnp.promote_types(local[k].dtype, jnp.float32))
+                for k in direct
+            },
         )
         slopes, found = pull(tokens["weights"].astype(values.dtype))
         summed = {k: x + found.pop(k).astype(dtype) for k, x in summed.items()}

@@ -193,7 +193,9 @@ def _on_device(plan, layout: Layout, wanted: tuple[str, ...], operands: Operands
         logits, pull = {}, {}
         for s, z in raw.items():
             bias, cap = shared.get(f"{s}_bias"), shared.get(f"{s}_cap")
-            bias = jnp.zeros(z.shape[-1], z.dtype) if bias is None else bias
+            # Wide, so that what a narrow bias gets from each chunk is not rounded.
+            bias = jnp.zeros(z.shape[-1]) if bias is None else bias
+            bias = bias.astype(z.dtype)
 
             def finish(z, bias, cap=cap):
                 z = linear.finish(z, bias, cap)

@@ -1,5 +1,6 @@
-"""Measures of generated samples, in NumPy and float64."""
+"""Measures of samples and predictions, in NumPy and float64."""
 
+from kljax.metrics.calibration import Reliability, calibration_error, reliability
 from kljax.metrics.images import (
     PrecisionRecall,
     frechet_distance,
@@ -10,8 +11,11 @@ from kljax.metrics.images import (
 
 __all__ = [
     "PrecisionRecall",
+    "Reliability",
+    "calibration_error",
     "frechet_distance",
     "frechet_distance_from_moments",
     "nearest_distances",
     "precision_recall",
+    "reliability",
 ]

@@ -1,0 +1,1 @@
+"""Parts of the experiment that distils a language model into a shallow one."""

@@ -1,0 +1,143 @@
+"""The teacher: a published model on a trimmed vocabulary, or a small one made here."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kljax.models.stacking import stack_layers
+from kljax.models.transformer import TransformerConfig, transformer
+from kljax.objectives.distillation import Hidden, sequence_level_loss
+from kljax.training import Loss, Player
+from kljax.typing import Array, Float, Int, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    source: str | None = "smollm2"
+    """Name, folder or .gguf file of `from_pretrained`; None: bytes, trained here."""
+    width: int = 64
+    depth: int = 3
+    heads: int = 4
+    steps: int = 300
+    batch: int = 8
+    learning_rate: float = 3e-3
+
+
+class Teacher(NamedTuple):
+    """Function, parameters and head; ids are those of the trimmed vocabulary."""
+
+    config: TransformerConfig
+    apply: Callable[..., Array]
+    params: PyTree
+    """Layers as a list."""
+
+    @property
+    def head(self) -> Float[Array, "d v"]:
+        return self.params["head"]["kernel"]
+
+    @property
+    def bias(self) -> Float[Array, "v"] | None:
+        return self.params["head"].get("bias")
+
+    def side(self, states: Any, head: Array, bias: Array | None) -> Hidden:
+        """The teacher as a loss takes it."""
+        return Hidden(states, head, bias, self.config.soft_cap)
+
+
+class Bytes:
+    """The tokenizer of a model that is trained here: one token per byte."""
+
+    end = 0
+
+    @staticmethod
+    def encode(text: str) -> Sequence[int]:
+        return list(text.encode())
+
+
+def tokenizer_of(pretrained: Any) -> tuple[Callable[[str], Sequence[int]], int]:
+    """Text to ids, and the id that ends a document."""
+    if pretrained is None:
+        return Bytes.encode, Bytes.end
+    known = pretrained.tokenizer
+    end = known.vocabulary.get("<|endoftext|>", known.eos_id)
+    return known.encode, 0 if end is None else end
+
+
+def trimmed(
+    config: TransformerConfig, params: PyTree, ids: Int[np.ndarray, "v"]
+) -> Teacher:
+    """The same model on fewer outcomes: its law given that the token is one of `ids`.
+
+    Rows of the embedding and columns of the head are taken, nothing else changes.
+    """
+    cut = {name: jnp.asarray(x)[..., ids] for name, x in params["head"].items()}
+    params = {**params, "head": cut}
+    if "embedding" in params:
+        table = jnp.asarray(params["embedding"]["table"])[ids]
+        params["embedding"] = {"table": table}
+    config = dataclasses.replace(config, vocab_size=len(ids))
+    return Teacher(config, transformer(config)[0], jax.tree.map(jnp.asarray, params))
+
+
+def own_config(config: TeacherConfig, vocab: int, length: int) -> TransformerConfig:
+    """The small teacher's sizes."""
+    return TransformerConfig(
+        vocab_size=vocab,
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        hidden=2 * config.width,
+        max_length=length,
+    )
+
+
+def text_player(
+    role: str, apply: Callable[..., Array], config: TransformerConfig, optimizer: Any
+) -> Player:
+    """Plain training on text."""
+
+    def loss(params, *, state, frozen, batch, key):
+        del state, frozen, key
+        states = apply(params, batch["tokens"], features=True)
+        side = Hidden(
+            states,
+            params["head"]["kernel"],
+            params["head"].get("bias"),
+            config.soft_cap,
+        )
+        mean, metrics = sequence_level_loss(side, batch["labels"], reduction="mean")
+        return Loss(jnp.broadcast_to(mean, batch["labels"].shape[:1]), metrics)
+
+    return Player(role, loss, optimizer)
+
+
+def adam(rate: float, steps: int) -> optax.GradientTransformation:
+    """AdamW with warm-up over a tenth and a cosine to a twentieth, clipped."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, rate, max(1, steps // 10), max(2, steps), rate / 20
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.95, weight_decay=0.01),
+    )
+
+
+def features(
+    teacher: Teacher, windows: Int[np.ndarray, "n t"], batch: int, note: Any
+) -> Iterator[np.ndarray]:
+    """Final hidden states in float16, `batch` windows at a time; `note(done)`.
+
+    Layers are stacked and scanned: one is compiled.
+    """
+    run = jax.jit(lambda p, x: teacher.apply(p, x, features=True).astype(jnp.float16))
+    stacked = jax.jit(stack_layers)(teacher.params)
+    for start in range(0, len(windows), batch):
+        part = windows[start : start + batch, :-1]
+        filled = np.resize(part, (batch, part.shape[1]))  # one shape, one program
+        yield np.asarray(run(stacked, filled))[: len(part)]
+        note(min(len(windows), start + batch))

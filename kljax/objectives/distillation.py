@@ -1,0 +1,400 @@
+"""Distillation of language models: a student q learns from a teacher p at every token.
+
+    loss_t = (1 - a) s D(p_t || q_t) + a (-log q_t(label_t)),    s = 1 or T^2,
+
+with any divergence D at a temperature T. Both sides come as what the caller holds:
+`Logits`, `Hidden` (states and a head, which are multiplied chunk by chunk and never
+give an array of tokens times vocabulary), and for a teacher also `TopK`. A teacher's
+hidden states or lists may be stored beforehand. Nothing flows back into a teacher.
+
+Known methods are settings: word-level distillation is ``divergence="forward_kl"``;
+Hinton's objective ``scale_by_temperature=True`` with a label weight; MiniLLM's and
+DistiLLM's divergences ``"reverse_kl"`` and ``"skew_forward_kl"``; generalized
+distillation any of these on batches of `kljax.objectives.on_policy`; and sequence-level
+distillation is `sequence_level_loss` on text that the teacher wrote.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from kljax.divergences import (
+    divergence as dense_divergence,
+)
+from kljax.divergences import (
+    get,
+    linear_cross_entropy,
+    linear_divergence,
+    linear_mixture,
+    linear_topk,
+    topk,
+)
+from kljax.fdivergence import FDivergence
+from kljax.kernels import rows
+from kljax.objectives.sides import (
+    Hidden,
+    Logits,
+    TopK,
+    check_side,
+    dense_logits,
+    top_outcomes,
+)
+from kljax.typing import Array, ArrayLike, Bool, Float, Int
+
+__all__ = [
+    "Hidden",
+    "Logits",
+    "TopK",
+    "distillation_loss",
+    "per_sequence",
+    "sequence_level_loss",
+    "top_outcomes",
+]
+
+Metrics = dict[str, Array]
+Reduction = Literal["sequence", "token", "mean"]
+Weights = Float[ArrayLike, "*b t"] | Bool[ArrayLike, "*b t"]
+REDUCTIONS = ("sequence", "token", "mean")
+
+
+Teacher = Logits | Hidden | TopK
+Student = Logits | Hidden
+
+
+def distillation_loss(
+    teacher: Teacher,
+    student: Student,
+    *,
+    divergence: str | FDivergence = "forward_kl",
+    temperature: ArrayLike = 1.0,
+    scale_by_temperature: bool = False,
+    labels: Int[ArrayLike, "*b t"] | None = None,
+    label_weight: ArrayLike = 0.0,
+    weights: Weights | None = None,
+    reduction: Reduction = "sequence",
+    normalizer: ArrayLike | None = None,
+    chunk_size: int | None = None,
+    pad_vocab: bool = False,
+    **parameters: Any,
+) -> tuple[Float[Array, "*b"], Metrics]:
+    """``(1 - a) s D(p || q) + a (-log q(label))`` of every token, in nats.
+
+    Two `Hidden` sides, or a `TopK` teacher and a `Hidden` student, run fused: no
+    logits of all tokens exist. Every other pair works on logits. The numbers agree.
+
+    Args:
+      teacher: the target p; no gradient flows into it. Its last position predicts what
+        the student's last position predicts.
+      student: the model q.
+      divergence: a name of `kljax.divergences.names()` or an object.
+      temperature: T > 0, divides both sides' logits in D (for `TopK` the student's, the
+        list has its own); may be traced. The labels' part is at temperature 1.
+      scale_by_temperature: s = T^2, so that D's gradient keeps its size at any T; else
+        s = 1.
+      labels: the next token of each position, as `next_token` gives it. A negative one
+        takes its token away, as weight 0 does.
+      label_weight: a in [0, 1], the labels' share; needs `labels` unless it is 0. May
+        be traced. At the number 1 the teacher is not looked at.
+      weights: of the tokens, >= 0, or a mask: False for prompts and padding.
+      reduction: ``"sequence"``, the weighted mean over the tokens of each sequence;
+        ``"token"``, weight times loss of each token; ``"mean"``, the weighted mean
+        over everything, the fastest for two `Hidden` sides (the gradient is formed
+        along with the value).
+      normalizer: with ``"mean"``, what the sum is divided by instead of the sum of the
+        weights: give the whole batch's where this is only a part of it.
+      chunk_size: tokens whose logits exist at a time in the fused forms.
+      pad_vocab: let the shorter vocabulary end in impossible outcomes (not for `TopK`).
+      **parameters: of the divergence, such as ``beta=0.1``; may be traced.
+
+    Returns:
+      The loss, `[*b]`, `[*b, t]` or `[]`, at least float32, and metrics, weighted means
+      over tokens: "distillation/loss", "distillation/tokens" (the sum of weights), and
+      "distillation/divergence" (without s) and "distillation/cross_entropy", each where
+      it is known by itself (the fused mixture makes only their sum). A sequence without
+      weight has loss 0. For a training step, which wants one loss per example, give it
+      ``"sequence"`` with the sequences' token counts as weights, or
+      ``jnp.broadcast_to(mean, (b,))``: the same gradient.
+
+    Raises:
+      ValueError: shapes that do not fit, vocabularies that differ without `pad_vocab`,
+        numbers out of range, unknown names, a label weight without labels.
+      TypeError: a side that is none of the three forms, or arrays of a wrong type.
+
+    Example:
+      >>> teacher = Hidden(jnp.eye(3, 4), jnp.eye(4, 5))
+      >>> student = Hidden(jnp.ones((3, 2)), jnp.zeros((2, 5)))
+      >>> loss, metrics = distillation_loss(teacher, student)
+      >>> round(float(loss), 4)
+      0.1092
+      >>> sorted(metrics)[:2]
+      ['distillation/divergence', 'distillation/loss']
+
+    References:
+      Hinton, Vinyals and Dean (2015), section 2: labels, temperature and T^2. Agarwal
+      et al., "On-policy distillation of language models" (2024): the divergence as a
+      choice, and a sequence's loss as the mean over its tokens. Gu et al., "MiniLLM"
+      (2024): reverse KL. Ko et al., "DistiLLM" (2024): skew KL, beta = 0.1.
+    """
+    objective = get(divergence, **parameters)
+    _check_numbers(reduction, normalizer, label_weight, temperature)
+    check_side("student", student, (Logits, Hidden))
+    check_side("teacher", teacher, (Logits, Hidden, TopK))
+    if labels is None and not _is(label_weight, 0):
+        raise ValueError(f"label_weight: {label_weight} needs labels, got None")
+    if _is(label_weight, 1):
+        return sequence_level_loss(
+            student,
+            jnp.asarray(labels),
+            weights=weights,
+            reduction=reduction,
+            normalizer=normalizer,
+            chunk_size=chunk_size,
+        )
+    teacher = jax.tree.map(jax.lax.stop_gradient, teacher)
+    shape = jnp.shape(student[0])[:-1]
+    _check_tokens("teacher", jnp.shape(teacher[0]), shape)
+    known, weights = _labels(labels, weights, shape)
+    soft_share = (1 - label_weight) * (temperature**2 if scale_by_temperature else 1)
+    options: dict[str, Any] = {"weights": weights, "chunk_size": chunk_size}
+    options |= _fused_reduction(reduction, normalizer)
+    parts: Metrics = {}
+    if isinstance(student, Hidden) and isinstance(teacher, Hidden):
+        options |= {
+            "p_hidden": teacher.states,
+            "p_head": teacher.head,
+            "p_bias": teacher.bias,
+            "soft_cap": (teacher.soft_cap, student.soft_cap),
+            "temperature": temperature,
+            "pad_vocab": pad_vocab,
+            **_model(student),
+        }
+        if known is None:
+            parts["divergence"] = linear_divergence(objective, **options)
+            loss = _times(soft_share, parts["divergence"])
+        else:
+            loss = linear_mixture(
+                objective,
+                labels=known,
+                cross_entropy_scale=label_weight,
+                divergence_scale=soft_share,
+                **options,
+            )
+        return _fused(loss, parts, weights, shape, reduction)
+    if isinstance(student, Hidden) and isinstance(teacher, TopK):
+        options |= _model(student) | {"soft_cap": student.soft_cap}
+        listed: dict[str, Any] = {"log_p_topk": teacher.log_p, "ids": teacher.ids}
+        soft = linear_topk(objective, temperature=temperature, **listed, **options)
+        loss, parts["divergence"] = _times(soft_share, soft), soft
+        if known is not None:
+            parts["cross_entropy"] = linear_cross_entropy(known, **options)
+            loss += _times(label_weight, parts["cross_entropy"])
+        return _fused(loss, parts, weights, shape, reduction)
+    q = dense_logits(student)
+    if isinstance(teacher, TopK):
+        cooled = q / jnp.asarray(temperature, q.dtype)
+        soft = topk(teacher.log_p, teacher.ids, cooled, objective)
+    else:
+        p = dense_logits(teacher)
+        soft = dense_divergence(
+            p, q, objective, temperature=temperature, pad_vocab=pad_vocab
+        )
+    loss, parts["divergence"] = _times(soft_share, soft), soft
+    if known is not None:
+        parts["cross_entropy"] = rows.cross_entropy(q, known)
+        loss += _times(label_weight, parts["cross_entropy"])
+    return _reduced(loss, parts, weights, reduction, normalizer)
+
+
+def sequence_level_loss(
+    student: Student,
+    labels: Int[ArrayLike, "*b t"],
+    *,
+    weights: Weights | None = None,
+    reduction: Reduction = "sequence",
+    normalizer: ArrayLike | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Float[Array, "*b"], Metrics]:
+    """``-log q(label)`` per token: the student learns text that its teacher wrote.
+
+    The same function on a corpus is plain training. With the divergence's own words it
+    is the forward KL of sequences, ``KL(p(y) || q(y))``, up to the teacher's entropy,
+    estimated by samples of p: a teacher that can only be sampled is enough.
+
+    Args:
+      student: the model q.
+      labels: the teacher's tokens, the next one at each position; negative: none.
+      weights, reduction, normalizer, chunk_size: as in `distillation_loss`. The log-
+        probability of a whole sequence is the sum of minus ``"token"``.
+
+    Returns:
+      Loss and metrics as in `distillation_loss`.
+
+    Raises:
+      ValueError, TypeError: as in `distillation_loss`.
+
+    Example:
+      >>> student = Hidden(jnp.ones((1, 3, 2)), jnp.zeros((2, 4)))
+      >>> loss, _ = sequence_level_loss(student, jnp.array([[0, 3, -1]]))
+      >>> round(float(loss[0]), 4)  # log 4
+      1.3863
+
+    References:
+      Kim and Rush, "Sequence-level knowledge distillation" (2016), section 3.2.
+    """
+    _check_numbers(reduction, normalizer, 1.0, 1.0)
+    check_side("student", student, (Logits, Hidden))
+    shape = jnp.shape(student[0])[:-1]
+    known, weights = _labels(labels, weights, shape)
+    if known is None:
+        raise ValueError("labels: needed, one per token, got None")
+    if isinstance(student, Hidden):
+        loss = linear_cross_entropy(
+            known,
+            **_model(student),
+            soft_cap=student.soft_cap,
+            weights=weights,
+            chunk_size=chunk_size,
+            **_fused_reduction(reduction, normalizer),
+        )
+        parts = {"cross_entropy": loss}
+        return _fused(loss, parts, weights, shape, reduction)
+    loss = rows.cross_entropy(dense_logits(student), known)
+    return _reduced(loss, {"cross_entropy": loss}, weights, reduction, normalizer)
+
+
+def per_sequence(
+    weighted: Float[Array, "*b t"], weights: Weights | None = None
+) -> Float[Array, "*b"]:
+    """``sum_t w loss / sum_t w``: from what ``reduction="token"`` gives.
+
+    Args:
+      weighted: weight times loss, `[*b, t]`.
+      weights: the same weights, or None for ones.
+
+    Returns:
+      One value per sequence, 0 where the weights sum to 0.
+
+    Raises:
+      ValueError: weights that do not fit.
+
+    Example:
+      >>> per_sequence(jnp.array([[2.0, 4.0, 0.0]]), jnp.array([[1, 1, 0]])).tolist()
+      [3.0]
+    """
+    w = _token_weights(weights, weighted.shape)
+    total = jnp.sum(w, axis=-1)
+    return jnp.sum(weighted, axis=-1) / jnp.where(total == 0, 1, total)
+
+
+# ------------------------------------------------------------------ what they share
+
+
+def _times(factor: ArrayLike, value: Array) -> Array:
+    """0 where the factor is, even of an infinite value."""
+    return rows.weigh(jnp.asarray(factor, value.dtype), value)
+
+
+def _model(student: Hidden) -> dict[str, Any]:
+    states, head, bias, _ = student
+    return {"q_hidden": states, "q_head": head, "q_bias": bias}
+
+
+def _fused_reduction(reduction: str, normalizer: ArrayLike | None) -> dict[str, Any]:
+    if reduction == "mean":
+        return {"reduction": "mean", "normalizer": normalizer}
+    return {"reduction": "none"}
+
+
+def _fused(
+    loss: Array,
+    parts: Metrics,
+    weights: Array | None,
+    shape: tuple[int, ...],
+    reduction: str,
+) -> tuple[Array, Metrics]:
+    """The kernels weigh already; sums over sequences and metrics are left to do."""
+    w = _token_weights(weights, shape)
+    tokens = jnp.sum(w)
+    values = {"loss": loss, **parts}
+    if reduction != "mean":
+        total = jnp.where(tokens == 0, 1, tokens)
+        values = {name: jnp.sum(value) / total for name, value in values.items()}
+    out = per_sequence(loss, w) if reduction == "sequence" else loss
+    return out, _metrics(values, tokens)
+
+
+def _reduced(
+    loss: Array,
+    parts: Metrics,
+    weights: Array | None,
+    reduction: str,
+    normalizer: ArrayLike | None,
+) -> tuple[Array, Metrics]:
+    w = _token_weights(weights, loss.shape)
+    tokens = jnp.sum(w)
+    divisor = tokens if normalizer is None else jnp.asarray(normalizer, loss.dtype)
+    total = jnp.where(divisor == 0, 1, divisor)
+    weighted = {k: rows.weigh(w, v) for k, v in {"loss": loss, **parts}.items()}
+    sums = {name: jnp.sum(value) / total for name, value in weighted.items()}
+    metrics = _metrics(sums, tokens)
+    if reduction == "mean":
+        return sums["loss"], metrics
+    if reduction == "sequence":
+        return per_sequence(weighted["loss"], w), metrics
+    return weighted["loss"], metrics
+
+
+def _metrics(values: Metrics, tokens: Array) -> Metrics:
+    found = {f"distillation/{k}": v for k, v in {**values, "tokens": tokens}.items()}
+    return jax.lax.stop_gradient(found)
+
+
+def _labels(
+    labels: ArrayLike | None, weights: ArrayLike | None, shape: tuple[int, ...]
+) -> tuple[Array | None, Array | None]:
+    """Labels, and the weights without the tokens whose label is negative."""
+    if labels is None:
+        return None, None if weights is None else _token_weights(weights, shape)
+    known = jnp.asarray(labels)
+    if not jnp.issubdtype(known.dtype, jnp.integer):
+        raise TypeError(f"labels: expected integers, got {known.dtype}")
+    if known.shape != shape:
+        raise ValueError(f"labels: expected {shape}, one per token, got {known.shape}")
+    w = _token_weights(weights, shape)
+    return known, jnp.where(known >= 0, w, 0)
+
+
+def _token_weights(weights: ArrayLike | None, shape: tuple[int, ...]) -> Array:
+    if weights is None:
+        return jnp.ones(shape, jnp.float32)
+    w = jnp.asarray(weights)
+    if w.shape != shape:
+        raise ValueError(f"weights: expected {shape}, one per token, got {w.shape}")
+    real = jnp.issubdtype(w.dtype, jnp.floating)
+    return w.astype(jnp.promote_types(w.dtype, jnp.float32) if real else jnp.float32)
+
+
+def _is(value: Any, number: float) -> bool:
+    return isinstance(value, int | float) and value == number
+
+
+def _check_numbers(
+    reduction: str, normalizer: Any, label_weight: Any, temperature: Any
+) -> None:
+    if reduction not in REDUCTIONS:
+        names = ", ".join(REDUCTIONS)
+        raise ValueError(f"reduction: unknown {reduction!r}; known: {names}")
+    if normalizer is not None and reduction != "mean":
+        raise ValueError('normalizer: needs reduction="mean", it divides a sum')
+    if isinstance(label_weight, int | float) and not 0 <= label_weight <= 1:
+        raise ValueError(f"label_weight: expected 0 to 1, got {label_weight}")
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"temperature: must be positive, got {temperature}")
+
+
+def _check_tokens(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    if got[:-1] != shape:
+        raise ValueError(
+            f"{name}: has tokens {got[:-1]} and the student {shape}; they must agree"
+        )
