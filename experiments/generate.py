@@ -335,16 +335,15 @@ def _plot(shown: Sequence[_Piece], options: argparse.Namespace) -> None:
     names = [pathlib.Path(x).name for x in options.expert] or ["large − base"]
     figure = Figure(figsize=(max(6.0, 0.22 * len(shown)), 3.2), layout="constrained")
     axes = figure.subplots()
-    places = range(len(shown))
+    places, below = range(len(shown)), [0.0] * len(shown)
     for i, name in enumerate(names):
         heights = [piece.alpha[i] for piece in shown]
-        axes.plot(places, heights, marker="o", markersize=3, drawstyle="steps-mid")
-        axes.lines[-1].set_label(name)
+        axes.bar(places, heights, bottom=below, width=0.8, label=name)
+        below = [x + y for x, y in zip(below, heights, strict=True)]
     axes.set_xticks(places)
     labels = [piece.text.replace("$", r"\$").replace("\n", "↵") for piece in shown]
     axes.set_xticklabels(labels, rotation=90, fontsize=7)
     axes.set_ylabel("weight")
-    axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
     axes.legend(frameon=False)
     options.plot.parent.mkdir(parents=True, exist_ok=True)

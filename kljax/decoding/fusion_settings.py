@@ -21,7 +21,7 @@ class Fusion:
     """A setting of logit fusion, and the `combine` of a generation loop.
 
     Called with the logits of the large model, the base and the experts, in this order,
-    each [*b, v], it returns the fused logits and ``{"alpha": [*b, t], "loss": [*b]}``.
+    each [*b, v], it returns the fused logits and ``{"alpha": [*b, t]}``.
     An entry [*b, n, v] counts as n models, as `kljax.models.lora.adapted` gives them.
     With no expert the large model is its own: z + α (z − s), contrastive decoding. It
     hashes as long as its fields are Python values.
@@ -79,7 +79,8 @@ class Fusion:
     def __call__(self, logits: Sequence[Array]) -> tuple[Array, dict[str, Array]]:
         """Fused logits and diagnostics."""
         z, s, experts = self._stacked(logits)
-        alpha, loss = self.weights(logits)
+        # The loss is not asked for: it would be one more pass.
+        alpha = self.weights(logits).alpha
         fused = fuse(z, s, experts, alpha, pad_vocab=self.pad_vocab)
         if self.plausibility is not None:
             top = jnp.max(z, axis=-1, keepdims=True)
@@ -87,7 +88,7 @@ class Fusion:
             missing = fused.shape[-1] - keep.shape[-1]
             keep = jnp.pad(keep, [(0, 0)] * (keep.ndim - 1) + [(0, missing)])
             fused = jnp.where(keep, fused, -jnp.inf)
-        return fused, {"alpha": alpha, "loss": loss}
+        return fused, {"alpha": alpha}
 
     def _stacked(self, logits: Sequence[Array]) -> tuple[Array, Array, Array]:
         if len(logits) < 2:

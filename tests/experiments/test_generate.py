@@ -54,14 +54,29 @@ def test_one_model_and_several(folders, capsys, tmp_path):
     status, out, err = run(folders, capsys, *words, "--plot", str(picture))
     assert status == 0 and len(out.split()) == 8
     assert "weight" in err and picture.stat().st_size > 5000
-    # Drafted, it is the same text.
+
+
+@pytest.mark.slow
+def test_drafted_text_is_the_same(folders, capsys):
+    words = ["--large", "large", "--base", "base", "--expert", "expert"]
+    _, plain, _ = run(folders, capsys, *words)
     status, drafted, err = run(folders, capsys, *words, "--draft", "2")
-    assert status == 0 and drafted == out and "calls of the large model" in err
+    assert status == 0 and drafted == plain and "calls of the large model" in err
 
 
-def test_the_base_alone_is_contrastive_decoding(folders, capsys):
-    status, _, err = run(folders, capsys, "--large", "large", "--base", "base")
-    assert status == 0 and "weight 0.50 on average, 0.50 to 0.50" in err
+def test_the_base_alone_is_contrastive_decoding():
+    from experiments.generate import _fusion, _parsed
+    from kljax.decoding.fusion_settings import PRESETS
+
+    class Model:
+        config = CONFIG
+
+    words = ["--large", "a", "--base", "b", "--max-weight", "2"]
+    assert _fusion(_parsed(words), [Model, Model]) == PRESETS["contrastive"]
+    words += ["--weight", "0.3"]
+    assert _fusion(_parsed(words), [Model, Model]).weight == 0.3
+    words += ["--expert", "c", "--rule", "kl_ball"]
+    assert _fusion(_parsed(words), [Model] * 3).rule == "kl_ball"
 
 
 def test_what_does_not_fit_is_said(folders, capsys):
@@ -84,18 +99,11 @@ def test_what_does_not_fit_is_said(folders, capsys):
     assert status == 2 and "--plot draws weights" in err
     status, _, err = run(folders, capsys, *large, "--draft", "3")
     assert status == 2 and "--draft needs --expert" in err
+    two = (*both, "expert", "--expert", "other", "--rule", "dynamic")
+    status, _, err = run(folders, capsys, *two)
+    assert status == 1 and 'Use rule="axis"' in err
     status, _, err = run(folders, capsys, *both, "expert", "--rule", "magic")
     assert status == 2 and "invalid choice: 'magic'" in err
-
-
-def test_several_experts(folders, capsys):
-    words = ["--large", "large", "--base", "base", "--expert", "expert"]
-    status, out, err = run(folders, capsys, *words, "--expert", "other", new="2")
-    assert status == 0 and len(out.split()) == 4 and "weight" in err
-    status, _, err = run(
-        folders, capsys, *words, "--expert", "other", "--rule", "dynamic"
-    )
-    assert status == 1 and 'Use rule="axis"' in err
 
 
 def test_characters_spread_over_tokens_come_whole():

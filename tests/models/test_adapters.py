@@ -14,7 +14,7 @@ from kljax.models.stacking import stack_layers
 from kljax.models.task_arithmetic import add_task_vectors, soup, task_vector
 from kljax.models.transformer import TransformerConfig, transformer
 
-CONFIG = TransformerConfig(31, width=16, depth=2, heads=4, kv_heads=2, hidden=24)
+CONFIG = TransformerConfig(31, width=16, depth=1, heads=4, kv_heads=2, hidden=24)
 APPLY, INITIAL = transformer(CONFIG)
 PARAMS = draw(INITIAL)
 TOKENS = np.random.default_rng(0).integers(0, 31, size=(3, 6))
@@ -63,7 +63,7 @@ def test_a_new_adapter_changes_nothing_and_takes_the_gradient():
 
     plain = jnp.sum(jax.jit(APPLY)(PARAMS, TOKENS) ** 2)
     np.testing.assert_allclose(value(new), plain, rtol=1e-5)
-    slope = jax.jit(jax.grad(value))(new)["layers"][1]["mlp"]["down"]
+    slope = jax.jit(jax.grad(value))(new)["layers"][0]["mlp"]["down"]
     assert float(jnp.abs(slope["up"]).max()) > 0 and not slope["down"].any()
 
 
@@ -73,15 +73,19 @@ def test_experts_as_adapters_are_fused_as_models_are():
     where = np.arange(6) >= np.array([[0], [2], [5]])
     shared = {"max_new_tokens": 8, "where": where, "combine": Fusion(rule="axis")}
     shared["sampling"] = Sampling(temperature=0)
-    others = [(APPLY, p) for p in (PARAMS, merged(one), merged(two))]
-    large = draw(INITIAL, 5)
-    apart = generate(APPLY, large, TOKENS, others=others, **shared)
-    together = [(adapted(APPLY, 3), stack)]
-    together = generate(APPLY, large, TOKENS, others=together, **shared)
-    np.testing.assert_array_equal(together.tokens, apart.tokens)
-    alpha = apart.diagnostics["alpha"]
+    large, small = draw(INITIAL, 5), (adapted(APPLY, 3), stack)
+    out = generate(APPLY, large, TOKENS, others=[small], **shared)
+    # The same from merged weights, all tokens read at once.
+    text = np.concatenate([TOKENS, out.tokens], axis=1)
+    seen = np.concatenate([where, np.ones((3, 8), bool)], axis=1)
+    run = jax.jit(APPLY)
+    weights = (large, PARAMS, merged(one), merged(two))
+    logits = [run(p, text, jnp.asarray(seen))[:, 5:-1] for p in weights]
+    fused, noted = jax.jit(shared["combine"])(tuple(logits))
+    np.testing.assert_array_equal(out.tokens, np.argmax(fused, axis=-1))
+    alpha = out.diagnostics["alpha"]
+    np.testing.assert_allclose(alpha, noted["alpha"], atol=1e-3)
     assert alpha.shape == (3, 8, 2) and ((alpha > 0).sum(axis=-1) == 1).all()
-    np.testing.assert_allclose(together.diagnostics["alpha"], alpha, atol=1e-3)
 
 
 def test_bad_adapters():
