@@ -32,7 +32,7 @@ ROOMS = {
     "objectives": {"fdivergence", "generators", "kernels", "divergences"},
     "theory": {"fdivergence", "generators", "divergences", "objectives"},
     "training": set(),
-    "decoding": {"divergences", "kernels", "fdivergence", "generators"},
+    "decoding": {"models", "divergences", "kernels", "fdivergence", "generators"},
     "models": set(),
     "metrics": set(),
     "data": set(),

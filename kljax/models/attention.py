@@ -1,0 +1,114 @@
+"""Causal attention with shared key heads, over a block of tokens or over a cache."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kljax.models.configuration import TransformerConfig
+from kljax.models.layers import Dense, RMSNorm, wide
+from kljax.models.rope import rotate
+from kljax.typing import Array, Bool, Float
+
+__all__ = ["Attention", "attend"]
+
+Memory = tuple[Array, Array, Array]
+"""One layer's keys and values `[b, slots, kv_heads, head_dim]`, and the next slot."""
+
+
+def attend(
+    query: Float[Array, "b t h d"],
+    key: Float[Array, "b s k d"],
+    value: Float[Array, "b s k d"],
+    visible: Bool[Array, "#b t s"],
+) -> Float[Array, "b t h d"]:
+    """Softmax attention; query head `i` reads key head `i // (h / k)`.
+
+    `out_t = sum_s softmax_s(query_t . key_s / sqrt(d)) value_s` over visible `s`.
+
+    Args:
+      query: one vector per token and head.
+      key: one vector per slot and key head.
+      value: likewise.
+      visible: which slots a token reads. A token that sees none reads the mean of all
+        of them; its output is finite and means nothing.
+
+    Returns:
+      One vector per token and head, in the dtype of `query`.
+
+    Example:
+      >>> x = jnp.ones((1, 2, 2, 4))
+      >>> attend(x, x, x, jnp.ones((1, 2, 2), bool)).shape
+      (1, 2, 2, 4)
+    """
+    b, t, h, d = query.shape
+    k = key.shape[2]
+    dtype = wide(query.dtype)
+    query = (query * d**-0.5).reshape(b, t, k, h // k, d)
+    hidden = jnp.finfo(dtype).min
+    if b * t == 1:
+        # A product and a sum fuse into one pass over the cache, which stays in place;
+        # an einsum of one row makes XLA's CPU compiler copy keys and values twice.
+        row = query.reshape(k, h // k, 1, d)
+        keys, values = key[0].swapaxes(0, 1), value[0].swapaxes(0, 1)
+        scores = jnp.sum(row * keys[:, None], axis=-1, dtype=dtype)
+        weights = jax.nn.softmax(jnp.where(visible[0], scores, hidden), axis=-1)
+        weights = weights.astype(value.dtype)[..., None]
+        out = jnp.sum(weights * values[:, None], axis=-2, dtype=dtype)
+        return out.reshape(b, t, h, d).astype(query.dtype)
+    scores = jnp.einsum("btkgd,bskd->bkgts", query, key, preferred_element_type=dtype)
+    scores = jnp.where(visible[:, None, None], scores, hidden)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    out = jnp.einsum("bkgts,bskd->btkgd", weights, value)
+    return out.reshape(b, t, h, d).astype(query.dtype)
+
+
+class Attention(nnx.Module):
+    """Queries, keys and values of every head, attention, and the output map."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.head_dim = config.head_dim
+        size = config.heads * config.head_dim
+        shared, bias = config.kv_heads * config.head_dim, config.qkv_bias
+        self.query = Dense(config.width, size, bias=bias, rngs=rngs)
+        self.key = Dense(config.width, shared, bias=bias, rngs=rngs)
+        self.value = Dense(config.width, shared, bias=bias, rngs=rngs)
+        self.output = Dense(
+            size,
+            config.width,
+            bias=config.output_bias,
+            deviation=(2 * config.depth * size) ** -0.5,
+            rngs=rngs,
+        )
+        if config.qk_norm:
+            self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
+
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        turn: tuple[Array, Array] | None,
+        visible: Bool[Array, "#b t s"],
+        memory: Memory | None = None,
+    ) -> tuple[Float[Array, "b t d"], tuple[Array, Array]]:
+        """The layer's output, and its keys and values (with `memory`: all slots)."""
+        b, t, _ = x.shape
+        q, k, v = (
+            part(x).reshape(b, t, -1, self.head_dim)
+            for part in (self.query, self.key, self.value)
+        )
+        if hasattr(self, "query_norm"):
+            q, k = self.query_norm(q), self.key_norm(k)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
+        if memory is not None:
+            keys, values, cursor = memory
+            k = write(keys, k, cursor)
+            v = write(values, v, cursor)
+        out = attend(q, k.astype(x.dtype), v.astype(x.dtype), visible)
+        return self.output(out.reshape(b, t, -1)), (k, v)
+
+
+def write(slots: Array, block: Array, cursor: Array) -> Array:
+    """The block in the slots from `cursor` on, the same in all rows."""
+    starts = (jnp.zeros_like(cursor), cursor) + (0,) * (slots.ndim - 2)
+    return jax.lax.dynamic_update_slice(slots, block.astype(slots.dtype), starts)
