@@ -6,6 +6,7 @@ checksum of what the answer depends on, so no order of drawing can bring a test 
 """
 
 import dataclasses
+import datetime
 import zlib
 from collections.abc import Callable
 
@@ -27,6 +28,8 @@ class TaskConfig:
     """Digits to sort."""
     letters: int = 5
     """Of the string to reverse."""
+    days: int = 9
+    """Most days by which a date is moved."""
     spaced: bool = False
     """Letters apart, for vocabularies that would merge them."""
 
@@ -83,12 +86,15 @@ def _flip(random: np.random.Generator, config: TaskConfig) -> Example:
 
 
 def _date(random: np.random.Generator, config: TaskConfig) -> Example:
-    """1987-03-07= as 7 Mar 1987."""
+    """1987-02-25+9= as 6 Mar 1987: a date some days on, rewritten."""
     year, month, day = (
         int(random.integers(*r)) for r in ((1900, 2100), (1, 13), (1, 29))
     )
-    prompt = f"{year}-{month:02d}-{day:02d}="
-    return Example(prompt, f"{day} {MONTHS[month - 1]} {year}", prompt)
+    start = datetime.date(year, month, day)
+    days = int(random.integers(0, config.days + 1))
+    end = start + datetime.timedelta(days=days)
+    prompt = f"{start.isoformat()}+{days}="
+    return Example(prompt, f"{end.day} {MONTHS[end.month - 1]} {end.year}", prompt)
 
 
 Draw = Callable[[np.random.Generator, TaskConfig], Example]
