@@ -33,7 +33,7 @@ ROOMS = {
     "theory": {"fdivergence", "generators", "divergences", "objectives"},
     "training": set(),
     "decoding": {"models", "divergences", "kernels", "fdivergence", "generators"},
-    "models": set(),
+    "models": {"data"},
     "metrics": set(),
     "data": set(),
 }

@@ -3,5 +3,6 @@
 from kljax.data.dataset import Dataset, from_unit, to_unit
 from kljax.data.loading import load
 from kljax.data.sources import names
+from kljax.data.wheels import model_file
 
-__all__ = ["Dataset", "from_unit", "load", "names", "to_unit"]
+__all__ = ["Dataset", "from_unit", "load", "model_file", "names", "to_unit"]

@@ -10,6 +10,7 @@ from kljax.data.debian import archive_file, download, installed_member
 from kljax.data.loading import prepare
 from kljax.data.packaged import package_file, verify
 from kljax.data.sources import Missing, Source, find, table
+from kljax.data.wheels import download_member, member_file
 from kljax.errors import DataError
 
 __all__ = ["main"]
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m kljax.data",
-        description="The data sets known by name: what is here, and how to get it.",
+        description="Data and models known by name: what is here, and how to get it.",
     )
     parser.add_argument("--root", help="cache folder (default: $KLJAX_CACHE, ...)")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -53,9 +54,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(root: pathlib.Path) -> None:
-    rows = [("name", "images", "shape", "MB", "license", "state", "what")]
+    rows = [("name", "count", "shape", "MB", "license", "state", "what")]
     for entry in table().values():
-        shape = "x".join(map(str, entry.shape))
+        shape = "x".join(map(str, entry.shape)) if entry.shape[0] else entry.kind
         size = f"{entry.bytes / 1e6:.1f}"
         state = _state(entry, root)
         rows.append(
@@ -85,6 +86,8 @@ def _state(entry: Source, root: pathlib.Path) -> str:
         except Missing as missing:
             return str(missing)
         return f"ready, inside {entry.package}"
+    if entry.route == "A":
+        return "fetched" if member_file(entry, root).is_file() else "to fetch"
     if installed_member(entry):
         return "ready, installed"
     return "fetched" if archive_file(entry, root).is_file() else "to fetch"
@@ -97,6 +100,8 @@ def _fetch(entry: Source, root: pathlib.Path) -> None:
         file = package_file(entry)
         verify(file, entry)
         print(f"{entry.name}: nothing to fetch, it is inside {entry.package}")
+    elif entry.route == "A":
+        download_member(entry, root, print)
     elif installed_member(entry):
         print(f"{entry.name}: nothing to fetch, {entry.package} is installed")
     else:

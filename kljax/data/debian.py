@@ -3,12 +3,10 @@
 import io
 import pathlib
 import shutil
-import subprocess
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable
 
+from kljax.data.downloads import Report, run
 from kljax.data.packaged import verify
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
@@ -17,11 +15,6 @@ __all__ = ["archive_file", "download", "extract", "installed_member"]
 
 SYSTEM = pathlib.Path("/")
 """Where installed packages have their files."""
-
-POLL_SECONDS = 0.2
-REPORT_SHARE = 0.1
-
-Report = Callable[[str], None]
 
 
 def archive_file(source: Source, root: pathlib.Path) -> pathlib.Path:
@@ -71,35 +64,10 @@ def download(source: Source, root: pathlib.Path, report: Report) -> pathlib.Path
 
 def _run_apt(source: Source, folder: pathlib.Path, report: Report) -> None:
     wanted = f"{source.package}={source.version}"
-    megabytes = source.bytes / 1e6
-    report(f"{source.name}: apt-get download {wanted} ({megabytes:.1f} MB)")
-    log = folder / "apt.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["apt-get", "download", wanted],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            told, pause = 0.0, 0.01
-            while process.poll() is None:
-                time.sleep(pause)
-                pause = min(2 * pause, POLL_SECONDS)
-                here = sum(file.stat().st_size for file in folder.glob("*.deb*"))
-                if here / source.bytes >= told + REPORT_SHARE:
-                    told = here / source.bytes
-                    report(f"{source.name}: {here / 1e6:.1f} of {megabytes:.1f} MB")
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-    if process.returncode:
-        lines = log.read_text("utf-8", "replace").splitlines()
-        said = next(
-            (line for line in lines if line.startswith("E:")), "no reason given"
-        )
+    report(f"{source.name}: apt-get download {wanted} ({source.bytes / 1e6:.1f} MB)")
+    printed = run(["apt-get", "download", wanted], folder, "*.deb*", source, report)
+    if printed is not None:
+        said = next((x for x in printed if x.startswith("E:")), "no reason given")
         raise Missing(
             f"`apt-get download {wanted}` failed ({said}); if its index is stale, run "
             "`apt-get update` (needs root) and fetch again"

@@ -88,7 +88,7 @@ def load(
         label = name or (known.name if known else file.name)
         origin = {"source": "path", "file": file.name}
         return _finish(label, split, raw, known, origin)
-    entry = find(name)
+    entry = find(name, "images")
     raw, origin = _locate(entry, cache_folder(root), source, fetch, allow_synthetic)
     return _finish(entry.name, split, raw, entry, origin)
 
@@ -188,7 +188,7 @@ def prepare(
       ValueError: unknown name.
       DataError: the data are not on this machine; fetch them first.
     """
-    entry, folder = find(name), cache_folder(root)
+    entry, folder = find(name, "images"), cache_folder(root)
     raw, origin = _locate(entry, folder, "auto", False, False)
     file = prepared_file(entry, folder)
     if not file.is_file():

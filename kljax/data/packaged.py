@@ -38,17 +38,18 @@ def _version(source: Source) -> str:
         return "(of unknown version)"
 
 
-def verify(file: pathlib.Path, source: Source) -> None:
-    """Compares the SHA-256 of `file` with the table's.
+def verify(file: pathlib.Path, source: Source, expected: str = "") -> None:
+    """Compares the SHA-256 of `file` with the table's `sha256`, or with `expected`.
 
     Raises:
       DataError: they differ.
     """
+    expected = expected or source.sha256
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != source.sha256:
+    if found != expected:
         raise DataError(
-            f"{file}: SHA-256 {found[:12]}... instead of {source.sha256[:12]}... of "
+            f"{file}: SHA-256 {found[:12]}... instead of {expected[:12]}... of "
             f"{source.package} {source.version}. Remedy: delete the file and get that "
             "version again, or pass path= for data of your own."
         )

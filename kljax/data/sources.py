@@ -1,4 +1,4 @@
-"""The table of the data sets known by name (`sources.toml`)."""
+"""The table of the data sets and models known by name (`sources.toml`)."""
 
 import difflib
 import functools
@@ -32,10 +32,11 @@ class Source:
     bytes: int
     content: str
     license: str
-    count: int
-    shape: tuple[int, int, int]
-    levels: int
-    num_classes: int
+    kind: str = "images"
+    count: int = 0
+    shape: tuple[int, int, int] = (0, 0, 0)
+    levels: int = 0
+    num_classes: int = 0
     hf: str = ""
     tfds: str = ""
 
@@ -46,35 +47,41 @@ def table() -> Mapping[str, Source]:
     text = (importlib.resources.files("kljax.data") / "sources.toml").read_text("utf-8")
     return types.MappingProxyType(
         {
-            name: Source(name=name, **(entry | {"shape": tuple(entry["shape"])}))
+            name: Source(
+                name=name, **(entry | {"shape": tuple(entry.get("shape", (0, 0, 0)))})
+            )
             for name, entry in tomllib.loads(text).items()
         }
     )
 
 
-def names() -> tuple[str, ...]:
-    """The names that `load` knows without a path.
+def names(kind: str = "images") -> tuple[str, ...]:
+    """The names that `load` knows without a path, or those of another kind.
 
     Example:
       >>> "digits" in names()
       True
+      >>> names("model")
+      ('smollm2',)
     """
-    return tuple(table())
+    return tuple(name for name, entry in table().items() if entry.kind == kind)
 
 
-def find(name: str) -> Source:
-    """The entry of `name`.
+def find(name: str, kind: str | None = None) -> Source:
+    """The entry of `name`, of the given kind if one is given.
 
     Raises:
       ValueError: no such name; the message lists the known ones and the nearest.
     """
-    known = table()
+    known = table() if kind is None else {x: table()[x] for x in names(kind)}
     if name in known:
         return known[name]
     spelled = name.lower().replace("-", "_")
     near = difflib.get_close_matches(spelled, known, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
+    if name in table():
+        hint = f" That is of the kind {table()[name].kind!r}."
     raise ValueError(
         f"name must be one of {', '.join(known)}, got {name!r}.{hint} For your own "
-        "images pass path=."
+        f"{kind or 'images'} pass {'a path' if kind == 'model' else 'path='}."
     )
