@@ -1,14 +1,13 @@
 """Token arrays: scored examples, and the batches of pretraining and fine-tuning."""
 
 import dataclasses
-import functools
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.fusion.tasks import TASKS, UNSEEN, Example, TaskConfig, draw, line
+from experiments.fusion.tasks import Example, TaskConfig, draw, line
 from kljax.typing import Bool, Int
 
 __all__ = ["Corpus", "Rows", "Vocabulary", "encoded"]
@@ -81,20 +80,22 @@ class Corpus:
 
     Args:
         vocabulary: of all models.
-        text: base text.
+        text: tokens of the base text; the last tenth is held out.
         tasks: how hard the tasks are.
+        domain: tokens of another kind of text, for an expert of its own; none is fine.
         trace: share of the pretraining rows that are lines of one task.
-        length: tokens of a pretraining row.
+        length: tokens of a row of text.
         examples: training examples per task.
-        seed: of the training examples.
+        seed: of the training examples and the batches.
     """
 
     def __init__(
         self,
         vocabulary: Vocabulary,
-        text: str,
+        text: Int[np.ndarray, "n"],
         tasks: TaskConfig,
         *,
+        domain: Int[np.ndarray, "m"] | None = None,
         trace: float,
         length: int,
         examples: int,
@@ -102,13 +103,14 @@ class Corpus:
     ):
         self.vocabulary, self.tasks = vocabulary, tasks
         self.trace, self.length, self.seed = trace, length, seed
-        ids = np.asarray(vocabulary.encode(text), np.int32)
-        cut = len(ids) * 9 // 10
-        self.text, self.held_out = ids[:cut], ids[cut:]
         self.examples = examples
-        self.streams = [self._stream(name) for name in (*TASKS, *UNSEEN)]
+        self.text = text[: len(text) * 9 // 10]
+        domain = np.zeros(0, np.int32) if domain is None else domain
+        cut = len(domain) * 9 // 10
+        self.domain, self.held_out = domain[:cut], domain[cut:]
+        seen, unseen = tasks.names()
+        self.streams = [self._stream(name) for name in (*seen, *unseen)]
 
-    @functools.cache  # noqa: B019 (one corpus per seed)
     def training(self, task: str) -> Rows:
         """The training examples of a task."""
         drawn = draw(task, "train", self.examples, self.tasks, self.seed)
@@ -116,61 +118,70 @@ class Corpus:
 
     def _stream(self, task: str) -> tuple[np.ndarray, np.ndarray]:
         """Lines of a task one after the other, and where each starts."""
-        drawn = draw(task, "train", self.examples, self.tasks, self.seed)
+        split = "train"
+        if self.tasks.folder and not self.tasks.path(task, split).exists():
+            split = "validation"  # what the unseen tasks of a folder have
+        drawn = draw(task, split, self.examples, self.tasks, self.seed)
         lines = [self.vocabulary.encode(line(one)) for one in drawn]
-        if not self.vocabulary.encode("\n"):
-            raise ValueError("the vocabulary has no token for the end of a line")
         starts = np.cumsum([0, *map(len, lines[:-1])])
         ids = np.concatenate([np.asarray(one, np.int32) for one in lines])
         keep = starts < len(ids) - self.length
         return ids, starts[keep] if keep.any() else starts[:1]
 
+    def _row(self, ids: np.ndarray, start: int) -> np.ndarray:
+        """The end token and what follows a place."""
+        row = np.resize(ids[start : start + self.length - 1], self.length - 1)
+        return np.append(np.int32(self.vocabulary.end), row)
+
+    def _text_rows(
+        self, ids: np.ndarray, count: int, random: np.random.Generator
+    ) -> list[np.ndarray]:
+        high = max(len(ids) - self.length, 1)
+        return [self._row(ids, int(i)) for i in random.integers(0, high, count)]
+
     def pretraining(self, batch: int) -> Callable[[int], dict[str, np.ndarray]]:
         """`batches(n)`: rows of text and of task lines, every token to be predicted."""
         traced = round(self.trace * batch)
-        width = self.length - 1
 
         def batches(n: int) -> dict[str, np.ndarray]:
             random = np.random.default_rng([self.seed, 1, n])
-            rows = []
-            for i in range(batch):
-                if i < traced:
-                    ids, starts = self.streams[(n * traced + i) % len(self.streams)]
-                    start = int(random.choice(starts))
-                else:
-                    ids = self.text
-                    start = int(random.integers(0, max(len(ids) - width, 1)))
-                row = ids[start : start + width]
-                rows.append(np.pad(row, (0, width - len(row)), mode="wrap"))
-            tokens = np.pad(
-                np.stack(rows), ((0, 0), (1, 0)), constant_values=self.vocabulary.end
-            )
-            target = np.ones(tokens.shape, bool)
-            target[:, 0] = False
-            return {"tokens": tokens, "target": target}
+            rows = self._text_rows(self.text, batch - traced, random)
+            for i in range(traced):
+                ids, starts = self.streams[(n * traced + i) % len(self.streams)]
+                rows.append(self._row(ids, int(random.choice(starts))))
+            return _whole(np.stack(rows))
 
         return batches
 
     def tuning(self, task: str, batch: int) -> Callable[[int], dict[str, np.ndarray]]:
-        """`batches(n)`: examples of one task, their answers to be predicted."""
-        rows = self.training(task)
+        """`batches(n)`: examples of one task, their answers to be predicted.
+
+        "domain" is no task but the other kind of text.
+        """
         mark = zlib.crc32(task.encode())
+        rows = None if task == "domain" else self.training(task)
 
         def batches(n: int) -> dict[str, np.ndarray]:
             random = np.random.default_rng([self.seed, 2, mark, n])
+            if rows is None:
+                return _whole(np.stack(self._text_rows(self.domain, batch, random)))
             picked = random.integers(0, len(rows), batch)
             return {"tokens": rows.tokens[picked], "target": rows.answer[picked]}
 
         return batches
 
-    def held_out_rows(self, count: int) -> Rows:
-        """Base text that nobody trained on, every token to be predicted."""
+    def domain_rows(self, count: int, validation: bool = False) -> Rows:
+        """Held-out text of the other kind, every token to be predicted."""
         width = self.length - 1
-        count = min(count, len(self.held_out) // width)
-        tokens = self.held_out[: count * width].reshape(count, width)
-        tokens = np.pad(
-            tokens, ((0, 0), (1, 0)), constant_values=self.vocabulary.end
-        ).astype(np.int32)
-        answer = np.ones(tokens.shape, bool)
-        answer[:, 0] = False
-        return Rows(tokens, answer)
+        count = min(count, len(self.held_out) // width // 2)
+        first = count if validation else 0
+        starts = [(first + i) * width for i in range(count)]
+        rows = _whole(np.stack([self._row(self.held_out, i) for i in starts]))
+        return Rows(rows["tokens"], rows["target"])
+
+
+def _whole(tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows of text: every token but the first is to be predicted."""
+    target = np.ones(tokens.shape, bool)
+    target[:, 0] = False
+    return {"tokens": tokens, "target": target}

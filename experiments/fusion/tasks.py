@@ -3,14 +3,20 @@
 A task draws a prompt and its one right answer. Which split an example belongs to is a
 checksum of what the answer depends on, so no order of drawing can bring a test example
 (or its mirror image, where the task has a symmetry) into training or pretraining.
+Tasks of one's own come from a folder of NAME.SPLIT.jsonl, each line with a `prompt` and
+an `answer`; a task without a train file is one that nobody is fine-tuned on.
 """
 
 import dataclasses
 import datetime
+import json
+import pathlib
 import zlib
 from collections.abc import Callable
 
 import numpy as np
+
+from kljax.errors import DataError
 
 __all__ = ["TASKS", "UNSEEN", "Example", "TaskConfig", "draw", "few_shot", "line"]
 
@@ -24,14 +30,37 @@ class TaskConfig:
 
     digits: int = 2
     """Of each summand."""
-    items: int = 5
-    """Digits to sort."""
+    items: int = 4
+    """Numbers of two digits to sort."""
     letters: int = 5
     """Of the string to reverse."""
     days: int = 9
     """Most days by which a date is moved."""
     spaced: bool = False
     """Letters apart, for vocabularies that would merge them."""
+    folder: str = ""
+    """Read the tasks from here in place of the four."""
+
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Tasks with experts, and tasks without.
+
+        Raises:
+            DataError: the folder has no tasks.
+        """
+        if not self.folder:
+            return tuple(TASKS), tuple(UNSEEN)
+        files = sorted(pathlib.Path(self.folder).expanduser().glob("*.test.jsonl"))
+        names = [path.name.removesuffix(".test.jsonl") for path in files]
+        if not names:
+            raise DataError(
+                f"{self.folder} has no NAME.test.jsonl: give the folder of the tasks"
+            )
+        seen = [n for n in names if self.path(n, "train").exists()]
+        return tuple(seen), tuple(n for n in names if n not in seen)
+
+    def path(self, task: str, split: str) -> pathlib.Path:
+        """Where a split of a task lies."""
+        return pathlib.Path(self.folder).expanduser() / f"{task}.{split}.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,24 +86,24 @@ def _add(random: np.random.Generator, config: TaskConfig) -> Example:
     return Example(f"{a}+{b}=", answer, f"add {min(a, b)} {max(a, b)}")
 
 
-def _digits(
+def _numbers(
     random: np.random.Generator, config: TaskConfig, verb: str, falling: bool
 ) -> Example:
-    found = [str(d) for d in random.integers(0, 10, config.items)]
+    found = [str(d) for d in random.integers(10, 100, config.items)]
     ordered = sorted(found)
-    answer = "".join(reversed(ordered) if falling else ordered)
-    # Permutations of the same digits have the same answer, rising and falling too.
-    return Example(f"{verb} {''.join(found)}=", answer, "sort " + "".join(ordered))
+    answer = " ".join(reversed(ordered) if falling else ordered)
+    # Permutations of the same numbers have the same answer, rising and falling too.
+    return Example(f"{verb} {' '.join(found)}=", answer, "sort " + " ".join(ordered))
 
 
 def _sort(random: np.random.Generator, config: TaskConfig) -> Example:
-    """sort 52914= as 12459."""
-    return _digits(random, config, "sort", falling=False)
+    """sort 52 19 40= as 19 40 52."""
+    return _numbers(random, config, "sort", falling=False)
 
 
 def _down(random: np.random.Generator, config: TaskConfig) -> Example:
-    """down 52914= as 95421: no expert learns it."""
-    return _digits(random, config, "down", falling=True)
+    """down 52 19 40= as 52 40 19: no expert learns it."""
+    return _numbers(random, config, "down", falling=True)
 
 
 def _flip(random: np.random.Generator, config: TaskConfig) -> Example:
@@ -120,11 +149,14 @@ def draw(
 
     Raises:
         ValueError: an unknown task or split.
+        DataError: a file of the folder is missing, or a line of it cannot be read.
 
     Example:
         >>> [one.answer for one in draw("date", "test", 2, TaskConfig(), 0)]
         ['10 Jan 1951', '10 Feb 1976']
     """
+    if config.folder:
+        return _read(config.path(task, split), count)
     every = TASKS | UNSEEN
     if task not in every or split not in SPLITS:
         raise ValueError(
@@ -138,6 +170,19 @@ def draw(
         if zlib.crc32(one.identity.encode()) % 10 in SPLITS[split]:
             found.append(one)
     return found
+
+
+def _read(path: pathlib.Path, count: int) -> list[Example]:
+    """The first examples of a file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[:count]
+        found = [json.loads(one) for one in lines]
+        return [Example(f["prompt"], f["answer"], f["prompt"]) for f in found]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: {error!r}; expected JSON objects, one a line, with prompt "
+            "and answer"
+        ) from error
 
 
 def line(example: Example) -> str:

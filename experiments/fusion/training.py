@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from experiments.fusion.batches import Corpus
-from experiments.fusion.tasks import TASKS
 from kljax.models.functional import parameter_count
+from kljax.models.pretrained import Pretrained
 from kljax.models.transformer import (
     PureTransformer,
     TransformerConfig,
@@ -28,18 +29,20 @@ from kljax.training import (
     jit_step,
     make_step,
 )
-from kljax.typing import PyTree
+from kljax.typing import Array, PyTree
 
-__all__ = ["FitConfig", "Models", "SizeConfig", "Trainer"]
+__all__ = ["FitConfig", "Models", "SizeConfig", "Trainer", "shrunk"]
 
 
 @dataclasses.dataclass(frozen=True)
 class SizeConfig:
     """A transformer: RMS norms, rotary positions, a plain MLP, tied head."""
 
-    width: int
-    depth: int
-    heads: int
+    width: int = 64
+    depth: int = 4
+    heads: int = 4
+    source: str = ""
+    """A published model's name or folder in place of one trained here."""
 
     def transformer(self, vocab_size: int, max_length: int) -> TransformerConfig:
         return TransformerConfig(
@@ -55,16 +58,19 @@ class SizeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """A training run: Muon for matrices, Adam for the rest, cosine to a tenth."""
+    """A training run; no steps, no run."""
 
     steps: int
     batch: int
     rate: float
+    muon: bool = True
+    """Muon for matrices and Adam for the rest; else Adam for all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """All parameters of one seed; experts and oracles by task."""
+    """All parameters of one seed; experts and oracles by task
+    (and "domain"); no oracles where the large model was not fine-tuned."""
 
     large: PyTree
     small: PyTree
@@ -73,7 +79,7 @@ class Models:
 
 
 def optimizer(config: FitConfig) -> optax.GradientTransformation:
-    """The same recipe for every model."""
+    """Warm-up, then a cosine to a tenth; the same recipe for every model."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0,
         config.rate,
@@ -81,10 +87,8 @@ def optimizer(config: FitConfig) -> optax.GradientTransformation:
         max(2, config.steps),
         config.rate / 10,
     )
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.contrib.muon(rate, adam_b2=0.98),
-    )
+    rule = optax.contrib.muon(rate, adam_b2=0.98) if config.muon else optax.adam(rate)
+    return optax.chain(optax.clip_by_global_norm(1.0), rule)
 
 
 def token_losses(apply: Callable, params: PyTree, batch: dict[str, Any]) -> Loss:
@@ -100,8 +104,28 @@ def token_losses(apply: Callable, params: PyTree, batch: dict[str, Any]) -> Loss
     )
 
 
+def shrunk(model: Pretrained, kept: np.ndarray | None) -> tuple[Any, PyTree]:
+    """A published model on some of its vocabulary: function and parameters."""
+    if kept is None:
+        return model.apply, model.params
+    config = dataclasses.replace(model.config, vocab_size=len(kept))
+    params = dict(model.params)
+    params["head"] = {k: v[..., kept] for k, v in params["head"].items()}
+    if "embedding" in params:
+        params["embedding"] = {"table": params["embedding"]["table"][kept]}
+    return transformer(config)[0], params
+
+
 class Trainer:
-    """Trains the two sizes; every model is a stage that is read back when finished."""
+    """Trains the two sizes; every model is a stage that is read back when finished.
+
+    Args:
+        config: of the experiment.
+        folder: of the run.
+        progress: where to show it.
+        vocab_size: of all models trained here.
+        published: models that are not trained here, by size, on that vocabulary.
+    """
 
     def __init__(
         self,
@@ -109,15 +133,18 @@ class Trainer:
         folder: RunFolder,
         progress: Progress,
         vocab_size: int,
-        max_length: int,
+        published: dict[str, tuple[PureTransformer, PyTree]],
     ):
         self.config, self.folder, self.progress = config, folder, progress
-        built = {
-            size: transformer(getattr(config, size).transformer(vocab_size, max_length))
-            for size in ("large", "small")
-        }
-        self.apply: dict[str, PureTransformer] = {k: v[0] for k, v in built.items()}
-        self.initial = {k: v[1] for k, v in built.items()}
+        self.published = published
+        self.apply: dict[str, PureTransformer] = {}
+        self.initial: dict[str, Callable[[Array], PyTree]] = {}
+        for size in ("large", "small"):
+            if size in published:
+                self.apply[size] = published[size][0]
+                continue
+            shape = getattr(config, size).transformer(vocab_size, config.max_length)
+            self.apply[size], self.initial[size] = transformer(shape)
 
     @functools.cache  # noqa: B019 (one trainer per run)
     def step(self, size: str, fitting: FitConfig) -> tuple[Any, list[Player]]:
@@ -156,45 +183,65 @@ class Trainer:
         )
         trained = jax.block_until_ready(state.params["model"])
         if self.folder.stage_result(stage) is None:
+            seconds = time.perf_counter() - started
             self.folder.finish_stage(
-                stage, {"wall_seconds": time.perf_counter() - started}
+                stage, {"wall_seconds": seconds, "steps": fitting.steps}
             )
         return trained
 
-    def models(self, corpus: Corpus, seed: int) -> Models:
-        """Everything of one seed: two bases, an expert and an oracle per task."""
-        config = self.config
-        keys = jax.random.split(jax.random.key(seed))
-        bases = {}
-        for size, key in zip(("large", "small"), keys, strict=True):
-            fitting = getattr(config, f"{size}_pretraining")
-            bases[size] = self.fit(
-                f"pretrain-{size}-s{seed}",
+    def base(self, size: str, corpus: Corpus, seed: int) -> PyTree:
+        """A model before fine-tuning: published, or pretrained here."""
+        if size in self.published:
+            return self.published[size][1]
+        fitting = getattr(self.config, f"{size}_pretraining")
+        key = jax.random.split(jax.random.key(seed))[size == "small"]
+        return self.fit(
+            f"pretrain-{size}-s{seed}",
+            size,
+            fitting,
+            self.initial[size](key),
+            corpus.pretraining(fitting.batch),
+            seed,
+        )
+
+    def tuned(
+        self, role: str, size: str, base: PyTree, corpus: Corpus, seed: int
+    ) -> dict[str, PyTree]:
+        """The base fine-tuned on every task (and on the other domain, if any)."""
+        fitting = getattr(self.config, role)
+        if not fitting.steps:
+            return {}
+        tasks = [*corpus.tasks.names()[0], *(["domain"] if len(corpus.domain) else [])]
+        return {
+            task: self.fit(
+                f"{role}-{task}-s{seed}",
                 size,
                 fitting,
-                self.initial[size](key),
-                corpus.pretraining(fitting.batch),
+                base,
+                corpus.tuning(task, fitting.batch),
                 seed,
             )
-        tuned: dict[str, dict[str, PyTree]] = {}
-        for size, role in (("small", "expert"), ("large", "oracle")):
-            fitting = getattr(config, role)
-            tuned[role] = {
-                task: self.fit(
-                    f"{role}-{task}-s{seed}",
-                    size,
-                    fitting,
-                    bases[size],
-                    corpus.tuning(task, fitting.batch),
-                    seed,
-                )
-                for task in TASKS
-            }
-        return Models(bases["large"], bases["small"], tuned["expert"], tuned["oracle"])
+            for task in tasks
+        }
+
+    def models(self, corpus: Corpus, seed: int) -> Models:
+        """Everything of one seed: two bases, an expert and an oracle per task."""
+        large = self.base("large", corpus, seed)
+        small = self.base("small", corpus, seed)
+        return Models(
+            large,
+            small,
+            self.tuned("expert", "small", small, corpus, seed),
+            self.tuned("oracle", "large", large, corpus, seed),
+        )
 
     def weights(self) -> dict[str, int]:
         """Weights of the two sizes."""
-        return {
-            size: parameter_count(jax.eval_shape(initial, jax.random.key(0)))
-            for size, initial in self.initial.items()
-        }
+        found = {}
+        for size in ("large", "small"):
+            if size in self.published:
+                tree = self.published[size][1]
+            else:
+                tree = jax.eval_shape(self.initial[size], jax.random.key(0))
+            found[size] = parameter_count(tree)
+        return found
