@@ -6,7 +6,21 @@ and a nested dict of arrays, and one row of tokens without padding.
 
 import math
 
+import jax
 import numpy as np
+
+
+def draw(initial, seed=1):
+    """Parameters for `initial` without compiling it; biases, scales random too."""
+    rng = np.random.default_rng(seed)
+
+    def one(path, leaf):
+        kind = path[-1].key
+        scale = {"kernel": leaf.shape[-2:][0] ** -0.5, "table": 1.0}.get(kind, 0.3)
+        return np.float32(rng.normal(size=leaf.shape) * scale + (kind == "scale"))
+
+    shapes = jax.eval_shape(initial, jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(one, shapes)
 
 
 def softmax(x):

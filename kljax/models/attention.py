@@ -12,13 +12,13 @@ from kljax.typing import Array, Bool, Float
 __all__ = ["Attention", "attend"]
 
 Memory = tuple[Array, Array, Array]
-"""One layer's keys and values `[b, slots, kv_heads, head_dim]`, and the next slot."""
+"""One layer's keys and values `[b, kv_heads, slots, head_dim]`, and the next slot."""
 
 
 def attend(
     query: Float[Array, "b t h d"],
-    key: Float[Array, "b s k d"],
-    value: Float[Array, "b s k d"],
+    key: Float[Array, "b k s d"],
+    value: Float[Array, "b k s d"],
     visible: Bool[Array, "#b t s"],
 ) -> Float[Array, "b t h d"]:
     """Softmax attention; query head `i` reads key head `i // (h / k)`.
@@ -36,12 +36,12 @@ def attend(
       One vector per token and head, in the dtype of `query`.
 
     Example:
-      >>> x = jnp.ones((1, 2, 2, 4))
-      >>> attend(x, x, x, jnp.ones((1, 2, 2), bool)).shape
-      (1, 2, 2, 4)
+      >>> query, key = jnp.ones((1, 2, 6, 4)), jnp.ones((1, 3, 2, 4))
+      >>> attend(query, key, key, jnp.ones((1, 2, 2), bool)).shape
+      (1, 2, 6, 4)
     """
     b, t, h, d = query.shape
-    k = key.shape[2]
+    k = key.shape[1]
     dtype = wide(query.dtype)
     query = (query * d**-0.5).reshape(b, t, k, h // k, d)
     hidden = jnp.finfo(dtype).min
@@ -49,17 +49,21 @@ def attend(
         # A product and a sum fuse into one pass over the cache, which stays in place;
         # an einsum of one row makes XLA's CPU compiler copy keys and values twice.
         row = query.reshape(k, h // k, 1, d)
-        keys, values = key[0].swapaxes(0, 1), value[0].swapaxes(0, 1)
-        scores = jnp.sum(row * keys[:, None], axis=-1, dtype=dtype)
+        scores = jnp.sum(row * key[0, :, None], axis=-1, dtype=dtype)
         weights = jax.nn.softmax(jnp.where(visible[0], scores, hidden), axis=-1)
         weights = weights.astype(value.dtype)[..., None]
-        out = jnp.sum(weights * values[:, None], axis=-2, dtype=dtype)
+        out = jnp.sum(weights * value[0, :, None], axis=-2, dtype=dtype)
         return out.reshape(b, t, h, d).astype(query.dtype)
-    scores = jnp.einsum("btkgd,bskd->bkgts", query, key, preferred_element_type=dtype)
+    # Heads that share a key are rows of one matrix product.
+    rows = query.transpose(0, 2, 3, 1, 4).reshape(b, k, -1, d)
+    scores = jnp.einsum("bknd,bksd->bkns", rows, key, preferred_element_type=dtype)
+    scores = scores.reshape(b, k, h // k, t, -1)
     scores = jnp.where(visible[:, None, None], scores, hidden)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    out = jnp.einsum("bkgts,bskd->btkgd", weights, value)
-    return out.reshape(b, t, h, d).astype(query.dtype)
+    weights = weights.reshape(b, k, (h // k) * t, -1)
+    out = jnp.einsum("bkns,bksd->bknd", weights, value)
+    out = out.reshape(b, h, t, d).swapaxes(1, 2)
+    return out.astype(query.dtype)
 
 
 class Attention(nnx.Module):
@@ -100,15 +104,16 @@ class Attention(nnx.Module):
             q, k = self.query_norm(q), self.key_norm(k)
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
         if memory is not None:
             keys, values, cursor = memory
-            k = write(keys, k, cursor)
-            v = write(values, v, cursor)
+            k = write(keys, k, cursor, axis=2)
+            v = write(values, v, cursor, axis=2)
         out = attend(q, k.astype(x.dtype), v.astype(x.dtype), visible)
         return self.output(out.reshape(b, t, -1)), (k, v)
 
 
-def write(slots: Array, block: Array, cursor: Array) -> Array:
+def write(slots: Array, block: Array, cursor: Array, axis: int) -> Array:
     """The block in the slots from `cursor` on, the same in all rows."""
-    starts = (jnp.zeros_like(cursor), cursor) + (0,) * (slots.ndim - 2)
-    return jax.lax.dynamic_update_slice(slots, block.astype(slots.dtype), starts)
+    block = block.astype(slots.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(slots, block, cursor, axis)

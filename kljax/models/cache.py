@@ -28,15 +28,15 @@ class Cache:
     """What the model remembers of `b` rows.
 
     Attributes:
-      keys: per layer `[b, slots, kv_heads, head_dim]`, rotated already.
+      keys: per layer `[b, kv_heads, slots, head_dim]`, rotated already.
       values: per layer, likewise.
       valid: which slots hold a token of that row.
       cursor: the next slot, the same for all rows.
       next_position: the position of every row's next token.
     """
 
-    keys: tuple[Float[Array, "b s k d"], ...]
-    values: tuple[Float[Array, "b s k d"], ...]
+    keys: tuple[Float[Array, "b k s d"], ...]
+    values: tuple[Float[Array, "b k s d"], ...]
     valid: Bool[Array, "b s"]
     cursor: Int[Array, ""]
     next_position: Int[Array, " b"]
@@ -68,7 +68,7 @@ class Cache:
                 f"a block of {t} tokens and {b} rows does not fit a cache of "
                 f"{self.slots} slots and {self.valid.shape[0]} rows"
             )
-        valid = write(self.valid, where, self.cursor)
+        valid = write(self.valid, where, self.cursor, axis=1)
         last = self.cursor + jnp.arange(t, dtype=jnp.int32)
         visible = valid[:, None] & (jnp.arange(self.slots) <= last[:, None])
         count = jnp.cumsum(where.astype(jnp.int32), axis=1)
@@ -139,10 +139,11 @@ class Cache:
             raise ValueError(f"slots is {slots}; the cache has {self.slots} already")
 
         def pad(x: Array) -> Array:
-            return jnp.pad(x, ((0, 0), (0, more)) + ((0, 0),) * (x.ndim - 2))
+            return jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
 
         keys, values = (tuple(map(pad, part)) for part in (self.keys, self.values))
-        return replace(self, keys=keys, values=values, valid=pad(self.valid))
+        valid = jnp.pad(self.valid, ((0, 0), (0, more)))
+        return replace(self, keys=keys, values=values, valid=valid)
 
 
 def init_cache(
@@ -172,11 +173,11 @@ def init_cache(
       >>> config = TransformerConfig(vocab_size=9, width=8, depth=3, heads=2)
       >>> cache = init_cache(config, batch=2, slots=16)
       >>> len(cache.keys), cache.keys[0].shape
-      (3, (2, 16, 2, 4))
+      (3, (2, 2, 16, 4))
     """
     if batch < 1 or slots < 1:
         raise ValueError(f"batch is {batch} and slots {slots}; expected 1 or more")
-    shape = (batch, slots, config.kv_heads, config.head_dim)
+    shape = (batch, config.kv_heads, slots, config.head_dim)
 
     def zeros() -> tuple[Array, ...]:
         # One array each: buffers that are donated must not be shared.

@@ -24,11 +24,16 @@ from kljax.models.configuration import TransformerConfig
 from kljax.models.gguf_file import open_gguf, read_gguf_config
 from kljax.models.pretrained_config import config_fields, read_config
 from kljax.models.pretrained_layout import GGUF, spelling_of
-from kljax.models.pretrained_weights import load_weights, write_json, write_weights
+from kljax.models.pretrained_weights import (
+    load_weights,
+    structure,
+    write_json,
+    write_weights,
+)
 from kljax.models.stacking import unstack_layers
 from kljax.models.tensor_files import open_folder
 from kljax.models.tokenizer import Tokenizer, load_tokenizer, stop_ids
-from kljax.models.transformer import PureTransformer, transformer
+from kljax.models.transformer import PureTransformer
 from kljax.typing import PyTree
 
 __all__ = ["Pretrained", "from_pretrained", "save_pretrained"]
@@ -85,6 +90,7 @@ def from_pretrained(
 
     Example:
       >>> import tempfile, jax
+      >>> from kljax.models.transformer import transformer
       >>> config = TransformerConfig(vocab_size=97, width=32, depth=2, heads=4)
       >>> apply, initial = transformer(config)
       >>> with tempfile.TemporaryDirectory() as folder:
@@ -132,8 +138,8 @@ def _from_folder(folder: pathlib.Path, dtype: Any, with_tokenizer: bool) -> Pret
         )
     config = read_config(fields, folder / "config.json")
     tensors = open_folder(folder)
-    apply, initial = transformer(config)
-    params = load_weights(config, initial, spelling_of(config), tensors, folder, dtype)
+    apply, _ = structure(config)
+    params = load_weights(config, spelling_of(config), tensors, folder, dtype)
     there = with_tokenizer and (folder / "tokenizer.json").is_file()
     tokenizer = load_tokenizer(folder) if there else None
     ends = stop_ids(fields, _json(folder / "generation_config.json") or {})
@@ -150,8 +156,8 @@ def _from_gguf(file: pathlib.Path, dtype: Any, with_tokenizer: bool) -> Pretrain
     pad = opened.metadata.get(tokens.format("padding"))
     tensors = opened.tensors
     del opened  # what its head took is to be free again before the weights come
-    apply, initial = transformer(config)
-    params = load_weights(config, initial, GGUF, tensors, file, dtype)
+    apply, _ = structure(config)
+    params = load_weights(config, GGUF, tensors, file, dtype)
     ends = () if end is None else (int(end),)
     return _finished(config, apply, params, tokenizer, ends, pad, file)
 

@@ -112,7 +112,8 @@ def _rope_fields(config: TransformerConfig) -> dict[str, Any]:
             scaling["high_freq_factor"] = rope.high_frequency_factor
         if rope.scaling == "yarn":
             scaling |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
-            scaling["attention_factor"] = rope.magnitude
+            if rope.attention_factor is not None:
+                scaling["attention_factor"] = rope.attention_factor
     parameters = {"rope_theta": rope.base, **(scaling or {"rope_type": "default"})}
     return {
         "rope_theta": rope.base,

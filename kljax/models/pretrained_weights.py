@@ -1,8 +1,9 @@
 """The weights of a checkpoint as parameters, and back, one tensor at a time."""
 
+import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +23,30 @@ from kljax.models.pretrained_layout import (
     stored_shape,
 )
 from kljax.models.tensor_files import INDEX, Stored, read, shards, write_safetensors
-from kljax.models.transformer import transformer
-from kljax.typing import Array, PyTree
+from kljax.models.transformer import PureTransformer, transformer
+from kljax.typing import PyTree
 
-__all__ = ["load_weights", "write_json", "write_weights"]
+__all__ = ["load_weights", "structure", "write_json", "write_weights"]
 
 ROWS = 1024
 """How many rows of a tensor are turned and written at a time."""
 
 
+@functools.lru_cache(maxsize=8)
+def structure(config: TransformerConfig) -> tuple[PureTransformer, PyTree]:
+    """The model's function and the shapes of its parameters, as the module says them.
+
+    Example:
+      >>> config = TransformerConfig(vocab_size=97, width=32, depth=2, heads=4)
+      >>> structure(config)[1]["head"]["kernel"].shape
+      (32, 97)
+    """
+    apply, initial = transformer(config)
+    return apply, jax.eval_shape(initial, jax.random.key(0))
+
+
 def load_weights(
     config: TransformerConfig,
-    initial: Callable[[Array], dict],
     spelling: Spelling,
     tensors: Mapping[str, Stored],
     source: pathlib.Path,
@@ -43,7 +56,6 @@ def load_weights(
 
     Args:
       config: sizes and choices.
-      initial: the module's draw of initial values, which says the shapes.
       spelling: what the tensors are called.
       tensors: by name, not read yet.
       source: file or folder, for the errors.
@@ -52,7 +64,7 @@ def load_weights(
     Raises:
       CheckpointError: a tensor is missing, truncated, of another shape or foreign.
     """
-    shapes = jax.eval_shape(initial, jax.random.key(0))
+    shapes = structure(config)[1]
     prefix = spelling.prefix
     if prefix and not any(name.startswith(prefix) for name in tensors):
         head = f"{spelling.parts['head']}.weight"
@@ -227,8 +239,7 @@ class _Blocks:
 
 
 def _check_params(config: TransformerConfig, params: PyTree) -> None:
-    _, initial = transformer(config)
-    shapes = jax.eval_shape(initial, jax.random.key(0))
+    shapes = structure(config)[1]
     want = {
         jax.tree_util.keystr(k): x.shape for k, x in jax.tree.leaves_with_path(shapes)
     }

@@ -148,20 +148,26 @@ def _open_shards(folder: pathlib.Path) -> dict[str, Stored]:
     for shard in shards:
         # The index comes from elsewhere: it must not lead out of the folder.
         if pathlib.PurePath(shard).name != shard:
-            raise CheckpointError(f"{index}: {shard!r} is not the name of a shard.")
+            raise CheckpointError(
+                f"{index}: {shard!r} is not the name of a shard. Remedy: download it "
+                "again."
+            )
         if not (folder / shard).is_file():
             first = min(name for name, where in placed.items() if where == shard)
             raise CheckpointError(
                 f"{folder / shard}: missing, {first} should be in it. Remedy: download "
                 "that shard again."
             )
-        tensors |= open_safetensors(folder / shard)
-    for name, shard in placed.items():
-        if name not in tensors or tensors[name].file.name != shard:
-            raise CheckpointError(
-                f"{folder / shard}: holds no {name}, which {INDEX} says is in it. "
-                "Remedy: download that shard again."
-            )
+        found = open_safetensors(folder / shard)
+        promised = [name for name, where in placed.items() if where == shard]
+        for name in promised:
+            if name not in found:
+                raise CheckpointError(
+                    f"{folder / shard}: holds no {name}, which {INDEX} says is in it. "
+                    "Remedy: download that shard again."
+                )
+        # A tensor that the index does not name stays: the caller says it is foreign.
+        tensors = found | tensors | {name: found[name] for name in promised}
     return tensors
 
 

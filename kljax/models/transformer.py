@@ -23,6 +23,7 @@ from kljax.models.configuration import TransformerConfig
 from kljax.models.functional import PureModule, pure
 from kljax.models.layers import MLP, NORMS, Dense, Mixture, draw, wide
 from kljax.models.rope import Rope, rotation
+from kljax.models.sharding import for_lookup, on_examples
 from kljax.models.stacking import is_stacked
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
@@ -134,9 +135,10 @@ class Transformer(nnx.Module):
         """Vectors of tokens (and of positions, where they are learned)."""
         if self.config.tied:
             # One array serves both ends; a strided read of few columns costs nothing.
-            x = jnp.moveaxis(jnp.take(self.head.kernel[...], tokens, axis=1), 0, -1)
+            columns = for_lookup(self.head.kernel[...], 1)
+            x = jnp.moveaxis(jnp.take(columns, tokens, axis=1), 0, -1)
         else:
-            x = jnp.take(self.embedding.table[...], tokens, axis=0)
+            x = jnp.take(for_lookup(self.embedding.table[...], 0), tokens, axis=0)
         x = x.astype(x.dtype if dtype is None else dtype)
         if self.config.rope is None:
             x = x + self.positions(positions).astype(x.dtype)
@@ -174,7 +176,7 @@ class Transformer(nnx.Module):
         positions = jnp.broadcast_to(
             found if positions is None else positions, tokens.shape
         )
-        x = self.embed(tokens, positions, dtype)
+        x = on_examples(self.embed(tokens, positions, dtype))
         rope = self.config.rope
         turn = None if rope is None else rotation(rope, positions, self.config.head_dim)
         if isinstance(self.layers, Stack):
@@ -216,7 +218,7 @@ def one_layer(layer: Layer, x: Array, turn: Any, visible: Array, remat: bool) ->
     structure, state = nnx.split(layer)
 
     def run(state: PyTree, x: Array, turn: Any, visible: Array) -> Array:
-        return nnx.merge(structure, state)(x, turn, visible)[0]
+        return on_examples(nnx.merge(structure, state)(x, turn, visible)[0])
 
     return (jax.checkpoint(run) if remat else run)(state, x, turn, visible)
 

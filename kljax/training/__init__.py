@@ -3,7 +3,13 @@
 from kljax.training.checkpoints import Checkpoints
 from kljax.training.interruption import Interrupted
 from kljax.training.loop import fit
-from kljax.training.mesh import data_mesh, replicate, shard_batch, start_processes
+from kljax.training.mesh import (
+    data_mesh,
+    model_mesh,
+    replicate,
+    shard_batch,
+    start_processes,
+)
 from kljax.training.players import Loss, LossFn, Player
 from kljax.training.progress import Progress, Task, rich_progress, silent
 from kljax.training.runs import FolderInUse, RunFolder, config_hash, environment
@@ -29,6 +35,7 @@ __all__ = [
     "init_state",
     "jit_step",
     "make_step",
+    "model_mesh",
     "replicate",
     "rich_progress",
     "shard_batch",

@@ -1,8 +1,10 @@
-"""Data parallelism: a mesh of one axis, and several processes.
+"""Meshes of devices, and several processes.
 
 A step is parallel because its arguments are: replicate the state, shard the batch.
+Models too large for one device also cut their parameters, see `kljax.models.sharding`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,17 +51,46 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.asarray(jax.devices() if devices is None else devices), ("data",))
 
 
+def model_mesh(
+    *, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh with the axes "data", "fsdp" and "tensor"; "data" takes what is left.
+
+    Args:
+        fsdp: over how many devices examples and one axis of every matrix are cut.
+        tensor: over how many heads, hidden units and vocabulary are cut; neighbours,
+            for they talk most.
+        devices: None is all, of all processes.
+
+    Raises:
+        ValueError: `fsdp * tensor` does not divide the number of devices.
+
+    Example:
+        >>> model_mesh(devices=jax.devices()[:1]).shape
+        OrderedDict({'data': 1, 'fsdp': 1, 'tensor': 1})
+    """
+    found = np.asarray(jax.devices() if devices is None else devices)
+    if fsdp < 1 or tensor < 1 or found.size % (fsdp * tensor):
+        raise ValueError(
+            f"fsdp is {fsdp} and tensor {tensor}; their product must divide the "
+            f"number of devices, {found.size}"
+        )
+    return Mesh(found.reshape(-1, fsdp, tensor), ("data", "fsdp", "tensor"))
+
+
 def shard_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """The batch with its leading axis cut over "data"; scalars go everywhere.
+    """The batch with its leading axis cut over "data" (and "fsdp"), scalars whole.
 
     Args:
         batch: the whole batch, the same on every process; each keeps its part.
-        mesh: from `data_mesh`; its size divides the batch.
+        mesh: from `data_mesh` or `model_mesh`; the devices of those two axes divide
+            the batch.
 
     Raises:
         ValueError: the mesh does not divide a leading axis.
     """
-    count = mesh.shape["data"]
+    axes = tuple(name for name in ("data", "fsdp") if name in mesh.shape)
+    count = math.prod(mesh.shape[name] for name in axes)
 
     def place(name: str, value: Any) -> jax.Array:
         value = np.asarray(value)
@@ -68,7 +99,7 @@ def shard_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
                 f"{count} devices must divide the batch: batch[{name!r}] has shape "
                 f"{value.shape}"
             )
-        spec = PartitionSpec("data") if value.ndim else PartitionSpec()
+        spec = PartitionSpec(axes) if value.ndim else PartitionSpec()
         sharding = NamedSharding(mesh, spec)
         return jax.make_array_from_callback(
             value.shape, sharding, lambda index: value[index]

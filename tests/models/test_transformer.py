@@ -59,15 +59,7 @@ def model(name):
     """The case with random biases and scales too, and what NumPy says of its rows."""
     config = TransformerConfig(**SIZES, **CASES[name])
     apply, initial = transformer(config)
-    shapes = jax.eval_shape(initial, jax.random.key(0))
-    rng = np.random.default_rng(1)
-
-    def draw(path, leaf):
-        kind = path[-1].key
-        scale = {"kernel": leaf.shape[-2:][0] ** -0.5, "table": 1.0}.get(kind, 0.3)
-        return np.float32(rng.normal(size=leaf.shape) * scale + (kind == "scale"))
-
-    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    params = reference.draw(initial)
     exact = jax.tree.map(np.float64, params)
     expected = [
         reference.logits(config, exact, row[9 - n :])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import training_processes as processes
 
-from kljax.training import data_mesh, shard_batch, start_processes
+from kljax.training import data_mesh, model_mesh, shard_batch, start_processes
 
 
 def test_four_devices_equal_one():
@@ -62,3 +62,13 @@ def test_batches_that_do_not_divide_are_named():
 def test_start_up_wants_all_or_nothing():
     with pytest.raises(ValueError, match="together or not at all"):
         start_processes("127.0.0.1:1234")
+
+
+def test_meshes_of_models_cut_examples_over_two_axes():
+    devices = jax.devices()
+    mesh = model_mesh(fsdp=len(devices), devices=devices)
+    assert dict(mesh.shape) == {"data": 1, "fsdp": len(devices), "tensor": 1}
+    placed = shard_batch({"x": np.ones((2 * len(devices), 3))}, mesh)["x"]
+    assert placed.addressable_shards[0].data.shape == (2, 3)
+    with pytest.raises(ValueError, match="fsdp is 1 and tensor 7; their product"):
+        model_mesh(tensor=7, devices=devices)
