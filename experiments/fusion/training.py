@@ -194,7 +194,7 @@ class Trainer:
         if size in self.published:
             return self.published[size][1]
         fitting = getattr(self.config, f"{size}_pretraining")
-        key = jax.random.split(jax.random.key(seed))[size == "small"]
+        key = jax.random.fold_in(jax.random.key(seed), size == "small")
         return self.fit(
             f"pretrain-{size}-s{seed}",
             size,
