@@ -1,10 +1,9 @@
 """Greedy decoding by several models in lockstep, and what every part of it costs."""
 
 import dataclasses
-import functools
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,20 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.fusion.batches import Rows, Vocabulary
-from kljax.decoding.fusion import solve_weights
+from kljax.decoding import Fusion, Sampling, fuse, generate, solve_weights
 from kljax.decoding.fusion_grid import grid_weights
-from kljax.decoding.fusion_settings import Fusion
-from kljax.decoding.sampling import greedy
-from kljax.models.cache import Cache, init_cache
 from kljax.models.functional import parameter_count
 from kljax.models.transformer import PureTransformer, TransformerConfig, transformer
 from kljax.training import Progress
-from kljax.typing import Array, Bool, Float, Int, PyTree
+from kljax.typing import Array, Float, PyTree
 
 __all__ = ["TimingConfig", "answer", "decode", "timed"]
-
-Combine = Callable[[Sequence[Array]], Array]
-State = tuple[tuple[Cache, ...], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,74 +36,20 @@ class TimingConfig:
     small_heads: int = 3
     batches: tuple[int, ...] = (1, 8)
     prompt: int = 16
-    tokens: int = 24
-    """Steps per timed call."""
+    tokens: int = 32
+    """New tokens per timed call, whose time holds the reading of the prompt."""
     repeats: int = 4
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def read(
-    models: tuple[PureTransformer, ...],
-    params: tuple[PyTree, ...],
-    block: tuple[Int[Array, "b t"], Bool[Array, "b t"]],
-    slots: int,
-    combine: Combine,
-) -> State:
-    """Caches after the prompts, and the first token."""
-    tokens, where = block
-    caches, logits = [], []
-    for apply, values in zip(models, params, strict=True):
-        cache = init_cache(apply.config, len(tokens), slots)
-        found, cache = apply(values, tokens, where, cache=cache)
-        caches.append(cache)
-        logits.append(found[:, -1])
-    return tuple(caches), greedy(combine(logits))
+def _first(logits: Sequence[Array]) -> tuple[Array, dict[str, Array]]:
+    return logits[0], {}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def advance(
-    models: tuple[PureTransformer, ...],
-    params: tuple[PyTree, ...],
-    state: State,
-    steps: int,
-    combine: Combine,
-) -> tuple[State, Int[Array, "b n"]]:
-    """So many more tokens: the state, and the tokens that were read."""
-    out = jnp.zeros((state[1].shape[0], steps), jnp.int32)
-
-    def step(i: Array, carried: tuple[State, Array]) -> tuple[State, Array]:
-        (caches, token), out = carried
-        found = [
-            apply(values, token[:, None], cache=cache)
-            for apply, values, cache in zip(models, params, caches, strict=True)
-        ]
-        fused = combine([logits[:, 0] for logits, _ in found])
-        out = jax.lax.dynamic_update_slice(out, token[:, None], (0, i))
-        return (tuple(cache for _, cache in found), greedy(fused)), out
-
-    return jax.lax.fori_loop(0, steps, step, (state, out))
-
-
-def _first(logits: Sequence[Array]) -> Array:
-    return logits[0]
-
-
-def _last(logits: Sequence[Array]) -> Array:
-    return logits[-1]
-
-
-def _static(logits: Sequence[Array]) -> Array:
-    return Fusion(rule="static")(logits)[0]
-
-
-def _dynamic(logits: Sequence[Array]) -> Array:
-    return Fusion()(logits)[0]
-
-
-def _grid(logits: Sequence[Array]) -> Array:
+def _grid(logits: Sequence[Array]) -> tuple[Array, dict[str, Array]]:
     z, s, expert = logits
-    alpha = grid_weights(z, s, expert[..., None, :]).alpha
-    return z + alpha * (expert - s)
+    experts = expert[..., None, :]
+    alpha = grid_weights(z, s, experts).alpha
+    return fuse(z, s, experts, alpha), {"alpha": alpha}
 
 
 def decode(
@@ -133,10 +72,20 @@ def decode(
     for i, prompt in enumerate(prompts):
         tokens[i, width - len(prompt) :] = prompt
         where[i, width - len(prompt) :] = True
-    applies, params = (tuple(part) for part in zip(*models, strict=True))
-    state = read(applies, params, (tokens, where), width + steps, _dynamic)
-    _, out = advance(applies, params, state, steps, _dynamic)
-    return [_until_end(vocabulary, row) for row in np.asarray(out)]
+    (apply, params), *others = models
+    found = generate(
+        apply,
+        params,
+        tokens,
+        where=where,
+        max_new_tokens=steps,
+        sampling=Sampling(temperature=0.0),
+        stop_tokens=(vocabulary.end,),
+        pad_id=vocabulary.end,
+        others=others,
+        combine=Fusion(),
+    )
+    return [_until_end(vocabulary, row) for row in np.asarray(found.tokens)]
 
 
 def answer(vocabulary: Vocabulary, rows: Rows, row: int) -> str:
@@ -168,7 +117,7 @@ def random_weights(config: TransformerConfig, seed: int) -> tuple[PureTransforme
 
 
 def timed(config: TimingConfig, progress: Progress) -> dict[str, Any]:
-    """Milliseconds per step of decoding with one model, two and three, in turns.
+    """Milliseconds per new token of decoding with one model, two and three, in turns.
 
     Returns:
         Per batch size the least wall and process time of every part, and the weights.
@@ -192,10 +141,10 @@ def timed(config: TimingConfig, progress: Progress) -> dict[str, Any]:
     )
     small = [random_weights(shape, seed) for seed in (1, 2)]
     parts = {
-        "large alone": ([large], _first),
-        "both small ones": (small, _last),
-        "static": ([large, *small], _static),
-        "dynamic": ([large, *small], _dynamic),
+        "large alone": ([large], None),
+        "both small ones": (small, _first),
+        "static": ([large, *small], Fusion(rule="static")),
+        "dynamic": ([large, *small], Fusion()),
         "grid": ([large, *small], _grid),
     }
     task = progress.task("timing", len(config.batches) * (len(parts) + config.repeats))
@@ -233,18 +182,24 @@ def timed(config: TimingConfig, progress: Progress) -> dict[str, Any]:
     return found
 
 
-def _call(config: TimingConfig, models: Any, combine: Combine, batch: int) -> Any:
-    """A compiled call of `config.tokens` steps behind a prompt."""
-    applies, params = (tuple(part) for part in zip(*models, strict=True))
+def _call(config: TimingConfig, models: Any, combine: Any, batch: int) -> Any:
+    """A compiled generation of `config.tokens` tokens behind a prompt."""
     random = np.random.default_rng(3)
     shape = (batch, config.prompt)
-    tokens = random.integers(0, config.vocabulary, shape).astype(np.int32)
-    block = (tokens, np.ones(shape, bool))
-    slots = config.prompt + config.tokens
-    state = jax.block_until_ready(read(applies, params, block, slots, combine))
+    prompt = random.integers(0, config.vocabulary, shape).astype(np.int32)
+    (apply, params), *others = models
 
     def call() -> Any:
-        return advance(applies, params, state, config.tokens, combine)
+        found = generate(
+            apply,
+            params,
+            prompt,
+            max_new_tokens=config.tokens,
+            sampling=Sampling(temperature=0.0),
+            others=others,
+            combine=combine,
+        )
+        return found.tokens
 
     jax.block_until_ready(call())
     return call

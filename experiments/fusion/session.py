@@ -21,6 +21,7 @@ from experiments.fusion.text import (
 from experiments.fusion.training import Models, Trainer, shrunk
 from experiments.harness import mathematics
 from kljax.models.pretrained import from_pretrained
+from kljax.models.task_arithmetic import add_task_vectors, task_vector
 from kljax.training import Progress, RunFolder
 from kljax.typing import Array, Float, PyTree
 
@@ -65,10 +66,9 @@ class Panel:
 
     def soup(self) -> Float[Array, "n m v"]:
         """Experts merged in weight space: θ_S + λ Σ_t (θ_t − θ_S)."""
-        experts = [v for k, v in self.models.experts.items() if k != "domain"]
-        merged = task_arithmetic(
-            self.models.small, experts, self.session.config.soup_weight
-        )
+        base, experts = self.models.small, self.models.experts
+        vectors = [task_vector(v, base) for k, v in experts.items() if k != "domain"]
+        merged = add_task_vectors(base, vectors, self.session.config.soup_weight)
         return self._logits("small", merged)
 
     def alone(self, logits: Array) -> tuple[float, float]:
@@ -95,15 +95,6 @@ class Panel:
         """How often a weight occurs on tokens that count."""
         values = np.asarray(alpha)[..., 0][self.where]
         return np.histogram(values, bins=BINS, range=(0.0, 2.0))[0].tolist()
-
-
-def task_arithmetic(base: PyTree, tuned: list[PyTree], weight: float) -> PyTree:
-    """θ + λ Σ_t (θ_t − θ)."""
-
-    def leaf(origin: Array, *others: Array) -> Array:
-        return origin + weight * sum(other - origin for other in others)
-
-    return jax.tree.map(leaf, base, *tuned)
 
 
 class Session:

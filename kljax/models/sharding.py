@@ -47,7 +47,7 @@ def partition_specs(config: TransformerConfig, params: PyTree, mesh: Mesh) -> Py
       >>> config = TransformerConfig(vocab_size=9, width=8, depth=1, heads=2)
       >>> params = {"head": {"kernel": jax.numpy.ones((8, 9))}}
       >>> partition_specs(config, params, mesh)["head"]["kernel"]
-      PartitionSpec(None, 'tensor')
+      P(None, 'tensor')
     """
     tensor = mesh.shape.get("tensor", 1)
 

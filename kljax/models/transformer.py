@@ -259,7 +259,7 @@ def check_call(
         raise ValueError(
             f"positions has shape {positions.shape}; expected {tokens.shape}"
         )
-    if positions is None and tokens.shape[1] > config.max_length:
+    if cache is None and positions is None and tokens.shape[1] > config.max_length:
         raise ValueError(
             f"tokens has shape {tokens.shape}, longer than the context of "
             f"{config.max_length} tokens; cut it"

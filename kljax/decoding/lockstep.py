@@ -1,0 +1,248 @@
+"""Several models reading the same tokens: the two jitted programs of generation.
+
+`begin` reads all of the prompt but its last token; `advance` makes a block of tokens in
+one `while_loop`, the first of them from the prompt's last. So no token is chosen
+anywhere but in `advance`, and a prompt costs no logits.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kljax.decoding.sampling import Sampling, sample
+from kljax.models.cache import Cache, init_cache
+from kljax.typing import Array, Bool, Float, Int, Key, PyTree
+
+__all__ = ["Block", "Combine", "Model", "Readers", "advance", "begin", "grow"]
+
+Model = Callable[..., Any]
+"""A `PureTransformer`, or what is called like one and has its `config`."""
+Combine = Callable[[tuple[Array, ...]], tuple[Array, dict[str, Array]]]
+"""The models' logits, each `[b, v]`, to one `[b, v]` and diagnostics `[b, ...]`."""
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["caches", "token", "done", "seen", "keys", "made"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Readers:
+    """What goes from one block to the next; donated, so that caches stay in place.
+
+    Attributes:
+      caches: one per model.
+      token: the last token of every row, which no model has read yet.
+      done: rows that have stopped.
+      seen: which tokens a row has had, `[b, v]`; None where nobody asks.
+      keys: one per row.
+      made: how many tokens were made before.
+    """
+
+    caches: tuple[Cache, ...]
+    token: Int[Array, " b"]
+    done: Bool[Array, " b"]
+    seen: Bool[Array, "b v"] | None
+    keys: Key[Array, " b"]
+    made: Int[Array, ""]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tokens", "log_probabilities", "lengths", "diagnostics"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Tokens of all rows.
+
+    Attributes:
+      tokens: what was chosen; the pad token after a row's end.
+      log_probabilities: of the tokens, in nats, under the law they were drawn from;
+        0 after the end.
+      lengths: tokens of every row, its stop token included.
+      diagnostics: what `combine` returned for every token, 0 after all rows' end.
+    """
+
+    tokens: Int[Array, "b n"]
+    log_probabilities: Float[Array, "b n"]
+    lengths: Int[Array, " b"]
+    diagnostics: dict[str, Float[Array, "b n *d"]]
+
+
+@partial(jax.jit, static_argnames=("applies", "slots", "dtypes", "track"))
+def begin(
+    applies: tuple[Any, ...],
+    params: tuple[PyTree, ...],
+    prompt: Int[Array, "b t"],
+    where: Bool[Array, "b t"],
+    keys: Key[Array, " b"],
+    *,
+    slots: int,
+    dtypes: tuple[Any, ...],
+    track: bool,
+) -> Readers:
+    """Reads the prompt, but for its last token.
+
+    Args:
+      applies: the models; params: their parameters.
+      prompt: tokens, left padded.
+      where: which of them count; the last of every row does.
+      keys: one per row.
+      slots: of the caches, at least `t`.
+      dtypes: of the caches.
+      track: note which tokens a row has had.
+    """
+    b, t = prompt.shape
+    caches = []
+    for apply, values, dtype in zip(applies, params, dtypes, strict=True):
+        # Only as many slots as there are tokens: attention reads them all.
+        cache = init_cache(apply.config, b, max(t - 1, 1), dtype)
+        if t > 1:
+            known = within(apply, prompt[:, :-1])
+            _, cache = apply(values, known, where[:, :-1], cache=cache, features=True)
+        caches.append(cache.grow(slots))
+    seen = None
+    if track:
+        rows = jnp.arange(b)[:, None]
+        vocabulary = max(apply.config.vocab_size for apply in applies)
+        seen = jnp.zeros((b, vocabulary), bool)
+        seen = seen.at[rows, prompt].max(where)
+    return Readers(
+        caches=tuple(caches),
+        token=prompt[:, -1].astype(jnp.int32),
+        done=jnp.zeros(b, bool),
+        seen=seen,
+        keys=keys,
+        made=jnp.zeros((), jnp.int32),
+    )
+
+
+@partial(jax.jit, static_argnames="slots")
+def grow(state: Readers, slots: int) -> Readers:
+    """The same with larger caches."""
+    caches = tuple(cache.grow(slots) for cache in state.caches)
+    return dataclasses.replace(state, caches=caches)
+
+
+@partial(
+    jax.jit,
+    static_argnames=("applies", "combine", "sampling", "size"),
+    donate_argnames="state",
+)
+def advance(
+    applies: tuple[Any, ...],
+    combine: Combine | None,
+    sampling: Sampling,
+    params: tuple[PyTree, ...],
+    state: Readers,
+    traced: dict[str, Any],
+    stop_tokens: Int[Array, " k"],
+    pad_id: Int[Array, ""],
+    limit: Int[Array, ""],
+    *,
+    size: int,
+) -> tuple[Readers, Block]:
+    """Makes up to `limit` tokens, fewer if all rows stop.
+
+    Args:
+      applies, params, combine: the models, and how their logits become one.
+      sampling: how a token is drawn; `traced` holds its fields that are arrays.
+      state: from `begin` or from the block before; donated.
+      stop_tokens: a row ends with any of these.
+      pad_id: what a row is filled with after its end.
+      limit: tokens to make, at most `size`.
+      size: columns of the block.
+    """
+    sampling = dataclasses.replace(sampling, **traced)
+
+    def step(state: Readers) -> tuple[Readers, tuple[Array, Array, dict]]:
+        logits, caches = [], []
+        for apply, values, cache in zip(applies, params, state.caches, strict=True):
+            token = within(apply, state.token[:, None])
+            found, cache = apply(values, token, cache=cache)
+            logits.append(found[:, 0])
+            caches.append(cache)
+        fused, noted = combine(tuple(logits)) if combine else (logits[0], {})
+        keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.made)
+        token, log_p = sample(keys, fused, sampling, seen=state.seen)
+        token = jnp.where(state.done, pad_id, token)
+        log_p = jnp.where(state.done, 0.0, log_p)
+        seen = state.seen
+        if seen is not None:
+            seen = seen.at[jnp.arange(len(token)), token].max(~state.done)
+        stopped = jnp.any(token[:, None] == stop_tokens, axis=1)
+        after = Readers(
+            caches=tuple(caches),
+            token=token,
+            done=state.done | stopped,
+            seen=seen,
+            keys=state.keys,
+            made=state.made + 1,
+        )
+        return after, (token, log_p, noted)
+
+    def body(carry: tuple) -> tuple:
+        i, state, out, lengths = carry
+        lengths = lengths + ~state.done
+        state, column = step(state)
+        out = jax.tree.map(
+            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
+                whole, part[:, None].astype(whole.dtype), i, 1
+            ),
+            out,
+            column,
+        )
+        return i + 1, state, out, lengths
+
+    shapes = jax.eval_shape(step, state)[1]
+    rows = len(state.token)
+    for name, leaf in shapes[2].items():
+        if leaf.shape[:1] != (rows,):
+            raise ValueError(
+                f"combine returned {name!r} of shape {leaf.shape}; a diagnostic has a "
+                f"first axis of {rows} rows"
+            )
+    empty = jax.tree.map(
+        lambda leaf: jnp.zeros((rows, size, *leaf.shape[1:]), leaf.dtype), shapes
+    )
+    empty = (jnp.full((rows, size), pad_id, jnp.int32), *empty[1:])
+    carry = (jnp.zeros((), jnp.int32), state, empty, jnp.zeros(rows, jnp.int32))
+    _, state, out, lengths = jax.lax.while_loop(
+        lambda carry: (carry[0] < limit) & ~jnp.all(carry[1].done), body, carry
+    )
+    return state, Block(out[0], out[1], lengths, out[2])
+
+
+def within(apply: Any, tokens: Array) -> Array:
+    """Ids above the model's own vocabulary are read as its last one."""
+    return jnp.minimum(tokens, apply.config.vocab_size - 1)
+
+
+def traced_fields(sampling: Sampling) -> tuple[Sampling, dict[str, Any]]:
+    """Settings that hash, and those that are arrays."""
+    values = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
+    arrays = {k: jnp.asarray(v) for k, v in values.items() if hasattr(v, "dtype")}
+    return dataclasses.replace(sampling, **dict.fromkeys(arrays)), arrays
+
+
+def joined(blocks: Sequence[Block], columns: int, pad_id: Array) -> Block:
+    """Blocks one after the other, filled up to so many columns."""
+    lengths = sum((block.lengths for block in blocks[1:]), start=blocks[0].lengths)
+    made = [(b.tokens, b.log_probabilities, b.diagnostics) for b in blocks]
+    whole = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *made)
+    tokens, log_probabilities, diagnostics = jax.tree.map(
+        lambda leaf: filled(leaf, columns), whole
+    )
+    tokens = jnp.where(jnp.arange(columns) < whole[0].shape[1], tokens, pad_id)
+    return Block(tokens, log_probabilities, lengths, diagnostics)
+
+
+def filled(leaf: Array, columns: int) -> Array:
+    """Zeros behind, or the first columns alone."""
+    more = max(columns - leaf.shape[1], 0)
+    return jnp.pad(leaf, ((0, 0), (0, more)) + ((0, 0),) * (leaf.ndim - 2))[:, :columns]
