@@ -54,6 +54,9 @@ class Config:
     trace: float = 0.3
     """Share of pretraining rows that are task lines, the unseen task's too."""
     length: int = 96
+    """Tokens of a row of text."""
+    multiple: int = 8
+    """Rows of examples are padded to a multiple of this: fewer shapes to compile."""
     max_length: int = 256
     examples: int = 6000
     """Training examples per task."""
@@ -85,7 +88,7 @@ class Config:
     """Rows of text that the domain's likelihood is measured on."""
     decoded: int = 64
     """Examples per task that are decoded token by token."""
-    chunk: int = 200
+    chunk: int = bookkeeping(200)
     """Rows per forward pass when scoring."""
     timing: TimingConfig = dataclasses.field(default_factory=TimingConfig)
     decide: bool = True
@@ -107,27 +110,28 @@ TINY = TimingConfig(
     prompt=4,
     tokens=4,
     repeats=2,
+    parts=("dynamic",),
 )
 
 PRESETS = {
     "smoke": Config(
         seeds=1,
         packages=("numpy/lib",),
-        domain=("numpy/lib",),
         characters=60_000,
         length=48,
         examples=200,
         large=SizeConfig(32, 1, 2),
         small=SizeConfig(16, 1, 2),
-        large_pretraining=FitConfig(3, 10, 1e-2),
-        small_pretraining=FitConfig(3, 10, 1e-2),
-        expert=FitConfig(3, 8, 5e-3),
-        oracle=FitConfig(3, 8, 5e-3),
+        multiple=48,
+        # One recipe and one shape: two programs train all twelve models.
+        large_pretraining=FitConfig(3, 10, 1e-2, muon=False),
+        small_pretraining=FitConfig(3, 10, 1e-2, muon=False),
+        expert=FitConfig(3, 10, 1e-2, muon=False),
+        oracle=FitConfig(3, 10, 1e-2, muon=False),
         shots=1,
         validation=16,
         test=16,
-        passages=4,
-        decoded=8,
+        decoded=16,
         chunk=16,
         timing=TINY,
         decide=False,

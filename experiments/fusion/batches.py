@@ -45,12 +45,19 @@ class Rows:
 
 
 def encoded(
-    vocabulary: Vocabulary, examples: Sequence[Example], length: int | None = None
+    vocabulary: Vocabulary,
+    examples: Sequence[Example],
+    *,
+    multiple: int = 8,
+    least: int = 0,
 ) -> Rows:
-    """Examples as rows, right-padded to a multiple of eight tokens or to `length`.
+    """Examples as rows, right-padded.
 
-    Raises:
-        ValueError: an example is longer than `length`.
+    Args:
+        vocabulary: of the tokens.
+        examples: at least one.
+        multiple: the rows' length is a multiple of this.
+        least: and not below this.
 
     Example:
         >>> from experiments.fusion.text import Characters
@@ -63,9 +70,7 @@ def encoded(
         prompt = [vocabulary.end, *vocabulary.encode(one.prompt)]
         pairs.append((prompt, [*vocabulary.encode(one.answer), vocabulary.end]))
     longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
-    length = -(-longest // 8) * 8 if length is None else length
-    if longest > length:
-        raise ValueError(f"an example has {longest} tokens, more than length={length}")
+    length = -(-max(longest, least) // multiple) * multiple
     tokens = np.full((len(pairs), length), vocabulary.end, np.int32)
     answer = np.zeros((len(pairs), length), bool)
     for row, (prompt, target) in enumerate(pairs):
@@ -85,6 +90,7 @@ class Corpus:
         domain: tokens of another kind of text, for an expert of its own; none is fine.
         trace: share of the pretraining rows that are lines of one task.
         length: tokens of a row of text.
+        multiple: rows of examples are padded to a multiple of this.
         examples: training examples per task.
         seed: of the training examples and the batches.
     """
@@ -98,12 +104,13 @@ class Corpus:
         domain: Int[np.ndarray, "m"] | None = None,
         trace: float,
         length: int,
+        multiple: int = 8,
         examples: int,
         seed: int,
     ):
         self.vocabulary, self.tasks = vocabulary, tasks
         self.trace, self.length, self.seed = trace, length, seed
-        self.examples = examples
+        self.examples, self.multiple = examples, multiple
         self.text = text[: len(text) * 9 // 10]
         domain = np.zeros(0, np.int32) if domain is None else domain
         cut = len(domain) * 9 // 10
@@ -114,7 +121,7 @@ class Corpus:
     def training(self, task: str) -> Rows:
         """The training examples of a task."""
         drawn = draw(task, "train", self.examples, self.tasks, self.seed)
-        return encoded(self.vocabulary, drawn)
+        return encoded(self.vocabulary, drawn, multiple=self.multiple)
 
     def _stream(self, task: str) -> tuple[np.ndarray, np.ndarray]:
         """Lines of a task one after the other, and where each starts."""

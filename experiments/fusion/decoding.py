@@ -39,6 +39,8 @@ class TimingConfig:
     tokens: int = 32
     """New tokens per timed call, whose time holds the reading of the prompt."""
     repeats: int = 4
+    parts: tuple[str, ...] = ("both small ones", "static", "dynamic", "grid")
+    """What is timed beside the large model alone and the solve alone."""
 
 
 def _first(logits: Sequence[Array]) -> tuple[Array, dict[str, Array]]:
@@ -56,6 +58,7 @@ def decode(
     vocabulary: Vocabulary,
     models: Sequence[tuple[PureTransformer, PyTree]],
     rows: Rows,
+    steps: int,
 ) -> list[str]:
     """Greedy answers of dynamic fusion, up to the end token.
 
@@ -63,10 +66,10 @@ def decode(
         vocabulary: of all models.
         models: large, small base, expert.
         rows: whose prompts are read, left-padded.
+        steps: tokens to make at most.
     """
     prompts = [rows.prompt(i) for i in range(len(rows))]
-    width = max(map(len, prompts))
-    steps = int(rows.answer.sum(axis=1).max())
+    width = rows.tokens.shape[1]
     tokens = np.full((len(rows), width), vocabulary.end, np.int32)
     where = np.zeros(tokens.shape, bool)
     for i, prompt in enumerate(prompts):
@@ -147,6 +150,7 @@ def timed(config: TimingConfig, progress: Progress) -> dict[str, Any]:
         "dynamic": ([large, *small], Fusion()),
         "grid": ([large, *small], _grid),
     }
+    parts = {k: v for k, v in parts.items() if k in ("large alone", *config.parts)}
     task = progress.task("timing", len(config.batches) * (len(parts) + config.repeats))
     found: dict[str, Any] = {
         "weights": [parameter_count(large[1]), parameter_count(small[0][1])],

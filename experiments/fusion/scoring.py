@@ -95,8 +95,12 @@ class Scored(NamedTuple):
     alpha: Float[Array, "n m t"]
 
 
-def answers(rows: Rows) -> Answers:
+def answers(rows: Rows, length: int = 0) -> Answers:
     """The tokens to be predicted, cut out of the rows.
+
+    Args:
+        rows: n examples.
+        length: m; 0 is the longest answer's.
 
     Example:
         >>> tokens = np.array([[0, 5, 6, 7, 0]])
@@ -104,7 +108,7 @@ def answers(rows: Rows) -> Answers:
         >>> found.place.tolist(), found.target.tolist()
         ([[1, 2]], [[6, 7]])
     """
-    length = int(rows.answer.sum(axis=1).max())
+    length = length or int(rows.answer.sum(axis=1).max())
     place = rows.answer.argmax(axis=1)[:, None] - 1 + np.arange(length)
     place = np.minimum(place, rows.tokens.shape[1] - 2)
     target = np.take_along_axis(rows.tokens, place + 1, axis=1)
@@ -120,7 +124,12 @@ def _at(apply: PureTransformer, params: PyTree, tokens: Array, place: Array) -> 
 
 
 def predictions(
-    apply: PureTransformer, params: PyTree, rows: Rows, *, chunk: int
+    apply: PureTransformer,
+    params: PyTree,
+    rows: Rows,
+    place: Int[np.ndarray, "n m"],
+    *,
+    chunk: int,
 ) -> Float[Array, "n m v"]:
     """A model's logits where the answers are predicted.
 
@@ -128,9 +137,10 @@ def predictions(
         apply: the model.
         params: its parameters.
         rows: n examples.
+        place: of `answers`.
         chunk: rows per forward pass.
     """
-    place, count = answers(rows).place, len(rows)
+    count = len(rows)
     found = []
     for start in range(0, count, chunk):
         picked = np.arange(start, start + chunk) % count  # full chunks: one program

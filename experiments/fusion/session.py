@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.fusion import decoding, scoring
 from experiments.fusion.batches import Corpus, Rows, encoded
-from experiments.fusion.tasks import draw, few_shot, line
+from experiments.fusion.tasks import Example, draw, few_shot, line
 from experiments.fusion.text import (
     Characters,
     Tokens,
@@ -29,6 +29,8 @@ __all__ = ["BINS", "Session"]
 
 BINS = 40
 """Of the histograms of alpha, over [0, 2]."""
+ALL = tuple(scoring.ONE)
+"""Asked for together even where one is read: a second program costs more."""
 Result = dict[str, Any]
 
 
@@ -37,13 +39,17 @@ class Panel:
 
     def __init__(self, session: "Session", models: Models, rows: Rows):
         self.session, self.models, self.rows = session, models, rows
-        _, self.target, self.where = scoring.answers(rows)
+        # Text is predicted everywhere; answers of all tasks have one shape.
+        whole = rows.answer[:, 1:].all()
+        length = 0 if whole else session.answer_length
+        self.place, self.target, self.where = scoring.answers(rows, length)
 
     def _logits(self, size: str, params: PyTree) -> Float[Array, "n m v"]:
         return scoring.predictions(
             self.session.trainer.apply[size],
             params,
             self.rows,
+            self.place,
             chunk=self.session.config.chunk,
         )
 
@@ -135,6 +141,9 @@ class Session:
         self.trainer = Trainer(
             config, self.folder, progress, self.vocabulary.size, published
         )
+        plain, solved = self._lengths(0), self._lengths(config.shots)
+        self.row_length = {0: plain[0], config.shots: solved[0]}
+        self.answer_length = plain[1]
         self.seeds = tuple(100 * config.seed + i for i in range(config.seeds))
 
     def __enter__(self) -> "Session":
@@ -151,6 +160,27 @@ class Session:
                 found += draw(task, split, 500, self.config.tasks, 0)
         return [line(one) for one in found]
 
+    def _drawn(self, task: str, split: str, count: int, shots: int) -> list[Example]:
+        """Examples that no model was trained on, the same for all seeds."""
+        drawn = draw(task, split, count, self.config.tasks, 1)
+        if shots:
+            solved = draw(task, "train", 50, self.config.tasks, 2)
+            drawn = few_shot(drawn, solved, shots)
+        return drawn
+
+    def _lengths(self, shots: int) -> tuple[int, int]:
+        """Tokens of the longest scored row of any task, and of its longest answer."""
+        row, target = 0, 0
+        for task in (*self.seen, *self.unseen):
+            for split, count in (
+                ("test", self.config.test),
+                ("validation", self.config.validation),
+            ):
+                rows = encoded(self.vocabulary, self._drawn(task, split, count, shots))
+                row = max(row, rows.tokens.shape[1])
+                target = max(target, int(rows.answer.sum(axis=1).max()))
+        return row, target
+
     def corpus(self, seed: int) -> Corpus:
         """What a seed's models are trained on."""
         return Corpus(
@@ -160,6 +190,7 @@ class Session:
             domain=self.domain,
             trace=self.config.trace,
             length=self.config.length,
+            multiple=self.config.multiple,
             examples=self.config.examples,
             seed=seed,
         )
@@ -173,12 +204,9 @@ class Session:
     # ------------------------------------------------------------ scores
 
     def rows(self, task: str, split: str, count: int, shots: int = 0) -> Rows:
-        """Examples that no model was trained on, the same for all seeds."""
-        drawn = draw(task, split, count, self.config.tasks, 1)
-        if shots:
-            solved = draw(task, "train", 50, self.config.tasks, 2)
-            drawn = few_shot(drawn, solved, shots)
-        return encoded(self.vocabulary, drawn)
+        """Scored examples, rows of one length for all tasks."""
+        drawn = self._drawn(task, split, count, shots)
+        return encoded(self.vocabulary, drawn, least=self.row_length[shots])
 
     def scores(self, seed: int) -> Result:
         """All rows of a seed's tables."""
@@ -217,9 +245,9 @@ class Session:
         if task in models.oracles:
             tuned = panel._logits("large", models.oracles[task])
             rows["large fine-tuned"] = panel.alone(tuned)
-        single = panel.fused(tuple(scoring.ONE), own, weight)
+        single = panel.fused(ALL, own, weight)
         several = panel.fused(tuple(scoring.MANY), panel.experts())
-        merged = panel.fused(("dynamic",), panel.soup()[..., None, :])
+        merged = panel.fused(ALL, panel.soup()[..., None, :])
         every = {**single, **several, "soup": merged["dynamic"]}
         rows |= {k: (v.exact.mean(), v.nats.mean()) for k, v in every.items()}
         if config.shots:
@@ -239,7 +267,7 @@ class Session:
         rows = self.rows(task, "test", self.config.test, self.config.shots)
         panel = Panel(self, models, rows)
         own = panel.expert(task)[..., None, :]
-        fused = panel.fused(("dynamic",), own)["dynamic"]
+        fused = panel.fused(ALL, own)["dynamic"]
         return {
             "large few-shot": panel.alone(panel.large),
             "expert few-shot": panel.alone(panel.expert(task)),
@@ -251,7 +279,7 @@ class Session:
         panel = Panel(self, models, self.rows(task, "test", self.config.test))
         experts = panel.experts()
         several = panel.fused(tuple(scoring.MANY), experts)
-        merged = panel.fused(("dynamic",), panel.soup()[..., None, :])
+        merged = panel.fused(ALL, panel.soup()[..., None, :])
         best = max(panel.alone(experts[..., i, :]) for i in range(experts.shape[-2]))
         rows = {
             "large base": panel.alone(panel.large),
@@ -276,7 +304,7 @@ class Session:
         if "domain" in models.oracles:
             tuned = panel._logits("large", models.oracles["domain"])
             rows["large fine-tuned"] = panel.alone(tuned)
-        single = panel.fused(tuple(scoring.ONE), own, weight)
+        single = panel.fused(ALL, own, weight)
         rows |= {k: (v.exact.mean(), v.nats.mean()) for k, v in single.items()}
         return {
             "nats": _split(rows)["nats"],
@@ -295,13 +323,15 @@ class Session:
             for task in self.seen:
                 rows = self.rows(task, "test", self.config.decoded)
                 panel = Panel(self, models, rows)
-                scored = panel.fused(("dynamic",), panel.expert(task)[..., None, :])
+                scored = panel.fused(ALL, panel.expert(task)[..., None, :])
                 parts = [
                     (self.trainer.apply["large"], models.large),
                     (self.trainer.apply["small"], models.small),
                     (self.trainer.apply["small"], models.experts[task]),
                 ]
-                texts = decoding.decode(self.vocabulary, parts, rows)
+                texts = decoding.decode(
+                    self.vocabulary, parts, rows, self.answer_length
+                )
                 right = [
                     decoding.answer(self.vocabulary, rows, i) for i in range(len(rows))
                 ]
