@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.fusion.tasks import Example, TaskConfig, draw, line
+from experiments.fusion.tasks import Example, TaskConfig, draw
 from kljax.typing import Bool, Int
 
 __all__ = ["Corpus", "Rows", "Vocabulary", "encoded"]
@@ -123,40 +123,51 @@ class Corpus:
         drawn = draw(task, "train", self.examples, self.tasks, self.seed)
         return encoded(self.vocabulary, drawn, multiple=self.multiple)
 
-    def _stream(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+    def _stream(self, task: str) -> tuple[Rows, np.ndarray]:
         """Lines of a task one after the other, and where each starts."""
         split = "train"
         if self.tasks.folder and not self.tasks.path(task, split).exists():
             split = "validation"  # what the unseen tasks of a folder have
         drawn = draw(task, split, self.examples, self.tasks, self.seed)
-        lines = [self.vocabulary.encode(line(one)) for one in drawn]
-        starts = np.cumsum([0, *map(len, lines[:-1])])
-        ids = np.concatenate([np.asarray(one, np.int32) for one in lines])
-        keep = starts < len(ids) - self.length
-        return ids, starts[keep] if keep.any() else starts[:1]
+        ids: list[int] = []
+        target: list[bool] = []
+        starts = []
+        for one in drawn:
+            starts.append(len(ids))
+            prompt = self.vocabulary.encode(one.prompt)
+            answer = [*self.vocabulary.encode(one.answer), self.vocabulary.end]
+            ids += prompt + answer
+            target += [False] * len(prompt) + [True] * len(answer)
+        last = max(len(ids) - self.length, 0)
+        found = np.array([start for start in starts if start <= last])
+        return Rows(np.array(ids, np.int32), np.array(target)), found
 
-    def _row(self, ids: np.ndarray, start: int) -> np.ndarray:
-        """The end token and what follows a place."""
-        row = np.resize(ids[start : start + self.length - 1], self.length - 1)
-        return np.append(np.int32(self.vocabulary.end), row)
+    def _row(self, values: np.ndarray, start: int, first: int | bool) -> np.ndarray:
+        """What follows a place, behind a first value; short texts repeat."""
+        row = np.resize(values[start : start + self.length - 1], self.length - 1)
+        return np.append(np.asarray(first, row.dtype), row)
 
     def _text_rows(
         self, ids: np.ndarray, count: int, random: np.random.Generator
     ) -> list[np.ndarray]:
         high = max(len(ids) - self.length, 1)
-        return [self._row(ids, int(i)) for i in random.integers(0, high, count)]
+        end = self.vocabulary.end
+        return [self._row(ids, int(i), end) for i in random.integers(0, high, count)]
 
     def pretraining(self, batch: int) -> Callable[[int], dict[str, np.ndarray]]:
-        """`batches(n)`: rows of text and of task lines, every token to be predicted."""
+        """`batches(n)`: rows of text, and of task lines whose answers are predicted."""
         traced = round(self.trace * batch)
 
         def batches(n: int) -> dict[str, np.ndarray]:
             random = np.random.default_rng([self.seed, 1, n])
-            rows = self._text_rows(self.text, batch - traced, random)
+            found = _whole(np.stack(self._text_rows(self.text, batch - traced, random)))
+            tokens, target = [found["tokens"]], [found["target"]]
             for i in range(traced):
-                ids, starts = self.streams[(n * traced + i) % len(self.streams)]
-                rows.append(self._row(ids, int(random.choice(starts))))
-            return _whole(np.stack(rows))
+                rows, starts = self.streams[(n * traced + i) % len(self.streams)]
+                start = int(random.choice(starts))
+                tokens.append(self._row(rows.tokens, start, self.vocabulary.end)[None])
+                target.append(self._row(rows.answer, start, False)[None])
+            return {"tokens": np.concatenate(tokens), "target": np.concatenate(target)}
 
         return batches
 
@@ -183,7 +194,9 @@ class Corpus:
         count = min(count, len(self.held_out) // width // 2)
         first = count if validation else 0
         starts = [(first + i) * width for i in range(count)]
-        rows = _whole(np.stack([self._row(self.held_out, i) for i in starts]))
+        rows = _whole(
+            np.stack([self._row(self.held_out, i, self.vocabulary.end) for i in starts])
+        )
         return Rows(rows["tokens"], rows["target"])
 
 
