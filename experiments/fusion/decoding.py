@@ -79,8 +79,8 @@ def decode(
     found = generate(
         apply,
         params,
-        tokens,
-        where=where,
+        jnp.asarray(tokens),
+        where=jnp.asarray(where),
         max_new_tokens=steps,
         sampling=Sampling(temperature=0.0),
         stop_tokens=(vocabulary.end,),
@@ -190,7 +190,7 @@ def _call(config: TimingConfig, models: Any, combine: Any, batch: int) -> Any:
     """A compiled generation of `config.tokens` tokens behind a prompt."""
     random = np.random.default_rng(3)
     shape = (batch, config.prompt)
-    prompt = random.integers(0, config.vocabulary, shape).astype(np.int32)
+    prompt = jnp.asarray(random.integers(0, config.vocabulary, shape), jnp.int32)
     (apply, params), *others = models
 
     def call() -> Any:

@@ -208,7 +208,13 @@ def _of_candidates(
 
 
 def tuned_weight(
-    z: Array, s: Array, experts: Array, target: Array, where: Array, *, exact: bool
+    z: Array,
+    s: Array,
+    experts: Array,
+    target: Int[np.ndarray, "n m"],
+    where: Bool[np.ndarray, "n m"],
+    *,
+    exact: bool,
 ) -> float:
     """The candidate of the best exact match, the likelier of equal ones.
 

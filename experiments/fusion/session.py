@@ -20,8 +20,9 @@ from experiments.fusion.text import (
 )
 from experiments.fusion.training import Models, Trainer, shrunk
 from experiments.harness import mathematics
-from kljax.models.pretrained import from_pretrained
+from kljax.models.pretrained import Pretrained, from_pretrained
 from kljax.models.task_arithmetic import add_task_vectors, task_vector
+from kljax.models.tokenizer import Tokenizer
 from kljax.training import Progress, RunFolder
 from kljax.typing import Array, Float, PyTree
 
@@ -97,7 +98,7 @@ class Panel:
             self.large, self.small, experts, self.target, self.where, exact=exact
         )
 
-    def histogram(self, alpha: np.ndarray) -> list[int]:
+    def histogram(self, alpha: Array) -> list[int]:
         """How often a weight occurs on tokens that count."""
         values = np.asarray(alpha)[..., 0][self.where]
         return np.histogram(values, bins=BINS, range=(0.0, 2.0))[0].tolist()
@@ -118,21 +119,12 @@ class Session:
                 sources[size] = from_pretrained(name)
         self.vocabulary: Any = Characters()
         if sources:
-            first, *others = sources.values()
-            for model in others:
-                if model.tokenizer.vocabulary != first.tokenizer.vocabulary:
-                    raise ValueError(
-                        f"{first.source} and {model.source} have different "
-                        "vocabularies: fusion adds logits of the same tokens; choose "
-                        "models with one tokenizer"
-                    )
+            tokenizer = _shared_tokenizer(list(sources.values()))
             lines = self._lines()
-            self.vocabulary = Tokens(
-                first.tokenizer, lines, text + other, config.vocabulary
-            )
+            self.vocabulary = Tokens(tokenizer, lines, text + other, config.vocabulary)
             kept = self.vocabulary.kept
             published = {k: shrunk(v, kept) for k, v in sources.items()}
-            del sources, first, others
+            del sources
         self.text, self.domain = (
             np.asarray(self.vocabulary.encode(one), np.int32) for one in (text, other)
         )
@@ -363,6 +355,30 @@ class Session:
                 kind = path.stem.rpartition("-s")[0]
                 found[kind] = found.get(kind, 0.0) + result["wall_seconds"]
         return found
+
+
+def _shared_tokenizer(models: list[Pretrained]) -> Tokenizer:
+    """The one tokenizer of published models.
+
+    Raises:
+        ValueError: a model has none, or they have different ones.
+    """
+    found = []
+    for model in models:
+        if model.tokenizer is None:
+            raise ValueError(
+                f"{model.source} has no tokenizer.json: give the folder of a model with "
+                "its tokenizer"
+            )
+        found.append(model.tokenizer)
+    for model, one in zip(models, found, strict=True):
+        if one.vocabulary != found[0].vocabulary:
+            raise ValueError(
+                f"{models[0].source} and {model.source} have different vocabularies: "
+                "fusion adds logits of the same tokens; choose models with one "
+                "tokenizer"
+            )
+    return found[0]
 
 
 def _split(rows: dict[str, tuple[Any, Any]]) -> Result:
