@@ -367,8 +367,8 @@ def _shared_tokenizer(models: list[Pretrained]) -> Tokenizer:
     for model in models:
         if model.tokenizer is None:
             raise ValueError(
-                f"{model.source} has no tokenizer.json: give the folder of a model with "
-                "its tokenizer"
+                f"{model.source} has no tokenizer.json: give the folder of a model "
+                "with its tokenizer"
             )
         found.append(model.tokenizer)
     for model, one in zip(models, found, strict=True):

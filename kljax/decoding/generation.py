@@ -56,7 +56,7 @@ def padded_length(tokens: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
+class Job:
     """The checked arguments of a generation."""
 
     applies: tuple[Any, ...]
@@ -178,7 +178,7 @@ def generate(
       >>> text.tokens.shape, text.lengths.tolist()
       ((1, 4), [4])
     """
-    job = _checked(
+    job = checked(
         [(apply, params), *others],
         prompt,
         where,
@@ -235,7 +235,7 @@ def stream(
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected 1 or more tokens")
-    job = _checked(
+    job = checked(
         [(apply, params), *others],
         prompt,
         where,
@@ -250,7 +250,7 @@ def stream(
     return job.blocks(chunk)
 
 
-def _checked(
+def checked(
     models: Sequence[tuple[Model, PyTree]],
     prompt: Any,
     where: Any,
@@ -261,7 +261,7 @@ def _checked(
     pad_id: int,
     combine: Combine | None,
     cache_dtype: Any,
-) -> _Job:
+) -> Job:
     """What can be said about the arguments before anything runs."""
     prompt = jnp.asarray(prompt)
     if prompt.ndim != 2 or 0 in prompt.shape:
@@ -289,7 +289,7 @@ def _checked(
     if sampling.greedy:
         key = jax.random.key(0)
     extra = padded_length(prompt.shape[1] - 1) + 1 - prompt.shape[1]
-    return _Job(
+    return Job(
         applies=tuple(apply for apply, _ in models),
         params=tuple(
             unstack_layers(params) if isinstance(apply, PureTransformer) else params
