@@ -132,8 +132,9 @@ def _exact_row(scores: Sequence[Result], row: str) -> tuple[Any, ...]:
         return (row, *([None] * (len(scores[0]["tasks"]) + 3)))
     measures = closures(scores, row)
     ends: tuple[Any, ...] = (None, None)
-    if measures is not None and row not in ("large base", "large fine-tuned"):
-        ends = tuple(f"{100 * v:.1f} %" for v in measures.mean(axis=0))
+    whole = measures is not None and np.isfinite(measures).all()
+    if whole and row not in ("large base", "large fine-tuned"):
+        ends = tuple(f"{100 * v:.1f} %" for v in np.mean(measures, axis=0))
     return (row, *map(_cell, values.T), _cell(values.mean(axis=1)), *ends)
 
 

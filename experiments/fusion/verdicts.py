@@ -39,6 +39,8 @@ def _gap_verdict(scores: Sequence[Result], row: str) -> Verdict:
         return Verdict(
             "", None, note="The large model was not fine-tuned: no gap to measure."
         )
+    if not np.isfinite(found).all():
+        return Verdict("no gap: fine-tuning changes nothing", None)
     ratio, closed = found.mean(axis=0)
     bars = PAPER[row]
     # As much as the paper prints it: a tenth of a per cent.
