@@ -79,7 +79,7 @@ class Config:
     )
     soup_weight: float = 0.4
     """Of task arithmetic; not given in the paper."""
-    shots: int = 3
+    shots: int = 2
     """Solved examples in the prompt; paper: 5."""
     validation: int = 200
     """Examples per task that choose the tuned static weight."""
@@ -88,6 +88,8 @@ class Config:
     """Rows of text that the domain's likelihood is measured on."""
     decoded: int = 64
     """Examples per task that are decoded token by token."""
+    one_program: bool = bookkeeping(False)
+    """Solve by all rules where one is read: less to compile, more to run."""
     chunk: int = bookkeeping(200)
     """Rows per forward pass when scoring."""
     timing: TimingConfig = dataclasses.field(default_factory=TimingConfig)
@@ -132,6 +134,7 @@ PRESETS = {
         validation=16,
         test=16,
         decoded=16,
+        one_program=True,
         chunk=16,
         timing=TINY,
         decide=False,

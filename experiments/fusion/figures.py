@@ -105,7 +105,11 @@ def alphas(folder: RunFolder, scores: Sequence[Result]) -> Figure:
     plt = _plot()
     tasks = list(scores[0]["tasks"])
     figure, axes = plt.subplots(
-        1, len(tasks), figsize=(2.8 * len(tasks) + 1, 2.9), layout="constrained"
+        1,
+        len(tasks),
+        figsize=(2.8 * len(tasks) + 1, 2.9),
+        sharey=True,
+        layout="constrained",
     )
     for axis, task in zip(np.atleast_1d(axes), tasks, strict=True):
         parts = [one["tasks"][task] for one in scores]
@@ -120,7 +124,8 @@ def alphas(folder: RunFolder, scores: Sequence[Result]) -> Figure:
                 lw=1,
                 label="tuned static" if i == 0 else None,
             )
-        axis.set(xlim=(0, 2), yscale="log", title=task, xlabel="alpha")
+        axis.set(xlim=(0, 2.03), yscale="log", title=task, xlabel="alpha")
+        axis.set_ylim(1e-4, 1.5)
         axis.grid(alpha=0.3)
     first = np.atleast_1d(axes)[0]
     first.set_ylabel("share of tokens")

@@ -31,7 +31,6 @@ __all__ = ["BINS", "Session"]
 BINS = 40
 """Of the histograms of alpha, over [0, 2]."""
 ALL = tuple(scoring.ONE)
-"""Asked for together even where one is read: a second program costs more."""
 Result = dict[str, Any]
 
 
@@ -133,6 +132,8 @@ class Session:
         self.trainer = Trainer(
             config, self.folder, progress, self.vocabulary.size, published
         )
+        # Where nothing takes time, a second program costs more than unread rules.
+        self.dynamic = ALL if config.one_program else ("dynamic",)
         plain, solved = self._lengths(0), self._lengths(config.shots)
         self.row_length = {0: plain[0], config.shots: solved[0]}
         self.answer_length = plain[1]
@@ -239,7 +240,7 @@ class Session:
             rows["large fine-tuned"] = panel.alone(tuned)
         single = panel.fused(ALL, own, weight)
         several = panel.fused(tuple(scoring.MANY), panel.experts())
-        merged = panel.fused(ALL, panel.soup()[..., None, :])
+        merged = panel.fused(self.dynamic, panel.soup()[..., None, :])
         every = {**single, **several, "soup": merged["dynamic"]}
         rows |= {k: (v.exact.mean(), v.nats.mean()) for k, v in every.items()}
         if config.shots:
@@ -259,7 +260,7 @@ class Session:
         rows = self.rows(task, "test", self.config.test, self.config.shots)
         panel = Panel(self, models, rows)
         own = panel.expert(task)[..., None, :]
-        fused = panel.fused(ALL, own)["dynamic"]
+        fused = panel.fused(self.dynamic, own)["dynamic"]
         return {
             "large few-shot": panel.alone(panel.large),
             "expert few-shot": panel.alone(panel.expert(task)),
@@ -271,7 +272,7 @@ class Session:
         panel = Panel(self, models, self.rows(task, "test", self.config.test))
         experts = panel.experts()
         several = panel.fused(tuple(scoring.MANY), experts)
-        merged = panel.fused(ALL, panel.soup()[..., None, :])
+        merged = panel.fused(self.dynamic, panel.soup()[..., None, :])
         best = max(panel.alone(experts[..., i, :]) for i in range(experts.shape[-2]))
         rows = {
             "large base": panel.alone(panel.large),
@@ -315,7 +316,7 @@ class Session:
             for task in self.seen:
                 rows = self.rows(task, "test", self.config.decoded)
                 panel = Panel(self, models, rows)
-                scored = panel.fused(ALL, panel.expert(task)[..., None, :])
+                scored = panel.fused(self.dynamic, panel.expert(task)[..., None, :])
                 parts = [
                     (self.trainer.apply["large"], models.large),
                     (self.trainer.apply["small"], models.small),
