@@ -109,6 +109,7 @@ def verdicts(
         "GAP-SEVERAL": _gap_verdict(scores, "axis"),
         "UNSEEN": _unseen_verdict(scores),
         "CONTEXT": _context_verdict(scores),
+        "DOMAIN": _domain_verdict(scores),
         "COST": _cost_verdict(timing),
         "DECODED": _decoded_verdict(decoded),
     }
@@ -158,6 +159,19 @@ def _context_verdict(scores: Sequence[Result]) -> Verdict:
         f"{ours:.1f} % against {large:.1f} % (large) and {expert:.1f} % (expert)",
         bool(ours > large and ours > expert),
         note=f"Without examples in the prompt: {plain:.1f} %.",
+    )
+
+
+def _domain_verdict(scores: Sequence[Result]) -> Verdict:
+    if "domain" not in scores[0]:
+        return Verdict("", None, note="This preset has no second kind of text.")
+    rows = ("dynamic", "tuned static", "large base", "small expert")
+    nats = [np.mean([one["domain"]["nats"][row] for one in scores]) for row in rows]
+    ours, static, large, expert = map(float, nats)
+    return Verdict(
+        f"{ours:.3f} against {large:.3f} (large) and {expert:.3f} (expert)",
+        bool(ours < large and ours < expert),
+        note=f"A static weight tuned on other passages: {static:.3f}.",
     )
 
 

@@ -25,8 +25,10 @@ from experiments.fusion.text import Characters, Tokens, docstrings, source
 from experiments.fusion.training import shrunk
 from experiments.fusion.verdicts import verdicts
 from kljax.errors import DataError
-from kljax.models.pretrained import Pretrained
+from kljax.models.pretrained import Pretrained, save_pretrained
+from kljax.models.tokenizer import Tokenizer
 from kljax.models.transformer import TransformerConfig, transformer
+from kljax.training import silent
 
 # ------------------------------------------------------------------ tasks
 
@@ -313,7 +315,7 @@ TIMING = {
 }
 
 
-def judged(decide=True, seeds=3, **changes):
+def judged(decide=True, seeds=3, worse=0.0, **changes):
     """Verdicts on four tasks, some numbers of the last seed changed."""
     one = {
         "tasks": {
@@ -321,6 +323,14 @@ def judged(decide=True, seeds=3, **changes):
             for task in ("add", "sort", "flip", "date")
         },
         "unseen": {"down": {"exact": {"axis": 0.3, "large base": 0.2}}},
+        "domain": {
+            "nats": {
+                "dynamic": 1.0 + worse,
+                "tuned static": 1.0,
+                "large base": 1.2,
+                "small expert": 1.5,
+            }
+        },
     }
     scores = [copy.deepcopy(one) for _ in range(seeds)]
     for i, score in enumerate(scores):
@@ -359,6 +369,7 @@ def test_bad_numbers_fail(claim, changes):
 def test_what_was_not_measured_is_not_judged():
     scores = judged(**{"large fine-tuned": None})
     assert scores["GAP"].holds is None and scores["GAP-SEVERAL"].holds is None
+    assert judged(worse=0.3)["DOMAIN"].holds is False
     alone = judged(seeds=1)
     assert alone["TUNED"].holds is False and "one seed" in alone["TUNED"].interval
 
@@ -370,6 +381,39 @@ def test_gap_measures_are_the_papers():
         measures.closure(39.42, 37.93, 45.68),
     ]
     np.testing.assert_allclose(close, [(0.964, 0.905), (0.863, 0.192)], atol=6e-4)
+
+
+@pytest.mark.slow
+def test_another_domain_and_a_published_model(tmp_path):
+    """The parts that the smoke preset leaves out: text of another domain, a large
+    model from a folder with its tokenizer, a vocabulary that is trimmed."""
+    tokenizers = pytest.importorskip("tokenizers")
+    pieces = [chr(i) for i in range(32, 127)] + ["\n"]
+    core = tokenizers.Tokenizer(
+        tokenizers.models.BPE({p: i for i, p in enumerate(pieces)}, [])
+    )
+    config = TransformerConfig(vocab_size=len(pieces), width=32, depth=1, heads=2)
+    _, initial = transformer(config)
+    save_pretrained(
+        tmp_path / "model",
+        config,
+        initial(jax.random.key(0)),
+        tokenizer=Tokenizer(core),
+    )
+    smoke = logit_fusion.PRESETS["smoke"]
+    chosen = dataclasses.replace(
+        smoke,
+        domain=("numpy/lib",),
+        vocabulary=94,
+        passages=4,
+        large=dataclasses.replace(smoke.large, source=str(tmp_path / "model")),
+        oracle=dataclasses.replace(smoke.oracle, steps=0),
+    )
+    results = logit_fusion.run(chosen, workdir=tmp_path / "run", progress=silent())
+    assert results.verdicts["GAP"].holds is None
+    assert "expert" in results.verdicts["DOMAIN"].measured
+    titles = [table.title for table in results.tables]
+    assert any("another domain" in title for title in titles)
 
 
 def test_presets_are_what_they_say():
