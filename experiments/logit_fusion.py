@@ -51,7 +51,7 @@ class Config:
     vocabulary: int = 0
     """Tokens that are kept of a published model's vocabulary; 0: all."""
     tasks: TaskConfig = dataclasses.field(default_factory=TaskConfig)
-    trace: float = 0.3
+    trace: float = 0.4
     """Share of pretraining rows that are task lines, the unseen task's too."""
     length: int = 96
     """Tokens of a row of text."""
@@ -65,17 +65,17 @@ class Config:
     small: SizeConfig = dataclasses.field(default_factory=lambda: SizeConfig(64, 4, 4))
     """Paper: TinyLLaMA 1.1B or LLaMA-2 7B."""
     large_pretraining: FitConfig = dataclasses.field(
-        default_factory=lambda: FitConfig(200, 32, 1e-2)
+        default_factory=lambda: FitConfig(350, 16, 1e-2)
     )
     small_pretraining: FitConfig = dataclasses.field(
-        default_factory=lambda: FitConfig(200, 32, 1e-2)
+        default_factory=lambda: FitConfig(250, 16, 1e-2)
     )
     expert: FitConfig = dataclasses.field(
-        default_factory=lambda: FitConfig(120, 64, 5e-3)
+        default_factory=lambda: FitConfig(160, 48, 5e-3)
     )
     """Paper: batch 128, 3 epochs, Adam at 2e-5; LoRA of rank 64 at 1e-4."""
     oracle: FitConfig = dataclasses.field(
-        default_factory=lambda: FitConfig(60, 64, 5e-3)
+        default_factory=lambda: FitConfig(80, 48, 5e-3)
     )
     soup_weight: float = 0.4
     """Of task arithmetic; not given in the paper."""

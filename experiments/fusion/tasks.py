@@ -30,7 +30,7 @@ class TaskConfig:
 
     digits: int = 2
     """Of each summand."""
-    items: int = 4
+    items: int = 3
     """Numbers of two digits to sort."""
     letters: int = 5
     """Of the string to reverse."""
