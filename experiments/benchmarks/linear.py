@@ -7,7 +7,6 @@ by chunks under `jax.checkpoint`, and Liger's chunked loss at three chunk sizes.
 
 import dataclasses
 import functools
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import torch_peers
 from experiments.benchmarks.measuring import Contender, Floors, Group
 from kljax.divergences import linear_divergence
 
@@ -119,7 +119,7 @@ def _arrays(sizes, dtype: Any) -> tuple[jax.Array, ...]:
     )
 
 
-def _error(function: Callable, sizes: tuple[int, int, int]) -> Mapping[str, float]:
+def _error(sizes: tuple[int, int, int], gradient: Callable) -> Mapping[str, float]:
     """Of the hidden states' gradient, bfloat16 inputs, by the size of the JS."""
     n, v, d = sizes
     rng = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def _error(function: Callable, sizes: tuple[int, int, int]) -> Mapping[str, floa
     found = {}
     for scale in (0.1, 0.01):
         p = jnp.bfloat16(q + scale * rng.normal(size=q.shape))
-        got = jax.jit(jax.grad(function, argnums=2))(p, head, q, head)
+        got = np.asarray(gradient(p, head, q, head), np.float64)
         wide = [np.asarray(x.astype(jnp.float32), np.float64) for x in (p, q, head)]
         log_p, log_q = (_log_softmax(h @ wide[2]) for h in wide[:2])
         log_m = np.logaddexp(log_p, log_q) - np.log(2)
@@ -136,7 +136,7 @@ def _error(function: Callable, sizes: tuple[int, int, int]) -> Mapping[str, floa
         divergence = 0.5 * np.exp(log_p) * (log_p - log_m) + 0.5 * np.exp(log_q) * gap
         mean = (np.exp(log_q) * gap).sum(-1, keepdims=True)
         want = 0.5 / n * (np.exp(log_q) * (gap - mean)) @ wide[2].T
-        error = np.linalg.norm(np.asarray(got.astype(jnp.float32)) - want)
+        error = np.linalg.norm(got - want)
         label = f"gradient at {divergence.sum(-1).mean():.0e}"
         found[label] = float(error / np.linalg.norm(want))
     return found
@@ -145,36 +145,6 @@ def _error(function: Callable, sizes: tuple[int, int, int]) -> Mapping[str, floa
 def _log_softmax(x: np.ndarray) -> np.ndarray:
     x = x - x.max(-1, keepdims=True)
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-
-def _liger(name: str, chunk: int, made: Callable, dtype: Any) -> Contender:
-    title = f"Liger, chunks of {chunk}"
-    there = all(importlib.util.find_spec(x) for x in ("torch", "liger_kernel"))
-    if not there or dtype != jnp.float32 or jax.default_backend() != "cpu":
-        return Contender(title, None)
-    import torch  # pyrefly: ignore[missing-import]
-    from liger_kernel.chunked_loss import (  # pyrefly: ignore[missing-import]
-        LigerFusedLinearJSDLoss,
-    )
-
-    # Liger's beta 0 is KL(target‖model).
-    loss = LigerFusedLinearJSDLoss(
-        weight_hard_loss=0.0,
-        weight_soft_loss=1.0,
-        beta=0.0 if name == "forward_kl" else 0.5,
-        compiled=False,
-        chunk_size=chunk,
-    )
-
-    def of(p_hidden, p_head, q_hidden, q_head, labels):
-        q_hidden, q_head = (x.detach().requires_grad_() for x in (q_hidden, q_head))
-        loss(q_hidden, q_head, p_hidden, p_head, labels).backward()
-        return q_hidden.grad.numpy()
-
-    arrays = [torch.from_numpy(np.array(x)) for x in made()]
-    arrays = [x.T.contiguous() if i % 2 else x for i, x in enumerate(arrays)]
-    arrays.append(torch.zeros(arrays[0].shape[0], dtype=torch.long))
-    return Contender(title, of, compiled=False, arguments=arrays)
 
 
 def groups(preset: str) -> Iterator[Group]:
@@ -201,11 +171,14 @@ def groups(preset: str) -> Iterator[Group]:
                 tokens, vocab, d_p, d_q = size
                 return 2 * tokens * vocab * (3 * d_q + d_p) / rates.gemm
 
+            errors = functools.partial(_error, settings.error)
             compared = [
                 Contender(
                     who,
                     _gradient(function),
-                    error=functools.partial(_error, function, settings.error)
+                    error=functools.partial(
+                        errors, jax.jit(jax.grad(function, argnums=2))
+                    )
                     if look
                     else None,
                 )
@@ -213,8 +186,11 @@ def groups(preset: str) -> Iterator[Group]:
             ]
             compared.append(Contender("four products", _products))
             made = functools.partial(_arrays, size, dtype)
-            if timed:
-                compared += [_liger(name, c, made, dtype) for c in settings.chunks]
+            if timed and dtype == jnp.float32:
+                compared += [
+                    torch_peers.liger(name, c, made, errors if look and not i else None)
+                    for i, c in enumerate(settings.chunks)
+                ]
             yield Group(
                 f"{name} value+grad",
                 {"N": tokens, "V": vocab, "d_p": d_p, "d_q": d_q, "dtype": dtype.name},

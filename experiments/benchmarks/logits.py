@@ -1,12 +1,14 @@
 """Divergences of logits: value, and value with the gradient in the model's logits.
 
 Peers in their best documented form, both sides as arguments: optax with probability and
-with log targets, distrax, torch, the generalized JS formula of GKD, and plain JAX.
+with log targets, distrax, torch (eager and compiled, with log targets), the generalized
+JS formula of GKD in JAX and in torch, and plain JAX.
 """
 
 import dataclasses
 import functools
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import torch_peers
 from experiments.benchmarks.measuring import Contender, Floors, Group
 from kljax.divergences import divergence
 
@@ -28,12 +31,14 @@ class Sizes:
     memory_rows: tuple[int, ...] = ()
     dtype: str = "float32"
     error_width: int = 32768
+    torch: tuple[bool, ...] = (False, True)
+    """Eager, compiled: the latter takes half a minute to compile."""
 
 
 _CPU = ((64, 32768), (256, 32768), (512, 32768))
 _WIDTHS = ((256, 2048), (256, 8192), (256, 131072))
 PRESETS = {
-    "smoke": Sizes(((32, 256), (64, 256)), error_width=256),
+    "smoke": Sizes(((32, 256), (64, 256)), error_width=256, torch=(False,)),
     "cpu": Sizes(_CPU + _WIDTHS, memory_rows=(2048, 8192)),
     "gpu": Sizes(
         ((1024, 128256), (8192, 128256)), memory_rows=(32768,), dtype="bfloat16"
@@ -73,26 +78,11 @@ def _optax(log_targets: bool) -> Callable | None:
 def _distrax() -> Callable | None:
     if importlib.util.find_spec("distrax") is None:
         return None
-    import distrax  # pyrefly: ignore[missing-import]
+    with warnings.catch_warnings():  # what it imports is deprecated here and there
+        warnings.simplefilter("ignore")
+        import distrax  # pyrefly: ignore[missing-import]
 
     return lambda p, q: distrax.Categorical(p).kl_divergence(distrax.Categorical(q))
-
-
-def _torch_gradient() -> Callable | None:
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch  # pyrefly: ignore[missing-import]
-
-    def of(p, q):
-        q = q.detach().requires_grad_()
-        log_p, log_q = torch.log_softmax(p, -1), torch.log_softmax(q, -1)
-        loss = torch.nn.functional.kl_div(
-            log_q, log_p, reduction="sum", log_target=True
-        )
-        loss.backward()
-        return q.grad.numpy()
-
-    return of
 
 
 def _contenders(name: str) -> dict[str, Callable | None]:
@@ -120,7 +110,7 @@ def _exact(name: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return 0.5 * (np.exp(p) * (p - m) + np.exp(q) * (q - m)).sum(-1)
 
 
-def _errors(name: str, function: Callable, width: int) -> Mapping[str, float]:
+def _errors(name: str, width: int, function: Callable) -> Mapping[str, float]:
     """Worst relative error of 8 rows, by the size of the divergence."""
     rng = np.random.default_rng(0)
     base = rng.normal(size=(8, width)) * 2
@@ -131,7 +121,7 @@ def _errors(name: str, function: Callable, width: int) -> Mapping[str, float]:
             p = base.astype(np.float32)
             q = (base + scale * noise + offset).astype(np.float32)
             want = _exact(name, p, q)
-            got = np.asarray(jax.jit(function)(p, q), np.float64)
+            got = np.asarray(function(p, q), np.float64)
             label = f"{np.median(want):.0e}" + (" at 1e4" if offset else "")
             found[label] = float(np.max(np.abs(got / want - 1)))
     return found
@@ -182,20 +172,28 @@ def groups(preset: str) -> Iterator[Group]:
                     moved = reads * size / rates.read + writes * size / rates.write
                     return max(moved, reads * items / rates.exp)
 
+                first = name not in looked_at and name != "alpha"
+                looked_at.add(name)
+                errors = functools.partial(_errors, name, settings.error_width)
                 compared = []
                 for who, function in functions.items():
-                    first = (name, who) not in looked_at and name != "alpha"
-                    looked_at.add((name, who))
                     look = None
                     if first and function is not None:
-                        look = functools.partial(
-                            _errors, name, function, settings.error_width
-                        )
+                        look = functools.partial(errors, jax.jit(function))
                     built = None if function is None else form(function)
                     compared.append(Contender(who, built, error=look))
                 made = functools.partial(_logits, rows, width, dtype)
-                if (name, title) == ("forward_kl", "value+grad") and timed:
-                    compared.append(_torch(made, dtype))
+                if name != "alpha" and timed and dtype == jnp.float32:
+                    compared += [
+                        torch_peers.logits(
+                            name,
+                            made,
+                            gradient=form is _gradient,
+                            compiled=compiled,
+                            errors=errors if first else None,
+                        )
+                        for compiled in settings.torch
+                    ]
                 yield Group(
                     f"{name} {title}",
                     {"N": rows, "V": width, "dtype": dtype.name},
@@ -204,13 +202,3 @@ def groups(preset: str) -> Iterator[Group]:
                     floor,
                     timed,
                 )
-
-
-def _torch(made: Callable, dtype: Any) -> Contender:
-    function = _torch_gradient()
-    if function is None or dtype != jnp.float32 or jax.default_backend() != "cpu":
-        return Contender("torch (eager)", None)
-    import torch  # pyrefly: ignore[missing-import]
-
-    arguments = [torch.from_numpy(np.array(x)) for x in made()]
-    return Contender("torch (eager)", function, compiled=False, arguments=arguments)

@@ -7,6 +7,7 @@ kept. On an accelerator a chain of calls is timed by the wall clock, the median 
 
 import dataclasses
 import functools
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ __all__ = [
     "Group",
     "compiled",
     "floors",
+    "resident_growth",
     "seconds",
     "temporary_bytes",
 ]
@@ -42,6 +44,8 @@ class Contender:
     """Relative errors against float64, by what was looked at."""
     arguments: Sequence[Any] | None = None
     """Its own form of the group's arguments."""
+    notes: Callable[[], Mapping[str, float]] | None = None
+    """Other numbers that belong to it, by name, as what its process holds in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +119,29 @@ def compiled(function: Callable[..., Any], shapes: Sequence[Any]) -> Any:
 def temporary_bytes(program: Any) -> int:
     """What a compiled program needs beside its arguments and results."""
     return int(program.memory_analysis().temp_size_in_bytes)
+
+
+def resident_growth(call: Callable[[], Any]) -> int | None:
+    """By how many bytes the process grows while it calls; None where none can tell.
+
+    Of what JAX does not compile: results and whatever the caller's libraries keep for
+    the next call count, so that this is an upper bound. Linux alone.
+    """
+    status = pathlib.Path("/proc/self/status")
+
+    def kib(field: str) -> int:
+        lines = status.read_text().splitlines()
+        return next(int(x.split()[1]) for x in lines if x.startswith(f"{field}:"))
+
+    try:
+        call()
+        # Sets the high-water mark back to what is resident now.
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        before = kib("VmRSS")
+        call()
+        return 1024 * (kib("VmHWM") - before)
+    except (OSError, StopIteration):
+        return None
 
 
 def floors(repetitions: int = 5, *, small: bool = False) -> Floors:

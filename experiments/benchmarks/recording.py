@@ -103,18 +103,27 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
             c.name: measuring.compiled(c.function, shapes) for c in here if c.compiled
         }
         taken: Mapping[str, float] = {}
+        grown: dict[str, int | None] = {}
         if group.timed:
             values = group.arguments()
             calls = {}
             for contender in here:
-                given = contender.arguments or values
+                given = contender.arguments
+                given = values if given is None else given
                 function = programs.get(contender.name, contender.function)
                 calls[contender.name] = lambda f=function, given=given: f(*given)
             taken = measuring.seconds(calls, repetitions)
+            grown = {
+                c.name: measuring.resident_growth(calls[c.name])
+                for c in here
+                if not c.compiled
+            }
             del calls, values
         for contender in here:
             program = programs.get(contender.name)
-            memory = None if program is None else measuring.temporary_bytes(program)
+            memory = grown.get(contender.name)
+            if program is not None:
+                memory = measuring.temporary_bytes(program)
             rows.append(
                 {
                     **common,
@@ -125,6 +134,7 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
                     "floor_seconds": group.floor(rates) if group.timed else None,
                     "temp_bytes": memory,
                     "errors": dict(contender.error()) if contender.error else {},
+                    "notes": dict(contender.notes()) if contender.notes else {},
                 }
             )
     return rows
@@ -153,7 +163,10 @@ def _show(rows: Sequence[dict]) -> None:
             if r["seconds"] is not None:
                 over = _number(r["seconds"] / r["floor_seconds"], 1, ".2f")
                 ratio = _number(base / r["seconds"], 1, ".2f") if base else ""
-            errors = ", ".join(f"{k} {v:.1e}" for k, v in r["errors"].items())
+            errors = ", ".join(
+                [f"{k} {v:.1e}" for k, v in r["errors"].items()]
+                + [f"{k} {v:.4g}" for k, v in r.get("notes", {}).items()]
+            )
             print(
                 f"  {r['contender']:28}{_number(r['seconds'], 1e3, '.1f'):>9}{over:>8}"
                 f"{ratio:>8}{_number(r['temp_bytes'], 2**-20, '.1f'):>9}  {errors}"

@@ -25,6 +25,7 @@ from kljax.divergences.linear import (
     linear_topk_renormalized,
 )
 from kljax.divergences.linear_sharded import linear_divergence_sharded
+from kljax.divergences.sharded import divergence_sharded
 from kljax.fdivergence import FDivergence, Moments, generator
 from kljax.generators import (
     Alpha,
@@ -65,6 +66,7 @@ __all__ = [
     "cauchy_schwarz",
     "cross_entropy",
     "divergence",
+    "divergence_sharded",
     "entropy",
     "generator",
     "get",

@@ -133,6 +133,21 @@ def _by_rows(function: Callable[..., Array], p, q, temperature, where, *more) ->
     return by_rows(referenced, rows, p.ndim - 1)
 
 
+def checked(
+    p_logits: ArrayLike,
+    q_logits: ArrayLike,
+    temperature: ArrayLike,
+    where: ArrayLike | None,
+    *,
+    axis: int = -1,
+    pad_vocab: bool = False,
+) -> tuple[Array, Array, Array | None]:
+    """Both sides and the mask as arrays of one shape, the outcomes last; or raises."""
+    _check_temperature(temperature)
+    p, q = _pair(p_logits, q_logits, axis, pad_vocab)
+    return p, q, _mask(where, axis, p)
+
+
 def divergence(
     p_logits: Float[ArrayLike, "*b v"],
     q_logits: Float[ArrayLike, "*b v"],
@@ -177,9 +192,10 @@ def divergence(
       Csiszár (1967); Ali and Silvey (1966). Scales: the table in `kljax.generators`.
     """
     objective = get(divergence, **parameters)
-    _check_temperature(temperature)
-    p, q = _pair(p_logits, q_logits, axis, pad_vocab)
-    return _rows(objective, p, q, _not_one(temperature), _mask(where, axis, p))
+    p, q, mask = checked(
+        p_logits, q_logits, temperature, where, axis=axis, pad_vocab=pad_vocab
+    )
+    return _rows(objective, p, q, _not_one(temperature), mask)
 
 
 def _wrapper(name: str) -> Callable[..., Array]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from kljax.divergences import _linear_arguments as arguments
+from kljax.divergences.sharded import check_axes
 from kljax.fdivergence import FDivergence
 from kljax.generators import get
 from kljax.kernels import linear as kernel
@@ -69,13 +70,7 @@ def linear_divergence_sharded(
       >>> round(float(loss), 4)
       0.1092
     """
-    for argument, axis in (("token_axis", token_axis), ("vocab_axis", vocab_axis)):
-        if axis is not None and axis not in mesh.axis_names:
-            raise ValueError(
-                f"{argument} {axis!r} is not an axis of the mesh {mesh.axis_names}"
-            )
-    if token_axis is not None and token_axis == vocab_axis:
-        raise ValueError(f"token_axis and vocab_axis are both {token_axis!r}")
+    check_axes(mesh, token_axis, vocab_axis)
     objective = get(divergence, **parameters)
     operands = {
         **arguments.side("p", p_hidden, p_head, p_bias),

@@ -19,14 +19,11 @@ _BLOCK = 2**19
 def block_rows(rows: int, width: int) -> int:
     """Rows in a block, or `rows` where one block is all.
 
-    At least 8, however wide the row. A divisor of `rows` if one is near, because
-    rows that are filled up cost a copy of the inputs.
+    At least 8, however wide the row and whatever divides `rows`; blocks are as many as
+    the largest size needs, and equal.
     """
     most = max(8, _BLOCK // max(width, 1))
-    if rows <= most:
-        return rows
-    fitting = [n for n in range(most, most // 2, -1) if rows % n == 0]
-    return fitting[0] if fitting else most
+    return rows if rows <= most else -(-rows // -(-rows // most))
 
 
 def by_rows(function: Callable[[Any], Any], rows: Any, lead: int) -> Any:
@@ -45,25 +42,29 @@ def by_rows(function: Callable[[Any], Any], rows: Any, lead: int) -> Any:
     if size == count:
         return function(rows)
     blocks = -(-count // size)
+    surplus = blocks * size - count
 
     def whole(*arrays):
         return function(structure.unflatten(arrays))
 
-    def one(arrays):
-        return whole(*arrays)
-
-    def split(x: Array) -> Array:
-        x = x.reshape(count, *x.shape[lead:])
-        if blocks * size != count:  # filled up, never made smaller
-            x = jnp.pad(x, [(0, blocks * size - count)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(blocks, size, *x.shape[1:])
-
     def join(x: Array) -> Array:
-        x = x.reshape(blocks * size, *x.shape[2:])[:count]
-        return x.reshape(*shape, *x.shape[1:])
+        tail = x.shape[2:]
+        if not surplus:
+            return x.reshape(*shape, *tail)
+        x = jnp.concatenate([x[:-1].reshape(-1, *tail), x[-1, surplus:]])
+        return x.reshape(*shape, *tail)
 
     def blocked(*arrays):
+        flat = [x.reshape(count, *x.shape[lead:]) for x in arrays]
+
+        # The last block begins early where the size does not divide: to fill the arrays
+        # up would copy them, and so would cutting them.
+        def one(block):
+            start = jnp.minimum(block * size, count - size)
+            part = (jax.lax.dynamic_slice_in_dim(x, start, size) for x in flat)
+            return whole(*part)
+
         body = jax.checkpoint(one, prevent_cse=False)
-        return jax.tree.map(join, jax.lax.map(body, [split(x) for x in arrays]))
+        return jax.tree.map(join, jax.lax.map(body, jnp.arange(blocks)))
 
     return jax.lax.platform_dependent(*arrays, cpu=blocked, default=whole)

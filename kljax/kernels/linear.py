@@ -76,6 +76,28 @@ def dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
     return lax.dot_general(x, y, axes, preferred_element_type=wide)
 
 
+def slope_dot(slope: Array, y: Array, dtype: Any, *, first: bool) -> Array:
+    """The product of a gradient in the logits and hidden states or a head.
+
+    In `dtype`, that of the forward product; but on a CPU, which multiplies in float32
+    whatever it is given, the gradient is not rounded to less.
+
+    Args:
+      slope: ``[c, v]``.
+      y: the head ``[d, v]``; or, with `first`, the hidden states ``[c, d]``.
+      dtype: what the gradient is rounded to.
+      first: whether to sum over the tokens, with `y` on the left.
+    """
+
+    def product(slope):
+        return dot(y, slope, 0, 0) if first else dot(slope, y, 1, 1)
+
+    if slope.dtype == dtype:
+        return product(slope)
+    narrow = lambda slope: product(slope.astype(dtype))  # noqa: E731
+    return lax.platform_dependent(slope, cpu=product, default=narrow)
+
+
 def finish(raw: Array, bias: Array | None, cap: Array | None) -> Array:
     """Logits from the product: bias, then the soft-cap ``cap · tanh(z/cap)``."""
     z = raw if bias is None else raw + bias.astype(raw.dtype)
@@ -264,8 +286,6 @@ def sum_and_gradient(
             values_of, {s: raw[s] for s in sloped}, {k: local[k] for k in direct}
         )
         slopes, found = pull(tokens["weights"].astype(values.dtype))
-        # In the type of the products to come.
-        slopes = {s: slope.astype(products_of[s]) for s, slope in slopes.items()}
         summed = {k: x + found.pop(k).astype(dtype) for k, x in summed.items()}
         return summed, (values, slopes, found)
 
@@ -280,9 +300,13 @@ def sum_and_gradient(
         for s, slope in slopes.items():
             if f"{s}_hidden" in wanted:
                 # Wide, as it is yet to be multiplied by a cotangent.
-                found[f"{s}_hidden"] = dot(slope, shared[f"{s}_head"], 1, 1)
+                head, dtype_of = shared[f"{s}_head"], products_of[s]
+                found[f"{s}_hidden"] = slope_dot(slope, head, dtype_of, first=False)
         heads = {
-            k: x + dot(chunk[f"{k[0]}_hidden"], slopes[k[0]], 0, 0)
+            k: x
+            + slope_dot(
+                slopes[k[0]], chunk[f"{k[0]}_hidden"], products_of[k[0]], first=True
+            )
             for k, x in heads.items()
         }
         rows = {k: found[k] for k in sorted(wanted & chunks.keys())}

@@ -210,11 +210,12 @@ def _on_device(plan, layout: Layout, wanted: tuple[str, ...], operands: Operands
             slope = _slope(divergence, rows, s, layout.vocab) * weights[:, None]
             slope, in_bias = pull[s](slope)
             hidden, head = chunk[f"{s}_hidden"], shared[f"{s}_head"]
-            slope = slope.astype(jnp.promote_types(hidden.dtype, head.dtype))
+            narrow = jnp.promote_types(hidden.dtype, head.dtype)
+            product = partial(linear.slope_dot, slope, dtype=narrow)
             if f"{s}_hidden" in wanted:
-                found[f"{s}_hidden"] = linear.dot(slope, head, 1, 1)
+                found[f"{s}_hidden"] = product(head, first=False)
             if f"{s}_head" in wanted:
-                heads[f"{s}_head"] += linear.dot(hidden, slope, 0, 0)
+                heads[f"{s}_head"] += product(hidden, first=True)
             if f"{s}_bias" in wanted:
                 heads[f"{s}_bias"] += in_bias.astype(dtype)
         bound = weigh(weights, jnp.where(rows.infinite, jnp.inf, 0))
@@ -310,5 +311,7 @@ def padded(layout: Layout, operands: Operands) -> Operands:
             bias = operands.get(f"{s}_bias")
             bias = jnp.zeros(head.shape[1], jnp.float32) if bias is None else bias
             found[f"{s}_head"] = jnp.pad(head, ((0, 0), (0, short)))
-            found[f"{s}_bias"] = jnp.pad(bias, (0, short), constant_values=-jnp.inf)
+            # No `pad`: partitioned, one by -inf stands in for its tangent's by 0.
+            lacking = jnp.full(short, -jnp.inf, bias.dtype)
+            found[f"{s}_bias"] = jnp.concatenate([bias, lacking])
     return found

@@ -5,6 +5,10 @@ shifted by their values there, ``log u = d + log(Z_q/Z_p)``, and the small numbe
 ``Z_q/Z_p − 1 = E_p[e^{−d} − 1]`` is computed as such: two separately normalised arrays
 would cancel. Between the forward and the backward pass only the logits and six numbers
 a row are kept; see `kljax.kernels.blocks` for how rows are taken.
+
+Where the outcomes of a row are split over an axis of a mesh (``axis``, inside
+`jax.shard_map`), the devices exchange three maxima and the packed sums of each row, and
+nothing else; rows are then taken all at once.
 """
 
 import math
@@ -57,7 +61,9 @@ class Sides(NamedTuple):
     q_zero: Array
 
 
-def _origins(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+def _origins(
+    a: Array, b: Array, axis: str | None = None
+) -> tuple[Array, Array, Array, Array]:
     """Where both sides are measured from, the model's maximum, "a side is empty".
 
     The target's mode among the outcomes possible on both sides; without any, an
@@ -69,6 +75,11 @@ def _origins(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
     top = jnp.max(key, axis=-1, keepdims=True)
     at_top = jnp.max(jnp.where(key == top, b, -jnp.inf), axis=-1, keepdims=True)
     q_top = jnp.max(b, axis=-1, keepdims=True)
+    if axis is not None:
+        tops = jax.lax.all_gather(jnp.stack([top, at_top, q_top]), axis)
+        tops, there, q_tops = jnp.moveaxis(tops, 1, 0)
+        top, q_top = jnp.max(tops, axis=0), jnp.max(q_tops, axis=0)
+        at_top = jnp.max(jnp.where(tops == top, there, -jnp.inf), axis=0)
     joint = at_top > -jnp.inf
     empty = (top == -jnp.inf) | (q_top == -jnp.inf)
     origin_p = jnp.where(joint, top, top + 1e6)
@@ -109,8 +120,14 @@ def _unit(sides: Sides, lift: Array) -> Unit:
     return Unit(e_p, e_q, d, excess, level, only_q, only_p)
 
 
-def _sum(x: Array) -> Array:
-    return jnp.sum(x, axis=-1, keepdims=True)
+def _sums(parts: list[Array], axis: str | None) -> list[Array]:
+    """Over each row; one exchange where outcomes are split over devices."""
+    sums = [jnp.sum(x, axis=-1, keepdims=True) for x in parts]
+    return sums if axis is None else list(jax.lax.psum(sums, axis))
+
+
+def _sum(x: Array, axis: str | None) -> Array:
+    return _sums([x], axis)[0]
 
 
 def _outcomes(sides: Sides, log_zp, log_zq, shift, p=None, q=None) -> Outcomes:
@@ -151,7 +168,9 @@ def _terms(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
     return jnp.where(either, lone, divergence.mass_term(_interior(o, either)))
 
 
-def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, finite) -> Array:
+def _gradient(
+    divergence: FDivergence, o: Outcomes, p_zero, q_zero, finite, axis
+) -> Array:
     """In the model's logits: ``q ⊙ (g − Σ q g)`` with ``g = grad_q``.
 
     Rows that are not `finite` get 0.
@@ -168,25 +187,25 @@ def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, finite) -> A
     if divergence.centered:
         return product
     # A select at the end keeps the subtraction in the loop that writes the gradient.
-    return jnp.where(finite, product - o.q * _sum(product), 0)
+    return jnp.where(finite, product - o.q * _sum(product, axis), 0)
 
 
-def _forward(divergence, p, q, where, sharpness) -> RowState:
+def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
     a, b = masked(p, q, where)
-    origin_p, origin_q, q_top, empty = _origins(a, b)
+    origin_p, origin_q, q_top, empty = _origins(a, b, axis)
     sides = _sides(a, b, origin_p, origin_q, sharpness)
     scale = 1 if sharpness is None else sharpness.astype(a.dtype)
     # A model that is far above the reference elsewhere would overflow.
     excess = (q_top - origin_q) * scale
     lift = jax.lax.optimization_barrier(jnp.where(excess > _FAR, excess, 0))
     unit = _unit(sides, lift)
-    z_p, z_q = _sum(unit.e_p), _sum(unit.e_q)
     one_pass = divergence.one_pass
+    parts = [unit.excess] if one_pass is None else one_pass.summands(unit)
+    z_p, z_q, *sums = _sums([unit.e_p, unit.e_q, *parts], axis)
     if one_pass is not None:
-        sums = [_sum(x) for x in one_pass.summands(unit)]
         value, x = one_pass.value(z_p, z_q, lift, *sums)
     else:
-        value, x = None, ratio_excess(_sum(unit.excess), z_p, lift)
+        value, x = None, ratio_excess(sums[0], z_p, lift)
     small = jnp.abs(x) < 0.5
     log_zp, log_zq = jnp.log(z_p), jnp.log(z_q) + lift
     shift = jnp.where(small, jnp.log1p(jnp.where(small, x, 0)), log_zq - log_zp)
@@ -194,7 +213,7 @@ def _forward(divergence, p, q, where, sharpness) -> RowState:
     if value is None:
         masses = unit.e_p / z_p, unit.e_q / z_q
         o = _outcomes(sides, log_zp, log_zq, shift, *masses)
-        value = _sum(_terms(divergence, o, sides.p_zero, sides.q_zero))
+        value = _sum(_terms(divergence, o, sides.p_zero, sides.q_zero), axis)
     value = jnp.where(empty, 0, value)
     log_zp, log_zq, shift = (jnp.where(empty, 0, x) for x in (log_zp, log_zq, shift))
     flag = empty.astype(a.dtype)
@@ -207,19 +226,20 @@ def _scalar(divergence: FDivergence) -> bool:
     return all(np.ndim(x) == 0 for x in jax.tree.leaves(divergence))
 
 
-def _each_row(divergence, function, rows, lead: int):
-    if not _scalar(divergence):
+def _each_row(divergence, function, rows, lead: int, axis: str | None):
+    if axis is not None or not _scalar(divergence):
         return function(rows)
     return by_rows(function, rows, lead)
 
 
-@jax.custom_jvp
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
 def row_state(
     divergence: FDivergence,
     p_logits: Float[Array, "*b v"],
     q_logits: Float[Array, "*b v"],
     where: Bool[Array, "*b v"] | None = None,
     sharpness: Float[Array, ""] | None = None,
+    axis: str | None = None,
 ) -> RowState:
     """The divergence of each row, and what its gradient needs.
 
@@ -229,6 +249,7 @@ def row_state(
       q_logits: model logits likewise, same shape.
       where: outcomes that exist, same shape.
       sharpness: one over the temperature.
+      axis: inside `jax.shard_map`, the mesh's axis over which outcomes are split.
 
     Differentiable to any order, forward and reverse, in the logits, the sharpness and
     the divergence's parameters. A row whose value is infinite has gradient 0.
@@ -238,14 +259,14 @@ def row_state(
         p, q, where = rows
         swapped = divergence.one_pass is None and divergence.dual.one_pass is not None
         if not swapped:
-            return _forward(divergence, p, q, where, sharpness)
+            return _forward(divergence, p, q, where, sharpness, axis)
         value, log_zq, log_zp, shift, origin_q, origin_p, empty = _forward(
-            divergence.dual, q, p, where, sharpness
+            divergence.dual, q, p, where, sharpness, axis
         )
         return RowState(value, log_zp, log_zq, -shift, origin_p, origin_q, empty)
 
     rows = p_logits, q_logits, where
-    return _each_row(divergence, forward, rows, p_logits.ndim - 1)
+    return _each_row(divergence, forward, rows, p_logits.ndim - 1, axis)
 
 
 def _moved(x: Array, side: Array, dx, sharpness, d_sharpness) -> Array:
@@ -261,9 +282,9 @@ def _moved(x: Array, side: Array, dx, sharpness, d_sharpness) -> Array:
 
 
 @partial(row_state.defjvp, symbolic_zeros=True)
-def _row_state_jvp(primals, tangents):
+def _row_state_jvp(axis, primals, tangents):
     divergence, p, q, where, sharpness = primals
-    state = row_state(*primals)
+    state = row_state(*primals, axis)
     lead = p.ndim - 1
 
     def given(t):
@@ -296,16 +317,19 @@ def _row_state_jvp(primals, tangents):
         finite = jnp.isfinite(state.value) & (state.empty == 0)
         total = jnp.zeros_like(state.value)
         if dq is not None or d_sharpness is not None:
-            g = _gradient(divergence, o, p_zero, q_zero, finite)
-            total += _sum(g * _moved(b, sides.b, dq, sharpness, d_sharpness))
+            g = _gradient(divergence, o, p_zero, q_zero, finite, axis)
+            change = _moved(b, sides.b, dq, sharpness, d_sharpness)
+            total += _sum(g * change, axis)
         if dp is not None or d_sharpness is not None:
             dual = divergence.dual
-            g = _gradient(dual, o.swapped, q_zero, p_zero, finite)
-            total += _sum(g * _moved(a, sides.a, dp, sharpness, d_sharpness))
+            g = _gradient(dual, o.swapped, q_zero, p_zero, finite, axis)
+            change = _moved(a, sides.a, dp, sharpness, d_sharpness)
+            total += _sum(g * change, axis)
         if moving:
 
             def in_parameters(leaves):
-                return _sum(_terms(structure.unflatten(leaves), o, p_zero, q_zero))
+                terms = _terms(structure.unflatten(leaves), o, p_zero, q_zero)
+                return _sum(terms, axis)
 
             change = jax.jvp(in_parameters, (leaves,), (d_leaves,))[1]
             total += jnp.where(finite, change, 0)
@@ -320,13 +344,13 @@ def _row_state_jvp(primals, tangents):
             side = side * sharpness.astype(side.dtype)
         mass = jnp.exp(side - log_z[..., None])
         moved = _moved(x, side, dx, sharpness, d_sharpness)
-        return _sum(mass * moved)[..., 0]
+        return _sum(mass * moved, axis)[..., 0]
 
     # Recomputed in the backward pass: nothing but the inputs and the state is kept.
     def tangent(function, shared, rows):
         @jax.checkpoint
         def run(shared, rows):
-            return _each_row(divergence, partial(function, shared), rows, lead)
+            return _each_row(divergence, partial(function, shared), rows, lead, axis)
 
         return run(shared, rows)
 
@@ -362,9 +386,10 @@ def row_divergence(
     q_logits: Float[Array, "*b v"],
     where: Bool[Array, "*b v"] | None = None,
     sharpness: Float[Array, ""] | None = None,
+    axis: str | None = None,
 ) -> Float[Array, "*b"]:
     """``D(p‖q)`` of each row of logits; 0 where a side is empty.
 
     Arguments and derivatives as in `row_state`.
     """
-    return row_state(divergence, p_logits, q_logits, where, sharpness).value
+    return row_state(divergence, p_logits, q_logits, where, sharpness, axis).value

@@ -1,5 +1,6 @@
-"""Flax NNX modules: denoisers, heads and the classifier that judges samples.
+"""Flax NNX modules: denoisers, heads, the classifier that judges samples, transformers.
 
-Every denoiser is called as `model(x, noise_label, class_ids, *, features=False)`; see
-`kljax.models.functional` for how a module becomes a pure function and its parameters.
+Every denoiser is called as `model(x, noise_label, class_ids, *, features=False)`, a
+language model as `apply(params, tokens)`, see `kljax.models.transformer`;
+`kljax.models.functional` says how a module becomes a pure function and its parameters.
 """

@@ -66,8 +66,8 @@ def model_mesh(
         ValueError: `fsdp * tensor` does not divide the number of devices.
 
     Example:
-        >>> model_mesh(devices=jax.devices()[:1]).shape
-        OrderedDict({'data': 1, 'fsdp': 1, 'tensor': 1})
+        >>> dict(model_mesh(devices=jax.devices()[:1]).shape)
+        {'data': 1, 'fsdp': 1, 'tensor': 1}
     """
     found = np.asarray(jax.devices() if devices is None else devices)
     if fsdp < 1 or tensor < 1 or found.size % (fsdp * tensor):

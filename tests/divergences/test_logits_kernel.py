@@ -61,6 +61,20 @@ def test_memory_is_small_and_flat_in_rows(name, use):
     assert many - few <= 2048 * 4 * 4 * 32  # numbers of a row, no row itself
 
 
+def test_memory_where_no_block_divides_the_rows():
+    gradient = USES["model"]("forward_kl")
+    assert temporaries(gradient, 2053) <= 16 * MIB  # the logits are 514 MiB
+
+
+def test_memory_under_vmap_is_that_of_a_block_of_each():
+    def gradients(p, q):
+        split = (x.reshape(2, -1, V) for x in (p, q))
+        return jax.vmap(USES["model"]("forward_kl"))(*split)
+
+    few, many = temporaries(gradients, 2 * 1021), temporaries(gradients, 8 * 1021)
+    assert few <= 32 * MIB and many - few <= 2 * MIB
+
+
 def test_memory_with_a_mask_and_a_temperature():
     mask = jax.ShapeDtypeStruct((2048, V), jnp.bool_)
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
@@ -91,14 +105,15 @@ def test_the_gradient_is_for_the_side_that_is_asked_for():
 def test_blocks():
     assert blocks.block_rows(2048, V) == 16
     assert blocks.block_rows(10, V) == 10
-    assert blocks.block_rows(600, V) == 15  # a divisor: nothing to fill up
-    assert blocks.block_rows(521, V) == 16  # a prime: filled up, never made smaller
+    assert blocks.block_rows(600, V) == 16
+    assert blocks.block_rows(2053, V) == 16  # a prime: the last block begins early
+    assert blocks.block_rows(17, V) == 9  # of equal size: less is done twice
     assert blocks.block_rows(64, 10**6) == 8
     assert blocks.block_rows(4096, 100) == 4096
 
 
 def test_blocked_rows_are_those_of_one_row_at_a_time():
-    # 521 rows are filled up; leading axes are merged and split again.
+    # 521 is a prime; leading axes are merged and split again.
     rng = np.random.default_rng(0)
     p, q = np.float32(rng.normal(size=(2, 1, 521, 2048)) * 2)
     assert blocks.block_rows(521, 2048) < 521
