@@ -120,11 +120,11 @@ PRESETS = {
         seeds=1,
         packages=("numpy/lib",),
         characters=60_000,
-        length=48,
+        length=96,
         examples=200,
         large=SizeConfig(32, 1, 2),
         small=SizeConfig(16, 1, 2),
-        multiple=48,
+        multiple=96,
         # One recipe and one shape: two programs train all twelve models.
         large_pretraining=FitConfig(3, 10, 1e-2, muon=False),
         small_pretraining=FitConfig(3, 10, 1e-2, muon=False),

@@ -169,7 +169,11 @@ class Session:
                 ("test", self.config.test),
                 ("validation", self.config.validation),
             ):
-                rows = encoded(self.vocabulary, self._drawn(task, split, count, shots))
+                rows = encoded(
+                    self.vocabulary,
+                    self._drawn(task, split, count, shots),
+                    multiple=self.config.multiple,
+                )
                 row = max(row, rows.tokens.shape[1])
                 target = max(target, int(rows.answer.sum(axis=1).max()))
         return row, target

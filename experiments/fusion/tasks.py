@@ -152,8 +152,9 @@ def draw(
         DataError: a file of the folder is missing, or a line of it cannot be read.
 
     Example:
-        >>> [one.answer for one in draw("date", "test", 2, TaskConfig(), 0)]
-        ['10 Jan 1951', '10 Feb 1976']
+        >>> [one] = draw("flip", "test", 1, TaskConfig(letters=2), 0)
+        >>> one.prompt[5:7] == one.answer[::-1]
+        True
     """
     if config.folder:
         return _read(config.path(task, split), count)
