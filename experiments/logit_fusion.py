@@ -36,7 +36,7 @@ from experiments.harness import Claim, Results, bookkeeping
 from kljax.training import Progress
 
 PAPER = "On Giant's Shoulders: dynamic logit fusion (arXiv 2406.15480)"
-MINUTES = {"smoke": 0.3, "cpu": 12, "smollm2": 15}
+MINUTES = {"smoke": 0.3, "cpu": 13, "smollm2": 15}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Config:
     )
     """Paper: batch 128, 3 epochs, Adam at 2e-5; LoRA of rank 64 at 1e-4."""
     oracle: FitConfig = dataclasses.field(
-        default_factory=lambda: FitConfig(80, 48, 5e-3)
+        default_factory=lambda: FitConfig(70, 48, 5e-3)
     )
     soup_weight: float = 0.4
     """Of task arithmetic; not given in the paper."""

@@ -36,9 +36,9 @@ class TimingConfig:
     small_heads: int = 3
     batches: tuple[int, ...] = (1, 8)
     prompt: int = 16
-    tokens: int = 32
+    tokens: int = 24
     """New tokens per timed call, whose time holds the reading of the prompt."""
-    repeats: int = 4
+    repeats: int = 3
     parts: tuple[str, ...] = ("both small ones", "static", "dynamic", "grid")
     """What is timed beside the large model alone and the solve alone."""
 

@@ -351,14 +351,21 @@ class Session:
             self.folder.finish_stage("timing", found)
         return found
 
-    def training_seconds(self) -> dict[str, float]:
-        """Wall seconds of training by kind, all seeds; a resumed stage's last part."""
-        found: dict[str, float] = {}
+    def training_seconds(self) -> dict[str, tuple[float, float]]:
+        """Wall and process seconds of training by kind, all seeds.
+
+        Of a stage that was resumed, those since it was.
+        """
+        found: dict[str, tuple[float, float]] = {}
         for path in sorted((self.folder.path / "stages").glob("*-s*.json")):
             result = self.folder.stage_result(path.stem)
             if result is not None and "wall_seconds" in result:
                 kind = path.stem.rpartition("-s")[0]
-                found[kind] = found.get(kind, 0.0) + result["wall_seconds"]
+                wall, cpu = found.get(kind, (0.0, 0.0))
+                found[kind] = (
+                    wall + result["wall_seconds"],
+                    cpu + result["cpu_seconds"],
+                )
         return found
 
 

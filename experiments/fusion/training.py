@@ -169,7 +169,7 @@ class Trainer:
         """The parameters after training."""
         step, players = self.step(size, fitting)
         state = init_state(jax.random.key(seed), {"model": params}, players)
-        started = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         state = fit(
             step,
             state,
@@ -183,10 +183,12 @@ class Trainer:
         )
         trained = jax.block_until_ready(state.params["model"])
         if self.folder.stage_result(stage) is None:
-            seconds = time.perf_counter() - started
-            self.folder.finish_stage(
-                stage, {"wall_seconds": seconds, "steps": fitting.steps}
-            )
+            spent = {
+                "wall_seconds": time.perf_counter() - wall,
+                "cpu_seconds": time.process_time() - cpu,
+                "steps": fitting.steps,
+            }
+            self.folder.finish_stage(stage, spent)
         return trained
 
     def base(self, size: str, corpus: Corpus, seed: int) -> PyTree:
