@@ -51,12 +51,12 @@ class Config:
     vocabulary: int = 0
     """Tokens that are kept of a published model's vocabulary; 0: all."""
     tasks: TaskConfig = dataclasses.field(default_factory=TaskConfig)
-    trace: float = 0.4
+    trace: float = 0.6
     """Share of pretraining rows that are task lines, the unseen task's too."""
     length: int = 96
     """Tokens of a row of text."""
-    multiple: int = 8
-    """Rows of examples are padded to a multiple of this: fewer shapes to compile."""
+    multiple: int = bookkeeping(8)
+    """Scored rows are padded to a multiple of this: fewer shapes to compile."""
     max_length: int = 256
     examples: int = 6000
     """Training examples per task."""
@@ -65,17 +65,17 @@ class Config:
     small: SizeConfig = dataclasses.field(default_factory=lambda: SizeConfig(64, 4, 4))
     """Paper: TinyLLaMA 1.1B or LLaMA-2 7B."""
     large_pretraining: FitConfig = dataclasses.field(
-        default_factory=lambda: FitConfig(350, 16, 1e-2)
+        default_factory=lambda: FitConfig(550, 16, 1e-2)
     )
     small_pretraining: FitConfig = dataclasses.field(
         default_factory=lambda: FitConfig(250, 16, 1e-2)
     )
     expert: FitConfig = dataclasses.field(
-        default_factory=lambda: FitConfig(160, 48, 5e-3)
+        default_factory=lambda: FitConfig(100, 16, 5e-3)
     )
     """Paper: batch 128, 3 epochs, Adam at 2e-5; LoRA of rank 64 at 1e-4."""
     oracle: FitConfig = dataclasses.field(
-        default_factory=lambda: FitConfig(70, 48, 5e-3)
+        default_factory=lambda: FitConfig(50, 16, 5e-3)
     )
     soup_weight: float = 0.4
     """Of task arithmetic; not given in the paper."""
@@ -148,8 +148,8 @@ PRESETS = {
         tasks=TaskConfig(spaced=True),
         large=SizeConfig(source="smollm2"),
         small=SizeConfig(192, 4, 6),
-        small_pretraining=FitConfig(200, 24, 1e-2),
-        expert=FitConfig(120, 32, 5e-3),
+        small_pretraining=FitConfig(250, 24, 1e-2),
+        expert=FitConfig(120, 16, 5e-3),
         # Full fine-tuning of 135 million weights takes longer than all the rest.
         oracle=FitConfig(0, 16, 2e-4, muon=False),
         validation=48,
@@ -179,6 +179,7 @@ PRESETS = {
         small=SizeConfig(source="TinyLlama/TinyLlama_v1.1"),
         tasks=TaskConfig(folder="tasks"),
         examples=10_000_000,
+        length=1024,
         max_length=4096,
         # 3 epochs of GSM8K's 7,473 examples at batch 128; one length for all tasks.
         expert=FitConfig(176, 128, 2e-5, muon=False),

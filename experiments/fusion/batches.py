@@ -90,7 +90,6 @@ class Corpus:
         domain: tokens of another kind of text, for an expert of its own; none is fine.
         trace: share of the pretraining rows that are lines of one task.
         length: tokens of a row of text.
-        multiple: rows of examples are padded to a multiple of this.
         examples: training examples per task.
         seed: of the training examples and the batches.
     """
@@ -104,24 +103,18 @@ class Corpus:
         domain: Int[np.ndarray, "m"] | None = None,
         trace: float,
         length: int,
-        multiple: int = 8,
         examples: int,
         seed: int,
     ):
         self.vocabulary, self.tasks = vocabulary, tasks
         self.trace, self.length, self.seed = trace, length, seed
-        self.examples, self.multiple = examples, multiple
+        self.examples = examples
         self.text = text[: len(text) * 9 // 10]
         domain = np.zeros(0, np.int32) if domain is None else domain
         cut = len(domain) * 9 // 10
         self.domain, self.held_out = domain[:cut], domain[cut:]
         seen, unseen = tasks.names()
-        self.streams = [self._stream(name) for name in (*seen, *unseen)]
-
-    def training(self, task: str) -> Rows:
-        """The training examples of a task."""
-        drawn = draw(task, "train", self.examples, self.tasks, self.seed)
-        return encoded(self.vocabulary, drawn, multiple=self.multiple)
+        self.streams = {name: self._stream(name) for name in (*seen, *unseen)}
 
     def _stream(self, task: str) -> tuple[Rows, np.ndarray]:
         """Lines of a task one after the other, and where each starts."""
@@ -154,37 +147,39 @@ class Corpus:
         end = self.vocabulary.end
         return [self._row(ids, int(i), end) for i in random.integers(0, high, count)]
 
+    def _lines(self, task: str, random: np.random.Generator) -> Rows:
+        """One row of a task's lines, one solved example after the other."""
+        rows, starts = self.streams[task]
+        start = int(random.choice(starts))
+        tokens = self._row(rows.tokens, start, self.vocabulary.end)
+        return Rows(tokens[None], self._row(rows.answer, start, False)[None])
+
     def pretraining(self, batch: int) -> Callable[[int], dict[str, np.ndarray]]:
         """`batches(n)`: rows of text, and of task lines whose answers are predicted."""
-        traced = round(self.trace * batch)
+        traced, names = round(self.trace * batch), list(self.streams)
 
         def batches(n: int) -> dict[str, np.ndarray]:
             random = np.random.default_rng([self.seed, 1, n])
-            found = _whole(np.stack(self._text_rows(self.text, batch - traced, random)))
-            tokens, target = [found["tokens"]], [found["target"]]
-            for i in range(traced):
-                rows, starts = self.streams[(n * traced + i) % len(self.streams)]
-                start = int(random.choice(starts))
-                tokens.append(self._row(rows.tokens, start, self.vocabulary.end)[None])
-                target.append(self._row(rows.answer, start, False)[None])
-            return {"tokens": np.concatenate(tokens), "target": np.concatenate(target)}
+            text = np.stack(self._text_rows(self.text, batch - traced, random))
+            turns = range(n * traced, (n + 1) * traced)
+            lines = [self._lines(names[i % len(names)], random) for i in turns]
+            return _joined([_whole(text), *lines])
 
         return batches
 
     def tuning(self, task: str, batch: int) -> Callable[[int], dict[str, np.ndarray]]:
-        """`batches(n)`: examples of one task, their answers to be predicted.
+        """`batches(n)`: rows of lines of one task, their answers to be predicted.
 
         "domain" is no task but the other kind of text.
         """
         mark = zlib.crc32(task.encode())
-        rows = None if task == "domain" else self.training(task)
 
         def batches(n: int) -> dict[str, np.ndarray]:
             random = np.random.default_rng([self.seed, 2, mark, n])
-            if rows is None:
-                return _whole(np.stack(self._text_rows(self.domain, batch, random)))
-            picked = random.integers(0, len(rows), batch)
-            return {"tokens": rows.tokens[picked], "target": rows.answer[picked]}
+            if task == "domain":
+                text = np.stack(self._text_rows(self.domain, batch, random))
+                return _joined([_whole(text)])
+            return _joined([self._lines(task, random) for _ in range(batch)])
 
         return batches
 
@@ -194,14 +189,20 @@ class Corpus:
         count = min(count, len(self.held_out) // width // 2)
         first = count if validation else 0
         starts = [(first + i) * width for i in range(count)]
-        rows = _whole(
-            np.stack([self._row(self.held_out, i, self.vocabulary.end) for i in starts])
-        )
-        return Rows(rows["tokens"], rows["target"])
+        end = self.vocabulary.end
+        return _whole(np.stack([self._row(self.held_out, i, end) for i in starts]))
 
 
-def _whole(tokens: np.ndarray) -> dict[str, np.ndarray]:
+def _whole(tokens: np.ndarray) -> Rows:
     """Rows of text: every token but the first is to be predicted."""
     target = np.ones(tokens.shape, bool)
     target[:, 0] = False
-    return {"tokens": tokens, "target": target}
+    return Rows(tokens, target)
+
+
+def _joined(parts: Sequence[Rows]) -> dict[str, np.ndarray]:
+    """Rows as a batch."""
+    return {
+        "tokens": np.concatenate([part.tokens for part in parts]),
+        "target": np.concatenate([part.answer for part in parts]),
+    }

@@ -187,7 +187,6 @@ class Session:
             domain=self.domain,
             trace=self.config.trace,
             length=self.config.length,
-            multiple=self.config.multiple,
             examples=self.config.examples,
             seed=seed,
         )

@@ -34,7 +34,7 @@ class TaskConfig:
     """Numbers of two digits to sort."""
     letters: int = 5
     """Of the string to reverse."""
-    days: int = 9
+    days: int = 3
     """Most days by which a date is moved."""
     spaced: bool = False
     """Letters apart, for vocabularies that would merge them."""
