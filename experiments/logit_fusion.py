@@ -36,7 +36,7 @@ from experiments.harness import Claim, Results, bookkeeping
 from kljax.training import Progress
 
 PAPER = "On Giant's Shoulders: dynamic logit fusion (arXiv 2406.15480)"
-MINUTES = {"smoke": 0.3, "cpu": 13, "smollm2": 15}
+MINUTES = {"smoke": 0.3, "cpu": 13, "smollm2": 13}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Config:
     vocabulary: int = 0
     """Tokens that are kept of a published model's vocabulary; 0: all."""
     tasks: TaskConfig = dataclasses.field(default_factory=TaskConfig)
-    trace: float = 0.6
+    trace: float = 0.5
     """Share of pretraining rows that are task lines, the unseen task's too."""
     length: int = 96
     """Tokens of a row of text."""
@@ -65,7 +65,7 @@ class Config:
     small: SizeConfig = dataclasses.field(default_factory=lambda: SizeConfig(64, 4, 4))
     """Paper: TinyLLaMA 1.1B or LLaMA-2 7B."""
     large_pretraining: FitConfig = dataclasses.field(
-        default_factory=lambda: FitConfig(550, 16, 1e-2)
+        default_factory=lambda: FitConfig(450, 16, 1e-2)
     )
     small_pretraining: FitConfig = dataclasses.field(
         default_factory=lambda: FitConfig(250, 16, 1e-2)

@@ -30,11 +30,11 @@ class TaskConfig:
 
     digits: int = 2
     """Of each summand."""
-    items: int = 3
+    items: int = 4
     """Numbers of two digits to sort."""
-    letters: int = 5
+    letters: int = 6
     """Of the string to reverse."""
-    days: int = 3
+    days: int = 6
     """Most days by which a date is moved."""
     spaced: bool = False
     """Letters apart, for vocabularies that would merge them."""
