@@ -4,13 +4,19 @@ Paper: Fan et al. 2024, "On Giant's Shoulders: Effortless Weak to Strong by Dyna
 Logits Fusion", arXiv 2406.15480. Only small models are fine-tuned; while the large one
 decodes, their change of logits is added to its own, with a weight that is found anew at
 every token. What is run: two sizes of character-level transformers, pretrained here on
-docstrings with a trace of four exactly scorable tasks; the small one fine-tuned per
-task, the large one too, as what could be had. Every rule reads the same logits: fixed
-weights, a weight tuned on a validation set, the paper's grid, our Gauss-Newton form and
-other rules, several experts, an unseen task, solved examples in the prompt. The paper's
-models (LLaMA-2 13B, 7B, TinyLLaMA) and tasks are left to the `paper` preset, which has
-never been run. Task sizes and training lengths were chosen by the scores of the models
-alone, on seeds that are not scored here, and never by a fusion rule's.
+docstrings and on lines of five exactly scorable tasks (half of the rows); the small one
+fine-tuned on each of four of them, the large one too, as what could be had. Every rule
+reads the same logits: fixed weights, a weight tuned on a validation set, the paper's
+grid, our Gauss-Newton form and other rules, several experts, the fifth task, solved
+examples in the prompt. The paper's models (LLaMA-2 13B, 7B, TinyLLaMA) and tasks are
+left to the `paper` preset, which like `gpu` has never been run.
+
+How the sizes came about: task sizes and training lengths were chosen by the scores of
+the models alone, on seeds that are not scored here, so that the untouched large model
+can do part of the tasks, as the paper's can. Before that one setting was scored with
+all rules: its large model could do nothing (0.7 % exact), and fusion ended below the
+small expert (65.7 % against 69.9 %). No rule has a parameter that was tuned, but for
+the tuned static weight.
 
     python -m experiments run logit_fusion                       # minutes on two cores
     python -m experiments run logit_fusion --preset smollm2      # SmolLM2 as large one
