@@ -1,0 +1,229 @@
+"""Greedy decoding by several models in lockstep, and what every part of it costs."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.fusion.batches import Rows, Vocabulary
+from kljax.decoding import Fusion, Sampling, fuse, generate, solve_weights
+from kljax.decoding.fusion_grid import grid_weights
+from kljax.models.functional import parameter_count
+from kljax.models.transformer import PureTransformer, TransformerConfig, transformer
+from kljax.training import Progress
+from kljax.typing import Array, Float, PyTree
+
+__all__ = ["TimingConfig", "answer", "decode", "timed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TimingConfig:
+    """Shapes whose decoding is timed with random weights; the sizes are 12 to 1."""
+
+    vocabulary: int = 49152
+    width: int = 576
+    depth: int = 30
+    heads: int = 9
+    kv_heads: int = 3
+    hidden: int = 1536
+    small_width: int = 192
+    small_depth: int = 4
+    small_heads: int = 3
+    batches: tuple[int, ...] = (1, 8)
+    prompt: int = 16
+    tokens: int = 24
+    """New tokens per timed call, whose time holds the reading of the prompt."""
+    repeats: int = 3
+    parts: tuple[str, ...] = ("both small ones", "static", "dynamic", "grid")
+    """What is timed beside the large model alone and the solve alone."""
+
+
+def _first(logits: Sequence[Array]) -> tuple[Array, dict[str, Array]]:
+    return logits[0], {}
+
+
+def _grid(logits: Sequence[Array]) -> tuple[Array, dict[str, Array]]:
+    z, s, expert = logits
+    experts = expert[..., None, :]
+    alpha = grid_weights(z, s, experts).alpha
+    return fuse(z, s, experts, alpha), {"alpha": alpha}
+
+
+def decode(
+    vocabulary: Vocabulary,
+    models: Sequence[tuple[PureTransformer, PyTree]],
+    rows: Rows,
+    steps: int,
+) -> list[str]:
+    """Greedy answers of dynamic fusion, up to the end token.
+
+    Args:
+        vocabulary: of all models.
+        models: large, small base, expert.
+        rows: whose prompts are read, left-padded.
+        steps: tokens to make at most.
+    """
+    prompts = [rows.prompt(i) for i in range(len(rows))]
+    width = rows.tokens.shape[1]
+    tokens = np.full((len(rows), width), vocabulary.end, np.int32)
+    where = np.zeros(tokens.shape, bool)
+    for i, prompt in enumerate(prompts):
+        tokens[i, width - len(prompt) :] = prompt
+        where[i, width - len(prompt) :] = True
+    (apply, params), *others = models
+    found = generate(
+        apply,
+        params,
+        jnp.asarray(tokens),
+        where=jnp.asarray(where),
+        max_new_tokens=steps,
+        sampling=Sampling(temperature=0.0),
+        stop_tokens=(vocabulary.end,),
+        pad_id=vocabulary.end,
+        others=others,
+        combine=Fusion(),
+    )
+    return [_until_end(vocabulary, row) for row in np.asarray(found.tokens)]
+
+
+def answer(vocabulary: Vocabulary, rows: Rows, row: int) -> str:
+    """The right answer of a row as text."""
+    return _until_end(vocabulary, rows.tokens[row][rows.answer[row]])
+
+
+def _until_end(vocabulary: Vocabulary, ids: Any) -> str:
+    return vocabulary.decode(
+        list(itertools.takewhile(lambda i: i != vocabulary.end, map(int, ids)))
+    )
+
+
+# ------------------------------------------------------------------ time
+
+
+def random_weights(config: TransformerConfig, seed: int) -> tuple[PureTransformer, Any]:
+    """A model that was never trained: its time is that of a trained one."""
+    apply, initial = transformer(config)
+    random = np.random.default_rng(seed)
+
+    def leaf(shape: jax.ShapeDtypeStruct) -> Array:
+        if len(shape.shape) < 2:
+            return jnp.ones(shape.shape, shape.dtype)
+        values = random.standard_normal(shape.shape, np.float32)
+        return jnp.asarray(0.02 * values)
+
+    return apply, jax.tree.map(leaf, jax.eval_shape(initial, jax.random.key(0)))
+
+
+def timed(config: TimingConfig, progress: Progress) -> dict[str, Any]:
+    """Milliseconds per new token of decoding with one model, two and three, in turns.
+
+    Returns:
+        Per batch size the least wall and process time of every part, and the weights.
+    """
+    large = random_weights(
+        TransformerConfig(
+            vocab_size=config.vocabulary,
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            hidden=config.hidden,
+        ),
+        0,
+    )
+    shape = TransformerConfig(
+        vocab_size=config.vocabulary,
+        width=config.small_width,
+        depth=config.small_depth,
+        heads=config.small_heads,
+    )
+    small = [random_weights(shape, seed) for seed in (1, 2)]
+    parts = {
+        "large alone": ([large], None),
+        "both small ones": (small, _first),
+        "static": ([large, *small], Fusion(rule="static")),
+        "dynamic": ([large, *small], Fusion()),
+        "grid": ([large, *small], _grid),
+    }
+    parts = {k: v for k, v in parts.items() if k in ("large alone", *config.parts)}
+    task = progress.task("timing", len(config.batches) * (len(parts) + config.repeats))
+    found: dict[str, Any] = {
+        "weights": [parameter_count(large[1]), parameter_count(small[0][1])],
+        "batches": {},
+    }
+    done = 0
+    for batch in config.batches:
+        calls = {}
+        for name, (models, combine) in parts.items():
+            calls[name] = _call(config, models, combine, batch)
+            done += 1
+            task.update(done)
+        calls["solve alone"] = _solve_call(config, batch, "dynamic")
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+        for _ in range(config.repeats):
+            for name, call in calls.items():
+                wall, cpu = time.perf_counter(), time.process_time()
+                jax.block_until_ready(call())
+                times[name].append(
+                    (time.perf_counter() - wall, time.process_time() - cpu)
+                )
+            done += 1
+            task.update(done)
+        scale = 1000 / config.tokens
+        found["batches"][str(batch)] = {
+            name: {
+                "wall_ms": scale * min(w for w, _ in values),
+                "cpu_ms": scale * min(c for _, c in values),
+            }
+            for name, values in times.items()
+        }
+    task.close()
+    return found
+
+
+def _call(config: TimingConfig, models: Any, combine: Any, batch: int) -> Any:
+    """A compiled generation of `config.tokens` tokens behind a prompt."""
+    random = np.random.default_rng(3)
+    shape = (batch, config.prompt)
+    prompt = jnp.asarray(random.integers(0, config.vocabulary, shape), jnp.int32)
+    (apply, params), *others = models
+
+    def call() -> Any:
+        found = generate(
+            apply,
+            params,
+            prompt,
+            max_new_tokens=config.tokens,
+            sampling=Sampling(temperature=0.0),
+            others=others,
+            combine=combine,
+        )
+        return found.tokens
+
+    jax.block_until_ready(call())
+    return call
+
+
+def _solve_call(config: TimingConfig, batch: int, rule: str) -> Any:
+    """As many solves as there are steps, each on logits of its own."""
+    random = np.random.default_rng(4)
+    shape = (3, batch, config.vocabulary)
+    z, s, change = jnp.asarray(random.standard_normal(shape, np.float32))
+
+    @jax.jit
+    def many(z: Array, s: Array, expert: Array) -> Float[Array, ""]:
+        def step(i: Array, total: Array) -> Array:
+            moved = z + 1e-6 * total  # every solve waits for the one before
+            alpha = solve_weights(moved, s, expert[..., None, :], rule=rule).alpha
+            return total + alpha.mean()
+
+        return jax.lax.fori_loop(0, config.tokens, step, jnp.float32(0))
+
+    args = (3 * z, 2 * s, 2 * s + change)
+    jax.block_until_ready(many(*args))
+    return lambda: many(*args)
