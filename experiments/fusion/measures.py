@@ -40,7 +40,8 @@ def column(
     ]
     if any(v is None for line in values for v in line):
         return None
-    return np.array(values) * (100 if measure == "exact" else 1)
+    # Stages store what is not finite as a word.
+    return np.array(values, np.float64) * (100 if measure == "exact" else 1)
 
 
 def half_width(values: np.ndarray) -> float:
