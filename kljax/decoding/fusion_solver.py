@@ -217,14 +217,18 @@ def project(
     """
     c = problem.shift
     identity = jnp.eye(c.shape[0], dtype=c.dtype)
-    # The smallest curvature that is believed, so that equal directions share.
-    floor = 1e-6 * jnp.maximum(jnp.max(problem.variance), _TINY) + _TINY
+    noise = 16 * jnp.finfo(c.dtype).eps
+    least = jnp.maximum(jnp.max(problem.variance), 1e-12)
 
     def look(alpha: Array) -> tuple[Array, Array]:
         here = movement(problem, alpha)
         value = here.psi - alpha @ c + ridge / 2 * alpha @ alpha
         gradient = here.mean - c + ridge * alpha
         out = ((alpha <= 0) & (gradient > 0)) | ((alpha >= high) & (gradient < 0))
+        # The smallest curvature that is believed: equal directions share, and a law of
+        # two tokens, whose covariance has rank 1, still gives a finite step.
+        trusted = jnp.maximum(jnp.max(jnp.diagonal(here.covariance)), least)
+        floor = jnp.maximum(2 * noise, 1e-6) * trusted
         hessian = here.covariance + (ridge + floor) * identity
         hessian = jnp.where(out[:, None] | out[None, :], identity, hessian)
         direction = -jnp.linalg.solve(hessian, jnp.where(out, 0, gradient))
@@ -232,7 +236,6 @@ def project(
 
     start = jnp.sqrt(c / jnp.maximum(problem.variance, 1e-12)) / c.shape[0]
     start = jnp.clip(start, 0, high)
-    noise = 16 * jnp.finfo(c.dtype).eps
     best, length = start, jnp.ones((), c.dtype)
     best_value, direction = look(start)
     alpha = jnp.clip(best + direction, 0, high)

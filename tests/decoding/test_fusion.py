@@ -284,6 +284,14 @@ def test_projection_takes_equal_and_useless_experts(x64):
     assert np.isfinite(solve(z, s, e, **options).alpha).all()
 
 
+def test_projection_bears_laws_of_one_or_two_tokens():
+    z, s, *e = 15 * np.random.default_rng(0).normal(size=(6, 400, V)).astype("f4")
+    experts = s[:, None] + np.stack(e, axis=1)
+    alpha, loss = solve(z, s, experts, rule="projection", iterations=12)
+    assert np.isfinite(loss).all()
+    assert ((alpha >= 0) & (alpha <= 2)).all()
+
+
 # ------------------------------------------------------------------ the literal grid
 
 
