@@ -4,21 +4,31 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.fusion.batches import Rows, Vocabulary
-from kljax.decoding import Fusion, Sampling, fuse, generate, solve_weights
+from kljax.decoding import (
+    Fusion,
+    Sampling,
+    fuse,
+    generate,
+    solve_weights,
+    speculate,
+)
 from kljax.decoding.fusion_grid import grid_weights
 from kljax.models.functional import parameter_count
 from kljax.models.transformer import PureTransformer, TransformerConfig, transformer
 from kljax.training import Progress
 from kljax.typing import Array, Float, PyTree
 
-__all__ = ["TimingConfig", "answer", "decode", "timed"]
+__all__ = ["DRAFT", "Decoded", "TimingConfig", "answer", "decode", "timed"]
+
+DRAFT = 4
+"""Tokens that the expert drafts per block."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +64,21 @@ def _grid(logits: Sequence[Array]) -> tuple[Array, dict[str, Array]]:
     return fuse(z, s, experts, alpha), {"alpha": alpha}
 
 
+class Decoded(NamedTuple):
+    """Greedy answers: of the plain loop and by blocks that the expert drafts."""
+
+    texts: list[str]
+    drafted: list[str]
+    calls: float
+    """Of the large model per token of an answer, by blocks."""
+
+
 def decode(
     vocabulary: Vocabulary,
     models: Sequence[tuple[PureTransformer, PyTree]],
     rows: Rows,
     steps: int,
-) -> list[str]:
+) -> Decoded:
     """Greedy answers of dynamic fusion, up to the end token.
 
     Args:
@@ -76,19 +95,22 @@ def decode(
         tokens[i, width - len(prompt) :] = prompt
         where[i, width - len(prompt) :] = True
     (apply, params), *others = models
-    found = generate(
-        apply,
-        params,
-        jnp.asarray(tokens),
-        where=jnp.asarray(where),
-        max_new_tokens=steps,
-        sampling=Sampling(temperature=0.0),
-        stop_tokens=(vocabulary.end,),
-        pad_id=vocabulary.end,
-        others=others,
-        combine=Fusion(),
+    settings: dict[str, Any] = {
+        "where": jnp.asarray(where),
+        "max_new_tokens": steps,
+        "sampling": Sampling(temperature=0.0),
+        "stop_tokens": (vocabulary.end,),
+        "pad_id": vocabulary.end,
+        "combine": Fusion(),
+    }
+    prompt = jnp.asarray(tokens)
+    plain = generate(apply, params, prompt, others=others, **settings)
+    blocks = speculate(models, prompt, draft=DRAFT, **settings)
+    return Decoded(
+        [_until_end(vocabulary, row) for row in np.asarray(plain.tokens)],
+        [_until_end(vocabulary, row) for row in np.asarray(blocks.tokens)],
+        float(jnp.sum(blocks.calls) / jnp.sum(blocks.lengths)),
     )
-    return [_until_end(vocabulary, row) for row in np.asarray(found.tokens)]
 
 
 def answer(vocabulary: Vocabulary, rows: Rows, row: int) -> str:

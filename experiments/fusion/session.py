@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -325,19 +326,19 @@ class Session:
                     (self.trainer.apply["small"], models.small),
                     (self.trainer.apply["small"], models.experts[task]),
                 ]
-                texts = decoding.decode(
-                    self.vocabulary, parts, rows, self.answer_length
-                )
+                made = decoding.decode(self.vocabulary, parts, rows, self.answer_length)
                 right = [
                     decoding.answer(self.vocabulary, rows, i) for i in range(len(rows))
                 ]
-                exact = np.array([a == b for a, b in zip(texts, right, strict=True)])
+                exact = _equal(made.texts, right)
                 found["tasks"][task] = {
                     "prompt": self.vocabulary.decode(rows.prompt(0)[1:]),
-                    "decoded": texts[0],
+                    "decoded": made.texts[0],
                     "right": right[0],
                     "exact": float(exact.mean()),
                     "agrees": float(np.mean(exact == scored["dynamic"].exact)),
+                    "blocks_differ": int((~_equal(made.texts, made.drafted)).sum()),
+                    "calls": made.calls,
                 }
             self.folder.finish_stage("decoding", found)
         return found
@@ -390,6 +391,10 @@ def _shared_tokenizer(models: list[Pretrained]) -> Tokenizer:
                 "tokenizer"
             )
     return found[0]
+
+
+def _equal(some: Sequence[str], others: Sequence[str]) -> np.ndarray:
+    return np.array([a == b for a, b in zip(some, others, strict=True)])
 
 
 def _split(rows: dict[str, tuple[Any, Any]]) -> Result:

@@ -109,7 +109,15 @@ def tables(
     found.append(
         Table(
             "Decoded by dynamic fusion",
-            ("task", "prompt", "decoded", "right", "exact, %", "as scored, %"),
+            (
+                "task",
+                "prompt",
+                "decoded",
+                "right",
+                "exact, %",
+                "as scored, %",
+                "large calls per token, by blocks",
+            ),
             tuple(
                 (
                     task,
@@ -118,6 +126,7 @@ def tables(
                     one["right"],
                     100 * one["exact"],
                     100 * one["agrees"],
+                    one["calls"],
                 )
                 for task, one in decoded["tasks"].items()
             ),

@@ -112,6 +112,7 @@ def verdicts(
         "DOMAIN": _domain_verdict(scores),
         "COST": _cost_verdict(timing),
         "DECODED": _decoded_verdict(decoded),
+        "BLOCK": _block_verdict(decoded),
     }
     if decide:
         return out
@@ -198,3 +199,15 @@ def _cost_verdict(timing: Result) -> Verdict:
 def _decoded_verdict(decoded: Result) -> Verdict:
     agrees = [task["agrees"] for task in decoded["tasks"].values()]
     return Verdict(f"{100 * min(agrees):.1f} %", bool(min(agrees) >= 0.99))
+
+
+def _block_verdict(decoded: Result) -> Verdict:
+    tasks = decoded["tasks"]
+    calls = {name: task["calls"] for name, task in tasks.items()}
+    differ = sum(task["blocks_differ"] for task in tasks.values())
+    mean = float(np.mean(list(calls.values())))
+    return Verdict(
+        f"{differ} texts differ; {mean:.2f} calls per token",
+        differ == 0 and mean <= 0.5,
+        note=", ".join(f"{name} {value:.2f}" for name, value in calls.items()) + ".",
+    )

@@ -315,7 +315,7 @@ TIMING = {
 }
 
 
-def judged(decide=True, seeds=3, worse=0.0, **changes):
+def judged(decide=True, seeds=3, worse=0.0, differ=0, calls=0.6, **changes):
     """Verdicts on four tasks, some numbers of the last seed changed."""
     one = {
         "tasks": {
@@ -338,7 +338,12 @@ def judged(decide=True, seeds=3, worse=0.0, **changes):
             task["exact"]["dynamic"] += 0.002 * i  # seeds differ a little
     for task in scores[-1]["tasks"].values():
         task["exact"] |= changes
-    decoded = {"tasks": {"add": {"agrees": 1.0}, "date": {"agrees": 0.995}}}
+    decoded = {
+        "tasks": {
+            "add": {"agrees": 1.0, "blocks_differ": 0, "calls": 0.3},
+            "date": {"agrees": 0.995, "blocks_differ": differ, "calls": calls},
+        }
+    }
     return verdicts(scores, decoded, TIMING, decide=decide)
 
 
@@ -348,6 +353,12 @@ def test_good_numbers_hold():
     assert all(verdict.holds for verdict in found.values()), found
     assert "1.20 (batch 1)" in found["COST"].measured
     assert {v.holds for v in judged(decide=False).values()} == {None}
+
+
+def test_blocks_must_give_the_same_text_in_few_calls():
+    assert judged()["BLOCK"].holds
+    assert not judged(differ=1)["BLOCK"].holds
+    assert not judged(calls=0.8)["BLOCK"].holds
 
 
 @pytest.mark.parametrize(
