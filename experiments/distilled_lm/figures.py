@@ -70,9 +70,10 @@ def bars(folder: pathlib.Path, evidence: Evidence) -> Figure:
                 mean = evidence.mean(method, measure)
                 ends = evidence.interval(method, measure)
                 drawn += ends
-            axis.barh(place, mean, color=colors[method], alpha=0.7)
+            # Points, not bars: the axes do not begin at 0.
+            axis.plot(mean, place, "o", color=colors[method], ms=9)
             if ends is not None:
-                axis.plot(ends, (place, place), c="black", lw=1.5)
+                axis.plot(ends, (place, place), color=colors[method], lw=2)
             if len(evidence.seeds) > 1:
                 rows = [evidence.rows[method, s][measure] for s in evidence.seeds]
                 dots = [float(np.mean(row)) for row in rows]
