@@ -71,7 +71,9 @@ def logits(
     def summed(p: Any, q: Any) -> Any:
         return rows(p, q).sum()
 
-    total = torch.compile(summed) if compiled else summed
+    # Every size has a program of its own: past the limit torch falls back to eager.
+    torch._dynamo.config.recompile_limit = 1 << 16
+    total = torch.compile(summed, dynamic=False) if compiled else summed
 
     def with_gradient(p: Any, q: Any) -> Any:
         q = q.detach().requires_grad_()
