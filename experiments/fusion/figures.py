@@ -13,10 +13,10 @@ __all__ = ["alphas", "bars", "parts"]
 
 Result = dict[str, Any]
 COLORS = {
-    "large base": "0.25",
+    "large base": "0.85",
     "small base": "0.7",
     "small expert": "0.5",
-    "large fine-tuned": "black",
+    "large fine-tuned": "0.65",
     "dynamic": "tab:red",
     "grid": "tab:orange",
     "tuned static": "tab:blue",
