@@ -213,6 +213,9 @@ def _draw(name: str, rows: Sequence[dict], folder: pathlib.Path) -> list[pathlib
                         marker = _MARKERS[i % len(_MARKERS)]
                         axis.plot(*zip(*points), marker=marker, label=who)
                 axis.set(xscale="log", yscale="log", xlabel=size[5:], ylabel=unit)
+                at = sorted({r[size] for r in line if r[key]})
+                axis.set_xticks(at, [f"{x:,}" for x in at], fontsize=8)
+                axis.minorticks_off()
             axes[0].legend(fontsize=7)
             held = " ".join(f"{k[5:]}={v}" for k, v in zip(others, most))
             figure.suptitle(f"{title} ({held})", fontsize=9)
