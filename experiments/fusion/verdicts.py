@@ -78,7 +78,11 @@ def verdicts(
     tasks = list(scores[0]["tasks"])
     edge = dynamic - _means(scores, "tuned static")
     half = half_width(edge)
-    side = "undecided" if abs(edge.mean()) <= half else ""
+    decided = "The interval holds 0: neither is better here. "
+    if len(scores) < 2:
+        decided = "One seed: no interval. "
+    elif abs(edge.mean()) > half:
+        decided = ""
     out = {
         "GRID": Verdict(
             f"{apart.max():.2f} points",
@@ -101,7 +105,7 @@ def verdicts(
             f"{edge.mean():+.2f} points",
             bool(edge.mean() > 0 and edge.mean() > half),
             interval=_spread(edge, " points", 2),
-            note=("The interval holds 0: neither is better here. " if side else "")
+            note=decided
             + "The static weight saw a validation set of every task; the dynamic one "
             "saw none.",
         ),
@@ -143,8 +147,11 @@ def _unseen_verdict(scores: Sequence[Result]) -> Verdict:
     if not len(pairs):
         return Verdict("", None, note="No unseen task.")
     ours, base = pairs.mean(axis=0)
+    measured = f"{ours:.1f} % against {base:.1f} %"
+    if base == 0:
+        return Verdict(measured, None, note="The large model has nothing to lose.")
     return Verdict(
-        f"{ours:.1f} % against {base:.1f} %",
+        measured,
         bool(ours >= base),
         interval=f"difference {_spread(pairs[:, 0] - pairs[:, 1], ' points')}",
     )
