@@ -6,6 +6,7 @@ import datetime
 import importlib
 import json
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,6 +99,8 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
             if contender.function is None and contender.name not in absent:
                 absent.add(contender.name)
                 print(f"not compared, as it cannot run here: {contender.name}")
+        sizes = ", ".join(f"{k}={v}" for k, v in group.sizes.items())
+        print(f"measuring {group.title}, {sizes}", file=sys.stderr, flush=True)
         shapes = jax.eval_shape(group.arguments)
         programs = {
             c.name: measuring.compiled(c.function, shapes) for c in here if c.compiled
