@@ -257,6 +257,7 @@ def _once(operands: Operands) -> Operands:
 
 @_once.defjvp
 def _once_jvp(primals, tangents):
+    # Not a stub: a second derivative would need the gradient kept per token.
     raise NotImplementedError(
         "the sharded linear divergence has first derivatives only; use "
         "linear_divergence for second ones"
@@ -279,6 +280,7 @@ def _sharded_sum_jvp(plan, layout, primals, tangents):
     (operands,), changes = primals, linear.moving(primals[0], tangents[0])
     fixed = [k for k in changes if k.startswith("leaf_") or k in _FIXED]
     if fixed:
+        # Not a stub: silently taking them as constants would be a wrong gradient.
         raise NotImplementedError(
             "the sharded linear divergence has no derivative in the parameters of "
             "the divergence, the temperature or the soft-cap"
