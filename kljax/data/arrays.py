@@ -2,69 +2,71 @@
 
 import json
 import pathlib
+import re
 import zipfile
 import zlib
 from typing import Any
 
 import numpy as np
 
-from kljax.data.raw import Images, Raw, integer_labels
+from kljax.data.guard import reader
+from kljax.data.labels import integer_labels
+from kljax.data.raw import Raw
+from kljax.data.splits import SPLIT_WORDS, split_of
+from kljax.data.values import as_levels
 from kljax.errors import DataError
 
 __all__ = ["read_npz"]
 
-KEYS = {
-    "all": (("images", "labels"), ("x", "y")),
-    "train": (("train_images", "train_labels"), ("x_train", "y_train")),
-    "test": (("test_images", "test_labels"), ("x_test", "y_test")),
-}
-"""Names under which the images and labels of a split may stand in the file."""
+WORDS = "|".join(word for words in SPLIT_WORDS.values() for word in words)
+ROLE = re.compile(
+    rf"(?:(?P<before>{WORDS})[_ .-]?)?"
+    r"(?:(?P<images>images?|imgs?|x|data|pixels)|(?P<labels>labels?|y|targets?|class))"
+    rf"(?:[_ .-]?(?P<after>{WORDS}))?",
+    re.IGNORECASE,
+)
+"""What an array is called: images or labels, and of which split."""
+
+COUNTS = {"levels": (2, 256), "num_classes": (1, 2**31)}
+"""Integers that may stand beside the arrays, and their ranges."""
 
 
+@reader
 def read_npz(path: pathlib.Path) -> Raw:
     """Reads `images` and, optionally, `labels`; or both per split.
 
-    Values follow one rule. Integers must lie in 0 .. 255 and are grey levels. Floats
-    with a negative value are taken as [-1, 1], floats without one as [0, 1]; anything
-    outside is refused. The decision is made once for the whole file and goes into the
-    manifest as `value_rule`.
+    Values follow one rule for the whole file, which goes into the manifest as
+    `value_rule`. Integers in 0 .. 255 are grey levels, 0 and 1 alone (or booleans) are
+    two levels. Floats in [0, 1] and, where they reach below -0.5, in [-1, 1] are
+    scaled; either range may be missed by 1e-3. Anything else is refused, and so are
+    images that use so few of 256 levels that their number must be said.
 
     Args:
-      path: an .npz file with `images` `[n, h, w]` or `[n, h, w, c]` and `labels` `[n]`;
-        or `train_images`, `train_labels`, `test_images`, `test_labels` (also
-        `x_train`, ...). An integer `levels` says how many grey levels there are.
+      path: an .npz file with `images` `[n, h, w]` or `[n, h, w, c]` and `labels` `[n]`
+        or `[n, 1]`; or the same per split, as `train_images`, `x_test`, `val_labels`,
+        ... (`x`, `data`, `image` for images; `y`, `target`, `label` for labels).
+        Integers `levels` and `num_classes` say how many there are.
 
     Raises:
-      DataError: the file is damaged, pickled or does not hold what is expected.
+      DataError: the file is damaged, pickled, does not hold what is expected, or holds
+        an array that would not be used.
     """
     entries = _load(path)
-    found = {}
-    for split, pairs in KEYS.items():
-        for image_key, label_key in pairs:
-            if image_key in entries:
-                found.setdefault(split, (entries[image_key], entries.get(label_key)))
-    if not found or ("all" in found and len(found) > 1):
-        raise DataError(
-            f"{path}: holds {sorted(entries)}, expected images (and labels), or "
-            "train_images and test_images. Remedy: np.savez(file, images=..., "
-            "labels=...)."
-        )
-    if len(found) == 1:
-        found = {"all": next(iter(found.values()))}
-
-    rule, scale, offset = _value_rule(path, [images for images, _ in found.values()])
-    splits = {}
-    for split, (images, labels) in found.items():
-        pixels = _as_bytes(images, scale, offset)
-        splits[split] = (
-            pixels[..., None] if pixels.ndim == 3 else pixels,
-            None if labels is None else integer_labels(str(path), labels),
-        )
-    levels = _integer(path, entries, "levels", 256)
-    notes: dict[str, Any] = {"value_rule": rule}
+    counts = {key: _count(path, entries, key) for key in COUNTS}
+    notes: dict[str, Any] = {}
     if "manifest" in entries:
-        notes["prepared_from"] = _manifest(path, entries["manifest"])
-    return Raw(str(path), splits, levels=levels, notes=notes)
+        notes["prepared_from"] = _manifest(path, entries.pop("manifest"))
+    images, labels = _roles(path, entries)
+    arrays = {key: entries[key] for key in images.values()}
+    pixels, levels, notes["value_rule"] = as_levels(str(path), arrays, counts["levels"])
+    splits = {}
+    for split, key in images.items():
+        x, found = pixels[key], None
+        if split in labels:
+            found = integer_labels(f"{path}: {labels[split]}", entries[labels[split]])
+        splits[split] = x[..., None] if x.ndim == 3 else x, found
+    declared = counts["num_classes"] or 0
+    return Raw(str(path), splits, levels, declared_classes=declared, notes=notes)
 
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -74,60 +76,95 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
             file = np.load(opened, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise ValueError("a single array, not an .npz archive")
-            return {key: file[key] for key in file.files}
+            names = [name for name in file.files if not _hidden(name)]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"holds {', '.join(twice)} twice")
+            entries = {name: file[name] for name in names}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: cannot be read as .npz without unpickling ({error}). Remedy: "
             "write plain arrays with np.savez(file, images=..., labels=...)."
         ) from error
-
-
-def _value_rule(
-    path: pathlib.Path, arrays: list[np.ndarray]
-) -> tuple[str, float, float]:
-    """What the numbers mean: a sentence, a scale and an offset to 0 .. 255."""
-    kinds = {images.dtype.kind for images in arrays}
-    if any(not images.size for images in arrays):
-        raise DataError(f"{path}: no images. Remedy: name another file.")
-    low = min(float(images.min()) for images in arrays) if kinds <= set("iuf") else 0
-    high = max(float(images.max()) for images in arrays) if kinds <= set("iuf") else 0
-    if kinds <= set("iu") and 0 <= low and high <= 255:
-        return "integers 0 .. 255, kept", 1.0, 0.0
-    if kinds == {"f"} and 0 <= low and high <= 1:
-        return "floats in [0, 1], times 255, rounded", 255.0, 0.0
-    if kinds == {"f"} and -1 <= low < 0 and high <= 1:
-        return "floats in [-1, 1], to 0 .. 255, rounded", 127.5, 127.5
-    raise DataError(
-        f"{path}: image values of kind {'/'.join(sorted(kinds))} between {low:g} and "
-        f"{high:g}, expected integers in 0 .. 255 or finite floats in [0, 1] or "
-        "[-1, 1]. Remedy: rescale, or save images.astype('uint8')."
-    )
-
-
-def _as_bytes(images: np.ndarray, scale: float, offset: float) -> Images:
-    if images.dtype.kind in "iu":
-        return images.astype(np.uint8)
-    return np.rint(images.astype(np.float32) * scale + offset).astype(np.uint8)
-
-
-def _integer(
-    path: pathlib.Path, entries: dict[str, np.ndarray], key: str, default: int
-) -> int:
-    if key not in entries:
-        return default
-    value = entries[key]
-    if value.ndim or value.dtype.kind not in "iu" or not 2 <= int(value) <= 256:
+    foreign = [x for x, array in entries.items() if not isinstance(array, np.ndarray)]
+    if foreign:
         raise DataError(
-            f"{path}: {key} is {value!r}, expected one integer in 2 .. 256. Remedy: "
-            f"correct it or leave it out ({default} is assumed)."
+            f"{path}: its member {foreign[0]} is no array. Remedy: write the file with "
+            "np.savez(file, images=..., labels=...)."
+        )
+    return entries
+
+
+def _hidden(member: str) -> bool:
+    parts = pathlib.PurePosixPath(member).parts
+    return "__MACOSX" in parts or any(part.startswith("._") for part in parts)
+
+
+def _roles(
+    path: pathlib.Path, entries: dict[str, np.ndarray]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of the images and of the labels by split; every array has a role."""
+    roles: dict[str, dict[str, str]] = {"images": {}, "labels": {}}
+    unused = []
+    for key in entries:
+        match = ROLE.fullmatch(key)
+        if match is None or (match["before"] and match["after"]):
+            unused.append(key)
+            continue
+        split = split_of(match["before"] or match["after"] or "") or "all"
+        named = roles["images" if match["images"] else "labels"]
+        if split in named:
+            raise DataError(
+                f"{path}: {named[split]} and {key} both look like the {match.lastgroup}"
+                f" of {split}. Remedy: leave one of them out, or rename it."
+            )
+        named[split] = key
+    images, labels = roles.values()
+    unused += [key for split, key in labels.items() if split not in images]
+    if unused or not images or ("all" in images and len(images) > 1):
+        used = sorted(set(entries) - set(unused))
+        raise DataError(
+            f"{path}: holds {sorted(entries)}, expected images (and labels), or "
+            f"train_images, train_labels and the same for val and test. "
+            f"{_unused(entries, unused or used)} Remedy: np.savez(file, images=..., "
+            "labels=...), without any other array."
+        )
+    if len(images) == 1:
+        return _whole(images), _whole(labels)
+    return images, labels
+
+
+def _whole(named: dict[str, str]) -> dict[str, str]:
+    return dict(zip(("all",), named.values()))
+
+
+def _unused(entries: dict[str, np.ndarray], names: list[str]) -> str:
+    said = (f"{x} ({entries[x].dtype} {list(entries[x].shape)})" for x in names)
+    return f"Without use: {', '.join(said) or 'nothing'}."
+
+
+def _count(path: pathlib.Path, entries: dict[str, np.ndarray], key: str) -> int | None:
+    value = entries.pop(key, None)
+    if value is None:
+        return None
+    low, high = COUNTS[key]
+    if value.ndim or value.dtype.kind not in "iu" or not low <= int(value) <= high:
+        raise DataError(
+            f"{path}: {key} is {value!r}, expected one integer in {low} .. {high}. "
+            "Remedy: correct it or leave it out."
         )
     return int(value)
 
 
 def _manifest(path: pathlib.Path, text: np.ndarray) -> dict[str, Any]:
     try:
-        return dict(json.loads(str(text)))
+        found = json.loads(str(text))
     except ValueError as error:
         raise DataError(
             f"{path}: its manifest is not JSON ({error}). Remedy: prepare it again."
         ) from error
+    if not isinstance(found, dict):
+        raise DataError(
+            f"{path}: its manifest is no table of JSON. Remedy: prepare it again."
+        )
+    return found

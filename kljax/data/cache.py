@@ -53,6 +53,8 @@ def write_prepared(
         "levels": np.int32(raw.levels),
         "manifest": np.array(json.dumps(manifest, sort_keys=True)),
     }
+    if raw.declared_classes:
+        arrays["num_classes"] = np.int32(raw.declared_classes)
     for split, (images, labels) in raw.splits.items():
         prefix = "" if split == "all" else f"{split}_"
         arrays[f"{prefix}images"] = images

@@ -7,12 +7,14 @@ import zlib
 
 import numpy as np
 
+from kljax.data.guard import reader
 from kljax.data.raw import Raw
 from kljax.errors import DataError
 
 __all__ = ["read_csv"]
 
 
+@reader
 def read_csv(path: pathlib.Path, shape: tuple[int, int, int], levels: int) -> Raw:
     """Reads integers in `0 .. levels - 1`, row-major, the label in the last column.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from kljax.data.arrays import read_npz
 from kljax.data.delimited import read_csv
+from kljax.data.guard import reader
 from kljax.data.idx import is_idx, read_idx
 from kljax.data.pictures import read_pictures
 from kljax.data.raw import Raw
@@ -22,6 +23,11 @@ READERS: dict[str, Callable[[pathlib.Path, Source], Raw]] = {
 """By the `format` of an entry of the table of sources."""
 
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
+SINGLE = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".npy")
+
+
+@reader
 def read_path(path: pathlib.Path) -> Raw:
     """Reads a user's file or folder, recognised by what is there.
 
@@ -35,7 +41,11 @@ def read_path(path: pathlib.Path) -> Raw:
         return read_idx(path) if holds_idx else read_pictures(path)
     if path.suffix.lower() == ".npz":
         return read_npz(path)
-    if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".npy"):
+    if path.suffix.lower() in ARCHIVES or path.name.lower().endswith(".tar.gz"):
+        raise DataError(
+            f"{path}: an archive. Remedy: unpack it and give the folder inside."
+        )
+    if path.suffix.lower() in SINGLE:
         raise DataError(
             f"{path}: one image or array file is not a data set. Remedy: give the "
             "folder of the images, or an .npz file with an array called images."

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kljax.data.raw import Raw, integer_labels
+from kljax.data.labels import integer_labels
+from kljax.data.raw import Raw
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
@@ -43,7 +44,13 @@ def read_hub(source: Source, client: str) -> tuple[Raw, dict[str, Any]]:
         ) from error
     version = str(getattr(module, "__version__", "unknown"))
     origin = {"source": client, "package": f"{module_name}:{name}", "version": version}
-    return Raw(f"{module_name}:{name}", splits, levels=source.levels), origin
+    raw = Raw(
+        f"{module_name}:{name}",
+        splits,
+        levels=source.levels,
+        declared_classes=source.num_classes,
+    )
+    return raw, origin
 
 
 def _read_hf(module: ModuleType, name: str) -> dict[str, tuple[np.ndarray, Any]]:

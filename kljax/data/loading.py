@@ -51,13 +51,15 @@ def load(
 
     Args:
       name: one of `kljax.data.names()`; with a path only a label for the manifest.
-      split: "train", "test" or "all". Data that come in one piece get a stratified
-        80/20 split that is the same everywhere; the manifest's `split_rule` says so.
+      split: "train", "val", "test" or "all". Data that come in one piece get a
+        stratified 80/20 split that is the same everywhere, and where the held-out part
+        is called val, it is the test split too; the manifest's `split_rule` says so.
       root: cache folder; by default $KLJAX_CACHE, else kljax below $XDG_CACHE_HOME or
         ~/.cache.
       path: your own data ("" for none): an idx file or folder, an .npz file, or a
-        folder of PNG/JPEG images (class sub-folders are the labels; `train` and `test`
-        are honored); square images of 8 to 64 pixels, gray or color.
+        folder of PNG/JPEG images (class sub-folders are the labels; `train`, `val` and
+        `test` are honored); square images of 8 to 64 pixels, gray or color. Every
+        array and file is used, or an error names it.
       source: "auto", or one of "cache", "pip", "debian", "hf", "tfds" to use no other.
       fetch: allow a download.
       allow_synthetic: fall back on a seeded stand-in, marked in the manifest.
@@ -79,6 +81,11 @@ def load(
     if source not in ("auto", *ROUTES):
         raise ValueError(
             f"source must be auto or one of {tuple(ROUTES)}, got {source!r}"
+        )
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"path must be a string or a path, got {type(path).__name__}; save arrays "
+            "with np.savez(file, images=..., labels=...) first"
         )
     if path:
         file = pathlib.Path(path).expanduser()

@@ -4,103 +4,149 @@ import pathlib
 
 import numpy as np
 
+from kljax.data.folders import left_alone, visible
+from kljax.data.guard import reader
 from kljax.data.raw import LARGEST, SMALLEST, Raw
+from kljax.data.splits import split_of
+from kljax.data.values import byte_levels
 from kljax.errors import DataError
 
 __all__ = ["read_pictures"]
 
 ENDINGS = (".png", ".jpg", ".jpeg")
+SIGNATURE, DEPTH = b"\x89PNG\r\n\x1a\n", 24
+"""How a PNG file starts, and where it says how many bits a channel has."""
+
+Classes = dict[str, list[pathlib.Path]]
+"""The images of each class; class "" for a flat folder."""
 
 
+@reader
 def read_pictures(path: pathlib.Path) -> Raw:
-    """Reads `path/{train,test}/CLASS/*.png`, or any part of that layout.
+    """Reads `path/{train,val,test}/CLASS/*.png`, or any part of that layout.
 
     Class folders are numbered in order of their names (numerically when all names are
     integers); a flat folder has no labels. Grey images give one channel; as soon as
-    one image is in colour, all get three. Hidden files and other endings are counted
-    and left alone.
+    one image is in color, all get three. Images are turned as their EXIF orientation
+    says. Hidden files and documents are counted and left alone.
 
     Args:
-      path: a folder with `train` and `test`, or with class folders, or with images.
+      path: a folder with `train` and `test` or `val` (or `valid`, `validation`, ...),
+        or with class folders, or with images.
 
     Raises:
       DataError: an image is not square, of another size than the first one, larger
-        than 64 or smaller than 8 pixels, transparent, of 16 bits or unreadable; or
-        the layout is unclear. The message names the file.
+        than 64 or smaller than 8 pixels, transparent, animated, of 16 bits or
+        unreadable; a file would not be used; or the layout is unclear. The message
+        names the file.
     """
-    parts = {folder.name for folder in _folders(path)}
-    if parts == {"train", "test"}:
-        roots = {"train": path / "train", "test": path / "test"}
-    elif parts == {"train"}:
-        roots = {"all": path / "train"}
-    else:
-        roots = {"all": path}
-    listed = {split: _list(root) for split, root in roots.items()}
+    roots, ignored, documents = _roots(path)
+    listed: dict[str, Classes] = {}
+    for split, root in roots.items():
+        listed[split], hidden, found = _list(root)
+        ignored += hidden
+        documents += found
     names = _class_names(path, listed)
 
-    reader = _Reader()
-    splits = {}
-    for split, (classes, _) in listed.items():
+    reading = _Reader()
+    read = {}
+    for split, classes in listed.items():
         images = [
-            reader.read(file)
+            reading.read(file)
             for name in (names or ("",))
             for file in classes.get(name, ())
         ]
         counts = [len(classes.get(name, ())) for name in names]
         labels = np.repeat(np.arange(len(names), dtype=np.int32), counts)
-        splits[split] = (images, labels if names else None)
-    notes = {"ignored_files": sum(ignored for _, ignored in listed.values())}
+        read[split] = (images, labels if names else None)
+    splits = {s: (_stack(x, reading.color), y) for s, (x, y) in read.items()}
+    notes = {"ignored_files": ignored + len(documents), "left_alone": documents}
     return Raw(
         str(path),
-        {s: (_stack(images, reader.color), y) for s, (images, y) in splits.items()},
+        splits,
+        byte_levels(str(path), *(images for images, _ in splits.values())),
         class_names=names,
         notes=notes,
     )
 
 
-def _folders(path: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != ".")
-
-
-def _list(root: pathlib.Path) -> tuple[dict[str, list[pathlib.Path]], int]:
-    """The images of each class (class "" for a flat folder) and the files left out."""
-    folders = _folders(root)
-    classes, ignored = {}, 0
-    for folder in folders or [root]:
-        files = sorted(p for p in folder.iterdir() if p.is_file())
-        images = [p for p in files if p.suffix.lower() in ENDINGS and p.name[0] != "."]
-        ignored += len(files) - len(images)
-        if folders and _folders(folder):
+def _roots(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], int, list[str]]:
+    """The folder of each split, and what was left alone beside them."""
+    files, folders, hidden = visible(path)
+    splits = [split_of(folder.name) for folder in folders]
+    if not folders or None in splits:
+        return {"all": path}, 0, []
+    roots: dict[str, pathlib.Path] = {}
+    for split, folder in zip(splits, folders):
+        if split in roots:
             raise DataError(
-                f"{_folders(folder)[0]}: a folder inside a class folder. Remedy: put "
-                "the images straight into one folder per class."
+                f"{path}: {roots[split].name} and {folder.name} both name the {split} "
+                "split. Remedy: merge them, or rename one."
             )
+        roots[str(split)] = folder
+    documents = left_alone(files, "only folders of splits there")
+    if len(roots) == 1:
+        roots = {"all": folders[0]}
+    return roots, hidden, documents
+
+
+def _list(root: pathlib.Path) -> tuple[Classes, int, list[str]]:
+    """The images of each class, the number of hidden files, and documents."""
+    loose, folders, ignored = visible(root)
+    documents: list[str] = []
+    classes: Classes = {}
+    for folder in folders or [root]:
+        files, inside, hidden = visible(folder)
+        ignored += hidden if folders else 0
+        if folders and inside:
+            raise DataError(
+                f"{inside[0]}: a folder inside a class folder. Remedy: put the images "
+                f"straight into one folder per class{_beside(root, folder, folders)}."
+            )
+        images = [file for file in files if file.suffix.lower() in ENDINGS]
         if not images:
             raise DataError(
                 f"{folder}: holds no {', '.join(ENDINGS)} files. Remedy: give a folder "
                 "of images, of class folders, of train and test, of idx files, or an "
                 ".npz file; remove empty class folders."
             )
+        rest = [file for file in files if file not in images]
+        documents += left_alone(rest, "PNG or JPEG images")
         classes[folder.name if folders else ""] = images
-    loose = [p for p in root.iterdir() if folders and p.suffix.lower() in ENDINGS]
-    if loose:
-        raise DataError(
-            f"{loose[0]}: an image beside class folders. Remedy: move it into one."
-        )
-    return classes, ignored
+    if folders:
+        images = [file for file in loose if file.suffix.lower() in ENDINGS]
+        if images:
+            raise DataError(
+                f"{images[0]}: an image beside class folders. Remedy: move it into one."
+            )
+        documents += left_alone(loose, "only class folders there")
+    return classes, ignored, documents
 
 
-def _class_names(
-    path: pathlib.Path, listed: dict[str, tuple[dict[str, list[pathlib.Path]], int]]
-) -> tuple[str, ...]:
-    found = [set(classes) for classes, _ in listed.values()]
-    if found.count(found[0]) != len(found):
-        odd = sorted(set.union(*found) - set.intersection(*found))
-        raise DataError(
-            f"{path}: train and test differ in the classes {odd or ['(flat)']}. "
-            "Remedy: give both the same class folders."
-        )
-    names = found[0] - {""}
+def _beside(
+    root: pathlib.Path, folder: pathlib.Path, folders: list[pathlib.Path]
+) -> str:
+    """Where one of the folders is a split, the others are what is odd."""
+    odd = [other.name for other in folders if split_of(other.name) is None]
+    if split_of(folder.name) is None or not odd:
+        return ""
+    return (
+        f"; if {folder.name} is a split, {', '.join(odd)} in {root} cannot be classes, "
+        "name it train, val or test"
+    )
+
+
+def _class_names(path: pathlib.Path, listed: dict[str, Classes]) -> tuple[str, ...]:
+    found = {split: set(classes) for split, classes in listed.items()}
+    first, *others = found
+    for other in others:
+        if odd := sorted(found[first] ^ found[other]):
+            raise DataError(
+                f"{path}: {first} and {other} differ in the classes "
+                f"{[name or '(flat)' for name in odd]}. Remedy: give both the same "
+                "class folders."
+            )
+    names = found[first] - {""}
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
@@ -111,12 +157,12 @@ class _Reader:
 
     def __init__(self):
         try:
-            from PIL import Image
+            from PIL import Image, ImageOps
         except ImportError as error:
             raise DataError(
                 "an image folder needs Pillow. Remedy: pip install pillow."
             ) from error
-        self._image = Image
+        self._image, self._turned = Image, ImageOps.exif_transpose
         self._first: tuple[pathlib.Path, int] | None = None
         self.color = False
 
@@ -126,8 +172,12 @@ class _Reader:
             # Pillow tries both formats only, whatever else it could open.
             with self._image.open(file, formats=("PNG", "JPEG")) as image:
                 self._check_size(file, *image.size)
+                self._check_kind(file, image)
                 return self._pixels(file, image)
-        except (OSError, SyntaxError, ValueError) as error:
+        except DataError:
+            raise
+        # Damaged files end in whatever the decoder came across.
+        except Exception as error:
             raise DataError(
                 f"{file}: cannot be read as PNG or JPEG ({error}). Remedy: save it "
                 "again or remove it."
@@ -146,20 +196,34 @@ class _Reader:
                 "the images to one size."
             )
 
-    def _pixels(self, file: pathlib.Path, image) -> np.ndarray:
-        if image.mode.startswith(("I", "F")):
+    def _check_kind(self, file: pathlib.Path, image) -> None:
+        with file.open("rb") as opened:
+            head = opened.read(DEPTH + 1)
+        # Of color images Pillow keeps the upper byte alone, and does not say so.
+        deep = head.startswith(SIGNATURE) and head[DEPTH] == 16
+        if deep or image.mode.startswith(("I", "F")):
             raise DataError(
                 f"{file}: more than 8 bits per channel (mode {image.mode}). Remedy: "
                 "convert it to 8 bits."
             )
+        if getattr(image, "n_frames", 1) > 1:
+            raise DataError(
+                f"{file}: holds {image.n_frames} pictures. Remedy: save the one that "
+                "counts as a file of its own."
+            )
+
+    def _pixels(self, file: pathlib.Path, image) -> np.ndarray:
+        gray = image.mode in ("1", "L", "LA", "La")
+        self.color |= not gray
+        image = self._turned(image)
         if image.has_transparency_data:
-            if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            image = image.convert("RGBA")
+            if image.getchannel("A").getextrema()[0] < 255:
                 raise DataError(
                     f"{file}: has transparent pixels. Remedy: paste it onto a "
                     "background of one color and save it without transparency."
                 )
-        gray = image.mode in ("1", "L", "LA", "La")
-        self.color |= not gray
+            image = image.convert("RGB")
         return np.asarray(image.convert("L" if gray else "RGB"))
 
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from kljax.data.labels import Labels, check_classes
 from kljax.errors import DataError
-from kljax.typing import Int
 
-__all__ = ["Images", "Labels", "Raw", "integer_labels"]
+__all__ = ["SPLITS", "Images", "Raw"]
 
 Images = UInt8[np.ndarray, "n h w c"]
-Labels = Int[np.ndarray, "n"]
+
+SPLITS = ("train", "val", "test")
+"""What the parts of published data are called here."""
 
 SMALLEST, LARGEST = 8, 64
 """Legal side lengths in pixels of images that come from a path."""
@@ -23,12 +25,13 @@ SMALLEST, LARGEST = 8, 64
 
 @dataclass(frozen=True)
 class Raw:
-    """All splits of one data set as read, keyed by "train" and "test", or by "all".
+    """All splits of one data set as read: "train" with "test", "val" or both, or "all".
 
     Args:
       origin: the file or folder, for error messages.
       splits: `{split: (images, labels)}`; labels are None in every split or in none.
       levels: number of grey levels.
+      declared_classes: how many there are where the source says so, else 0.
       class_names: one per class when the source names its classes.
       notes: what the reader decided, for the manifest.
 
@@ -39,24 +42,31 @@ class Raw:
     origin: str
     splits: Mapping[str, tuple[Images, Labels | None]]
     levels: int = 256
+    declared_classes: int = 0
     class_names: tuple[str, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        if set(self.splits) not in ({"all"}, {"train", "test"}):
+        found = set(self.splits)
+        parts = "train" in found and len(found) > 1 and found <= set(SPLITS)
+        if not parts and found != {"all"}:
             raise DataError(
                 f"{self.origin}: found the splits {sorted(self.splits)}, expected "
-                "train and test, or a single one. Remedy: add the missing split or "
-                "name the file of one split."
+                "train with test or val, or a single one. Remedy: add the missing "
+                "split or name the file of one split."
             )
         shapes = set()
         for split, (images, labels) in self.splits.items():
             _check_images(self.origin, split, images, self.levels)
-            _check_labels(self.origin, split, images, labels)
+            if labels is not None and labels.shape != images.shape[:1]:
+                raise DataError(
+                    f"{self.origin}: {len(images)} {split} images but labels of shape "
+                    f"{list(labels.shape)}. Remedy: give one integer per image."
+                )
             shapes.add(images.shape[1:])
         if len(shapes) > 1:
             raise DataError(
-                f"{self.origin}: train and test images differ in shape, "
+                f"{self.origin}: {_and(self.splits)} images differ in shape, "
                 f"{sorted(shapes)}. Remedy: bring them to one size and mode."
             )
         if len({labels is None for _, labels in self.splits.values()}) > 1:
@@ -64,13 +74,23 @@ class Raw:
                 f"{self.origin}: only one of the splits has labels. Remedy: add the "
                 "missing labels or remove the others."
             )
+        low = min(int(images.min()) for images, _ in self.splits.values())
+        if low == max(int(images.max()) for images, _ in self.splits.values()):
+            raise DataError(
+                f"{self.origin}: every pixel of every image is {low}. Remedy: look at "
+                "how the images were written; nothing can be learned from these."
+            )
+        labels = {split: y for split, (_, y) in self.splits.items()}
+        declared = self.declared_classes or len(self.class_names)
+        check_classes(self.origin, labels, declared)
 
     @property
     def num_classes(self) -> int:
-        """Largest label + 1, or the number of class names; 0 without labels."""
+        """As declared or named, else the largest label + 1; 0 without labels."""
         labels = [y for _, y in self.splits.values() if y is not None]
         largest = max((int(y.max()) + 1 for y in labels), default=0)
-        return max(largest, len(self.class_names)) if labels else 0
+        named = max(self.declared_classes, len(self.class_names))
+        return max(largest, named) if labels else 0
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -118,34 +138,5 @@ def _check_images(origin: str, split: str, images: Images, levels: int) -> None:
         )
 
 
-def _check_labels(
-    origin: str, split: str, images: Images, labels: Labels | None
-) -> None:
-    if labels is None:
-        return
-    if labels.shape != images.shape[:1]:
-        raise DataError(
-            f"{origin}: {len(images)} {split} images but labels of shape "
-            f"{list(labels.shape)}. Remedy: give one integer per image."
-        )
-    if int(labels.min()) < 0:
-        raise DataError(
-            f"{origin}: found the label {int(labels.min())} in {split}, expected "
-            "0 .. classes - 1. Remedy: number the classes from 0, or leave the labels "
-            "out."
-        )
-
-
-def integer_labels(origin: str, labels: np.ndarray) -> Labels:
-    """Any integer array as int32; everything else is refused."""
-    if labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{origin}: labels are {labels.dtype}, expected integers. Remedy: save "
-            "labels.astype('int32'), class indices instead of names or one-hot rows."
-        )
-    if labels.size and int(labels.max()) >= 2**31:
-        raise DataError(
-            f"{origin}: found the label {int(labels.max())}, expected class indices. "
-            "Remedy: number the classes from 0."
-        )
-    return labels.astype(np.int32)
+def _and(splits: Mapping[str, Any]) -> str:
+    return " and ".join(split for split in SPLITS if split in splits)

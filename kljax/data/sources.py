@@ -1,14 +1,14 @@
 """The table of the data sets and models known by name (`sources.toml`)."""
 
-import difflib
 import functools
 import importlib.resources
+import re
 import tomllib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kljax.errors import DataError
+from kljax.errors import DataError, unknown
 
 __all__ = ["Missing", "Source", "find", "names", "table"]
 
@@ -37,6 +37,7 @@ class Source:
     shape: tuple[int, int, int] = (0, 0, 0)
     levels: int = 0
     num_classes: int = 0
+    aliases: tuple[str, ...] = ()
     hf: str = ""
     tfds: str = ""
 
@@ -45,12 +46,13 @@ class Source:
 def table() -> Mapping[str, Source]:
     """All entries by name, in the order of the file."""
     text = (importlib.resources.files("kljax.data") / "sources.toml").read_text("utf-8")
+    listed = ("shape", "aliases")
     return types.MappingProxyType(
         {
             name: Source(
-                name=name, **(entry | {"shape": tuple(entry.get("shape", (0, 0, 0)))})
+                name=name, **{k: tuple(v) if k in listed else v for k, v in row.items()}
             )
-            for name, entry in tomllib.loads(text).items()
+            for name, row in tomllib.loads(text).items()
         }
     )
 
@@ -70,18 +72,34 @@ def names(kind: str = "images") -> tuple[str, ...]:
 def find(name: str, kind: str | None = None) -> Source:
     """The entry of `name`, of the given kind if one is given.
 
+    Args:
+      name: a name of the table, one of its aliases or what a hub calls it; capitals,
+        hyphens, underscores and spaces do not matter.
+      kind: as in `names`.
+
     Raises:
       ValueError: no such name; the message lists the known ones and the nearest.
     """
     known = table() if kind is None else {x: table()[x] for x in names(kind)}
-    if name in known:
-        return known[name]
-    spelled = name.lower().replace("-", "_")
-    near = difflib.get_close_matches(spelled, known, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    if name in table():
-        hint = f" That is of the kind {table()[name].kind!r}."
+    if (entry := _spelled(name, known)) is not None:
+        return entry
+    other = _spelled(name, table())
+    hint = f" That is of the kind {other.kind!r}." if other else ""
+    called = "data set" if kind == "images" else kind or "data set or model"
     raise ValueError(
-        f"name must be one of {', '.join(known)}, got {name!r}.{hint} For your own "
-        f"{kind or 'images'} pass {'a path' if kind == 'model' else 'path='}."
+        f"{unknown(called, name, known)}.{hint} For your own {kind or 'images'} pass "
+        f"{'a path' if kind == 'model' else 'path='}."
     )
+
+
+def _spelled(name: str, known: Mapping[str, Source]) -> Source | None:
+    wanted = _plain(name)
+    for entry in known.values():
+        called = (entry.name, *entry.aliases, entry.hf, entry.tfds)
+        if wanted and wanted in map(_plain, called):
+            return entry
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", str(name).lower())

@@ -1,23 +1,40 @@
-"""A test split for data that come without one: stratified, the same everywhere."""
+"""The parts of a data set: what they are called, and a test split where none came.
+
+A made split is stratified, and the same everywhere.
+"""
 
 import hashlib
 
 import numpy as np
 
-from kljax.data.raw import Images, Labels, Raw
+from kljax.data.labels import Labels
+from kljax.data.raw import SPLITS, Images, Raw
 from kljax.errors import DataError
 from kljax.typing import Int
 
-__all__ = ["HELD_OUT", "choose", "held_out"]
+__all__ = ["HELD_OUT", "SPLIT_NAMES", "SPLIT_WORDS", "choose", "held_out", "split_of"]
 
 HELD_OUT = 0.2
 """Share of the images that a made split holds out."""
 
-SPLIT_NAMES = ("train", "test", "all")
+SPLIT_NAMES = (*SPLITS, "all")
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "t10k"),
+}
+"""What files, folders and arrays call the parts."""
+
 MADE = (
     f"made here: {HELD_OUT:.0%} held out, stratified by class, images ordered by the "
     "SHA-256 of their pixels"
 )
+
+
+def split_of(word: str) -> str | None:
+    """The part that a word names, in any case, or None."""
+    named = (s for s, words in SPLIT_WORDS.items() if word.lower() in words)
+    return next(named, None)
 
 
 def held_out(images: Images, labels: Labels | None) -> Int[np.ndarray, "m"]:
@@ -57,17 +74,15 @@ def choose(raw: Raw, split: str) -> tuple[Images, Labels | None, str]:
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {SPLIT_NAMES}, got {split!r}")
     if "all" not in raw.splits:
-        rule = "as published"
-        if split == "all":
-            both = [raw.splits["train"], raw.splits["test"]]
-            images = np.concatenate([x for x, _ in both])
-            parts = [y for _, y in both if y is not None]
-            return images, np.concatenate(parts) if parts else None, rule
-        return *raw.splits[split], rule
-
+        return _published(raw, split)
     images, labels = raw.splits["all"]
     if split == "all":
         return images, labels, "none: one piece"
+    if split == "val":
+        raise DataError(
+            f"{raw.origin}: comes in one piece, of which a test split is made. Remedy: "
+            'ask for split="train", "test" or "all".'
+        )
     test = held_out(images, labels)
     if not len(test):
         raise DataError(
@@ -76,3 +91,19 @@ def choose(raw: Raw, split: str) -> tuple[Images, Labels | None, str]:
         )
     index = test if split == "test" else np.setdiff1d(np.arange(len(images)), test)
     return images[index], None if labels is None else labels[index], MADE
+
+
+def _published(raw: Raw, split: str) -> tuple[Images, Labels | None, str]:
+    if split in raw.splits:
+        return *raw.splits[split], "as published"
+    if split == "all":
+        whole = [raw.splits[part] for part in SPLITS if part in raw.splits]
+        images = np.concatenate([x for x, _ in whole])
+        labels = [y for _, y in whole if y is not None]
+        return images, np.concatenate(labels) if labels else None, "as published"
+    if split == "test":
+        return *raw.splits["val"], "as published: what is held out is called val there"
+    raise DataError(
+        f"{raw.origin}: has the splits {sorted(raw.splits)} and no val. Remedy: "
+        'ask for split="test", or add one.'
+    )

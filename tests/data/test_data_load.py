@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import types
@@ -199,16 +200,38 @@ def with_table(monkeypatch, *entries):
 
 def test_unknown_names_splits_and_sources_list_the_known_ones():
     assert names() == ("digits", "mnist5k", "fashion_mnist")
-    with pytest.raises(ValueError, match=r"digits, mnist5k, .*mean 'fashion_mnist'\?"):
-        load("Fashion-MNIST")
-    with pytest.raises(ValueError, match=r"name must be one of .*, got ''\."):
-        load(path="")
-    with pytest.raises(ValueError, match=r"got 'zzz'\. For your own images pass path="):
-        load("zzz")
+    known = "known: digits, mnist5k, fashion_mnist"
+    for name, hint in (
+        ("Fashion-MINST", " did you mean 'fashion_mnist'?"),
+        ("mnist", " did you mean 'mnist5k'?"),
+        ("", ""),
+        ("zzz", ""),
+    ):
+        said = f"unknown data set {name!r};{hint} {known}. For your own images pass "
+        with pytest.raises(ValueError, match=re.escape(said + "path=")):
+            load(name)
+    with pytest.raises(ValueError, match=r"known: .* That is of the kind 'model'"):
+        load("SmolLM2")
     with pytest.raises(ValueError, match=r"split must be one of .*got 'valid'"):
         load("digits", "valid")
     with pytest.raises(ValueError, match=r"source must be auto or one of .*'web'"):
         load("digits", source="web")
+
+
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        ("Fashion-MNIST", "fashion_mnist"),
+        ("FashionMNIST", "fashion_mnist"),
+        ("fmnist", "fashion_mnist"),
+        ("zalando-datasets/fashion_mnist", "fashion_mnist"),
+        ("MNIST 5k", "mnist5k"),
+        ("sklearn-digits", "digits"),
+        ("SmolLM2-135M-Instruct", "smollm2"),
+    ],
+)
+def test_names_have_other_spellings(called, name):
+    assert kljax.data.sources.find(called).name == name
 
 
 def test_nothing_here_lists_every_route_and_never_makes_data_up(tmp_path, monkeypatch):

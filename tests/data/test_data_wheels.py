@@ -173,5 +173,5 @@ def test_models_are_no_images():
     assert names("model") == ("smollm2",) and "smollm2" not in names()
     with pytest.raises(ValueError, match="of the kind 'model'"):
         load("smollm2")
-    with pytest.raises(ValueError, match="must be one of smollm2, got 'digits'"):
+    with pytest.raises(ValueError, match="unknown model 'digits'; known: smollm2"):
         model_file("digits")
