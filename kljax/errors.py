@@ -41,4 +41,4 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def _spelling(name: str) -> str:
-    return str(name).lower().replace("-", "_")
+    return f"{name}".lower().replace("-", "_")

@@ -7,24 +7,30 @@ it stands, so that what is held out has not been read in training.
 import ast
 import dataclasses
 import hashlib
-import importlib.util
-import pathlib
-import warnings
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from kljax.data.packages import source_files, syntax_tree
+from kljax.data.text import read_texts
 from kljax.errors import DataError
 from kljax.typing import Int
 
 SHORTEST = 40
 """Characters of a paragraph that is worth having."""
+PARAGRAPHS, FEWEST = 40, 10
+"""Paragraphs of a piece of a single text, and how many it should have."""
+FIELDS = {"": "data.tokens", "training": "data.tokens", "held-out": "data.held_out"}
+"""What says how much text a split has."""
+WORDS = 400
+"""Characters of a run of words."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     path: str | None = None
-    """A text file, or a folder of .txt, .rst and .md files; None: docstrings."""
+    """A file of text, JSON lines or parquet, or a folder of them; None: docstrings."""
     packages: tuple[str, ...] = ("numpy", "scipy", "sklearn")
     files: int | None = None
     """At most so many source files."""
@@ -68,57 +74,60 @@ def docstrings(
     Raises:
       DataError: a package is not installed.
     """
-    paths: list[pathlib.Path] = []
-    for package in packages:
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise DataError(
-                f"package {package} is not installed; install it, or give text of your "
-                "own with --data.path"
-            )
-        root = pathlib.Path(next(iter(spec.submodule_search_locations)))
-        inside = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-        paths += [path for name, path in sorted(inside) if "tests" not in name.parts]
+    paths = [path for package in packages for path in source_files(package)]
     order = np.random.default_rng(seed).permutation(len(paths))
     for i in order[:files]:
+        tree = syntax_tree(paths[i])
         found = [
             text
-            for node in ast.walk(_parsed(paths[i]))
+            for node in (ast.walk(tree) if tree else ())
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
             and (text := ast.get_docstring(node))
         ]
         yield "\n\n".join(found)
 
 
-def _parsed(path: pathlib.Path) -> ast.AST:
-    """A source file; one that this Python cannot read has no docstrings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the package's own escapes
-        try:
-            return ast.parse(path.read_text("utf-8", "replace"))
-        except SyntaxError:
-            return ast.Module([], [])
-
-
 def own_text(path: str, seed: int) -> Iterator[str]:
-    """The text of a file, or of the .txt, .rst and .md files of a folder, shuffled.
+    """The texts of a file or a folder (`kljax.data.text`), shuffled.
+
+    One text alone is cut into pieces, since what is held out must come from all of it.
 
     Raises:
-      DataError: nothing there.
+      DataError: nothing there, or no text.
     """
-    root = pathlib.Path(path).expanduser()
-    if root.is_file():
-        # Pieces of one file: held-out text must come from all of it.
-        text = root.read_text("utf-8", "replace").split("\n\n")
-        pieces = ["\n\n".join(text[i : i + 40]) for i in range(0, len(text), 40)]
-    else:
-        kinds = (".txt", ".rst", ".md")
-        names = sorted(p for p in root.rglob("*") if p.suffix in kinds)
-        pieces = [name.read_text("utf-8", "replace") for name in names]
-    if not pieces:
-        raise DataError(f"{root}: no text file there; give a file, or a folder of .txt")
+    texts = read_texts(path)
+    pieces = texts if len(texts) > 1 else in_pieces(texts[0])
     for i in np.random.default_rng(seed).permutation(len(pieces)):
         yield pieces[i]
+
+
+def in_pieces(text: str) -> list[str]:
+    """A text as pieces of 40 paragraphs, or of fewer where it has few.
+
+    Paragraphs end at blank lines, or at the ends of lines where those are few, or after
+    some words where these are few as well.
+    """
+    parts = text.split("\n\n")
+    for cut in (_lines, _words):
+        if len(parts) < FEWEST:
+            parts = cut(text)
+    size = PARAGRAPHS if len(parts) > PARAGRAPHS else max(1, len(parts) // FEWEST)
+    return ["\n\n".join(parts[i : i + size]) for i in range(0, len(parts), size)]
+
+
+def _lines(text: str) -> list[str]:
+    """Lines, short ones together with those that follow."""
+    parts = [""]
+    for line in text.split("\n"):
+        if len(parts[-1]) >= SHORTEST:
+            parts.append("")
+        parts[-1] += "\n" * bool(parts[-1]) + line
+    return parts
+
+
+def _words(text: str) -> list[str]:
+    """Runs of words of a few lines' length."""
+    return textwrap.wrap(text, WORDS, break_on_hyphens=False) or [text]
 
 
 def fresh(texts: Iterator[str]) -> Iterator[str]:
@@ -141,12 +150,27 @@ def windows(
     end: int,
     tokens: int,
     length: int,
+    split: str = "",
 ) -> tuple[Int[np.ndarray, "n t"], float]:
     """`tokens // length` windows of `length` + 1 ids, and characters per token.
 
+    Args:
+      texts: drawn from until there is enough.
+      encode: text to token ids.
+      end: id that starts every text.
+      tokens: how many are wanted.
+      length: of a window, at most `tokens`.
+      split: "held-out", "training" or "", for the message.
+
     Raises:
-      DataError: the text is too short.
+      DataError: the text is too short; the message names the split and the field.
     """
+    field = FIELDS[split]
+    if not 0 < length <= tokens:
+        raise DataError(
+            f"{field} is {tokens}, and one window is data.length = {length}; choose at "
+            "least one window of at least one token"
+        )
     count = tokens // length
     parts, size, letters, pieces = [], 0, 0, 0
     for text in texts:
@@ -155,14 +179,16 @@ def windows(
         size, letters, pieces = size + len(ids), letters + len(text), pieces + 1
         if size > count * length:
             break
-    if size <= count * length or not count:
+    if size <= count * length:
         raise DataError(
-            f"the text has {size} tokens and {count * length + 1} are needed (at least "
-            f"one window of {length}); lower data.tokens, or bring more text"
+            f"the {split}{' ' * bool(split)}text has {size} tokens and "
+            f"{count * length + 1} are needed ({count} windows of {length}); lower "
+            f"{field}, or bring more text (paragraphs of fewer than {SHORTEST} "
+            "characters and those that came before do not count)"
         )
     flat = np.concatenate(parts)
     rows = np.arange(count)[:, None] * length + np.arange(length + 1)
-    return flat[rows], letters / (size - pieces)
+    return flat[rows], letters / max(1, size - pieces)
 
 
 def read_corpus(
@@ -184,8 +210,10 @@ def read_corpus(
         texts = own_text(config.path, config.seed)
     texts = fresh(texts)
     length = config.length
-    held_out, characters = windows(texts, encode, end, config.held_out, length)
-    train, _ = windows(texts, encode, end, config.tokens, length)
+    held_out, characters = windows(
+        texts, encode, end, config.held_out, length, "held-out"
+    )
+    train, _ = windows(texts, encode, end, config.tokens, length, "training")
     ids = np.unique(np.concatenate([train.reshape(-1), held_out.reshape(-1)]))
     train, held_out = (
         np.searchsorted(ids, x).astype(np.int32) for x in (train, held_out)

@@ -7,31 +7,17 @@ its checksum is part of a run's configuration.
 
 import ast
 import hashlib
-import importlib.util
 import inspect
-import pathlib
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
+from kljax.data.packages import source_files, syntax_tree
 from kljax.errors import DataError
 from kljax.typing import Int
 
 __all__ = ["Characters", "Tokens", "checksum", "docstrings", "source"]
-
-
-def _sources(package: str) -> list[pathlib.Path]:
-    name, _, rest = package.partition("/")
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError(
-            f"package {name!r} is not installed, and its docstrings are the base text: "
-            "install it, or name others in text.packages"
-        )
-    folder = pathlib.Path(next(iter(spec.submodule_search_locations))) / rest
-    paths = sorted(folder.rglob("*.py"))
-    return [path for path in paths if "tests" not in path.parts]
 
 
 def _doc(node: ast.AST) -> str | None:
@@ -58,12 +44,9 @@ def docstrings(packages: tuple[str, ...], characters: int) -> str:
     """
     found, length = [], 0
     for package in packages:
-        for path in _sources(package):
-            try:
-                tree = ast.parse(path.read_text(encoding="utf-8"))
-            except (SyntaxError, UnicodeDecodeError):
-                continue  # templates of code generators
-            for node in ast.walk(tree):
+        for path in source_files(package):
+            tree = syntax_tree(path)
+            for node in ast.walk(tree) if tree else ():
                 text = inspect.cleandoc(_doc(node) or "")
                 lines = [one.rstrip() for one in text.splitlines() if one.strip()]
                 text = "\n".join(lines).encode("ascii", "ignore").decode()
@@ -96,12 +79,10 @@ def source(packages: tuple[str, ...], characters: int) -> str:
     """
     found, length = [], 0
     for package in packages:
-        for path in _sources(package):
-            try:
-                # Unparsed: comments and layout are gone, docstrings taken out.
-                tree = ast.parse(path.read_text(encoding="utf-8"))
-            except (SyntaxError, UnicodeDecodeError):
+        for path in source_files(package):
+            if (tree := syntax_tree(path)) is None:
                 continue
+            # Unparsed: comments and layout are gone, docstrings taken out.
             for node in ast.walk(tree):
                 if _doc(node) is not None:
                     node.body = node.body[1:] or [ast.Pass()]  # pyrefly: ignore

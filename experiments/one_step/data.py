@@ -73,11 +73,16 @@ def load_pictures(data: Any) -> Pictures:
         for split in ("train", "test")
     ]
     train, held_out = parts
-    if len(train) < 64 or len(held_out) < 8:
+    for split, part, least in (("training", train, 64), ("held-out", held_out, 8)):
+        if len(part) < least:
+            raise DataError(
+                f"{data.path or data.name}: {len(part)} {split} images are too few to "
+                f"train and judge a generator. Remedy: bring at least {least}"
+            )
+    if (train.images == train.images[0]).all():
         raise DataError(
-            f"{data.path or data.name}: {len(train)} training and {len(held_out)} "
-            "held-out images are too few to train and judge a generator. Remedy: "
-            "bring at least 64 and 8"
+            f"{data.path or data.name}: all training images are the same one, there is "
+            "nothing to learn. Remedy: look at how they were written"
         )
     labelled = train.labels is not None and train.num_classes > 0
     return Pictures(

@@ -7,6 +7,7 @@ import tomllib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kljax.errors import DataError, unknown
 
@@ -46,15 +47,16 @@ class Source:
 def table() -> Mapping[str, Source]:
     """All entries by name, in the order of the file."""
     text = (importlib.resources.files("kljax.data") / "sources.toml").read_text("utf-8")
-    listed = ("shape", "aliases")
     return types.MappingProxyType(
         {
-            name: Source(
-                name=name, **{k: tuple(v) if k in listed else v for k, v in row.items()}
-            )
+            name: Source(name=name, **_fields(row))
             for name, row in tomllib.loads(text).items()
         }
     )
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
 
 
 def names(kind: str = "images") -> tuple[str, ...]:
@@ -102,4 +104,4 @@ def _spelled(name: str, known: Mapping[str, Source]) -> Source | None:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[-_ ]", "", str(name).lower())
+    return re.sub(r"[-_ ]", "", f"{name}".lower())
