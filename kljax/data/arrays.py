@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kljax.data.guard import reader
+from kljax.data.guard import brief, reader
 from kljax.data.labels import integer_labels
 from kljax.data.raw import Raw
 from kljax.data.splits import SPLIT_WORDS, split_of
@@ -83,8 +83,8 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
             entries = {name: file[name] for name in names}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path}: cannot be read as .npz without unpickling ({error}). Remedy: "
-            "write plain arrays with np.savez(file, images=..., labels=...)."
+            f"{path}: cannot be read as .npz without unpickling ({brief(error)}). "
+            "Remedy: write plain arrays with np.savez(file, images=..., labels=...)."
         ) from error
     foreign = [x for x, array in entries.items() if not isinstance(array, np.ndarray)]
     if foreign:
@@ -112,11 +112,12 @@ def _roles(
             unused.append(key)
             continue
         split = split_of(match["before"] or match["after"] or "") or "all"
-        named = roles["images" if match["images"] else "labels"]
+        role = "images" if match["images"] else "labels"
+        named = roles[role]
         if split in named:
             raise DataError(
-                f"{path}: {named[split]} and {key} both look like the {match.lastgroup}"
-                f" of {split}. Remedy: leave one of them out, or rename it."
+                f"{path}: {named[split]} and {key} both look like the {role} of "
+                f"{split}. Remedy: leave one of them out, or rename it."
             )
         named[split] = key
     images, labels = roles.values()
@@ -124,7 +125,7 @@ def _roles(
     if unused or not images or ("all" in images and len(images) > 1):
         used = sorted(set(entries) - set(unused))
         raise DataError(
-            f"{path}: holds {sorted(entries)}, expected images (and labels), or "
+            f"{path}: holds {brief(sorted(entries))}, expected images (and labels), or "
             f"train_images, train_labels and the same for val and test. "
             f"{_unused(entries, unused or used)} Remedy: np.savez(file, images=..., "
             "labels=...), without any other array."
@@ -149,9 +150,10 @@ def _count(path: pathlib.Path, entries: dict[str, np.ndarray], key: str) -> int 
         return None
     low, high = COUNTS[key]
     if value.ndim or value.dtype.kind not in "iu" or not low <= int(value) <= high:
+        shown = f"{value.dtype} {list(value.shape)}" if value.ndim else value.item()
         raise DataError(
-            f"{path}: {key} is {value!r}, expected one integer in {low} .. {high}. "
-            "Remedy: correct it or leave it out."
+            f"{path}: {key} is {brief(shown)}, expected one integer in {low} .. "
+            f"{high}. Remedy: correct it or leave it out."
         )
     return int(value)
 
@@ -161,7 +163,8 @@ def _manifest(path: pathlib.Path, text: np.ndarray) -> dict[str, Any]:
         found = json.loads(str(text))
     except ValueError as error:
         raise DataError(
-            f"{path}: its manifest is not JSON ({error}). Remedy: prepare it again."
+            f"{path}: its manifest is not JSON ({brief(error)}). Remedy: "
+            "prepare it again."
         ) from error
     if not isinstance(found, dict):
         raise DataError(

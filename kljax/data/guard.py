@@ -2,12 +2,13 @@
 
 import functools
 import os
+import textwrap
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from kljax.errors import DataError
 
-__all__ = ["reader"]
+__all__ = ["brief", "reader"]
 
 Arguments = ParamSpec("Arguments")
 Path = TypeVar("Path", bound=os.PathLike | str)
@@ -34,10 +35,15 @@ def reader(
             ) from error
         # NumPy, Pillow, PyArrow, zipfile, zlib and json each raise what they like.
         except Exception as error:
-            said = " ".join(str(error).split())
             raise DataError(
-                f"{path}: cannot be read ({type(error).__name__}: {said}). Remedy: the "
-                "file is damaged or of a foreign kind, save it or get it again."
+                f"{path}: cannot be read ({type(error).__name__}: {brief(error)}). "
+                "Remedy: the file is damaged or of a foreign kind, save it or get it "
+                "again."
             ) from error
 
     return guarded
+
+
+def brief(said: Any) -> str:
+    """What a library or a file said, in at most one line."""
+    return textwrap.shorten(str(said), 200, placeholder=" ...")

@@ -27,6 +27,9 @@ NAME = re.compile(
 )
 """Of a file: `train-images-idx3-ubyte.gz`, `qmnist-test-labels-idx2-int`, ..."""
 
+MOST_AXES = 8
+"""Of an array; more are damage."""
+
 QMNIST_COLUMNS = 8
 """Of QMNIST's labels: the class, then writer, form and the like."""
 
@@ -163,7 +166,12 @@ def _read_array(file: pathlib.Path) -> np.ndarray:
     content = _content(file)
     zeros, kind, rank = content[:2], *content[2:4].ljust(2, b"\0")
     head = 4 + 4 * rank
-    if zeros != b"\0\0" or kind not in TYPES or not rank or len(content) < head:
+    if (
+        zeros != b"\0\0"
+        or kind not in TYPES
+        or not 0 < rank <= MOST_AXES
+        or len(content) < head
+    ):
         raise DataError(
             f"{file}: not an idx file (it starts with {content[:4].hex() or 'nothing'})"
             ". Remedy: give an idx, idx.gz or .npz file, or a folder of images."

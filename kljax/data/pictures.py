@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from kljax.data.folders import left_alone, visible
-from kljax.data.guard import reader
+from kljax.data.guard import brief, reader
 from kljax.data.raw import LARGEST, SMALLEST, Raw
 from kljax.data.splits import split_of
 from kljax.data.values import byte_levels
@@ -179,8 +179,8 @@ class _Reader:
         # Damaged files end in whatever the decoder came across.
         except Exception as error:
             raise DataError(
-                f"{file}: cannot be read as PNG or JPEG ({error}). Remedy: save it "
-                "again or remove it."
+                f"{file}: cannot be read as PNG or JPEG ({brief(error)}). Remedy: "
+                "save it again or remove it."
             ) from error
 
     def _check_size(self, file: pathlib.Path, width: int, height: int) -> None:

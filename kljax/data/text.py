@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from kljax.data.guard import reader
+from kljax.data.guard import brief, reader
 from kljax.errors import DataError
 
 __all__ = ["COLUMNS", "ENDINGS", "read_texts"]
@@ -157,8 +157,8 @@ def _parsed(file: pathlib.Path, where: str, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise DataError(
-            f"{file}: {where} is not JSON ({error}). Remedy: write one record per "
-            "line, or call plain text .txt."
+            f"{file}: {where} is not JSON ({brief(error)}). Remedy: write one record "
+            "per line, or call plain text .txt."
         ) from error
 
 
@@ -171,7 +171,7 @@ def _column(file: pathlib.Path, where: str, names: Iterable[str]) -> str:
         if column in names:
             return column
     raise DataError(
-        f"{file}: {where} has {sorted(names)}, expected {' or '.join(COLUMNS)}. "
+        f"{file}: {where} has {brief(sorted(names))}, expected {' or '.join(COLUMNS)}. "
         "Remedy: rename the column that holds the text."
     )
 
