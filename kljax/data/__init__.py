@@ -1,8 +1,17 @@
-"""Real images by name or by path, with a manifest that says where they came from."""
+"""Real images by name or by path, with a manifest of their origin; text by path."""
 
 from kljax.data.dataset import Dataset, from_unit, to_unit
 from kljax.data.loading import load
 from kljax.data.sources import names
+from kljax.data.text import read_texts
 from kljax.data.wheels import model_file
 
-__all__ = ["Dataset", "from_unit", "load", "model_file", "names", "to_unit"]
+__all__ = [
+    "Dataset",
+    "from_unit",
+    "load",
+    "model_file",
+    "names",
+    "read_texts",
+    "to_unit",
+]

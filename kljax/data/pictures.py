@@ -218,7 +218,7 @@ class _Reader:
         image = self._turned(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
-            if image.getchannel("A").getextrema()[0] < 255:
+            if np.asarray(image.getchannel("A")).min() < 255:
                 raise DataError(
                     f"{file}: has transparent pixels. Remedy: paste it onto a "
                     "background of one color and save it without transparency."

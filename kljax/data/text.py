@@ -69,7 +69,7 @@ def read_texts(path: str | os.PathLike) -> list[str]:
     """
     root = pathlib.Path(path).expanduser()
     files = _files(root) if root.is_dir() else [root]
-    if not root.exists() or not files:
+    if not os.fspath(path) or not root.exists() or not files:
         raise DataError(
             f"{root}: no text file there. Remedy: give a file, or a folder with "
             f"{', '.join(ENDINGS)} files."

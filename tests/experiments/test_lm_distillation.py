@@ -1,5 +1,7 @@
 """The language distillation's own parts: text, teacher, students, judges, verdicts."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +61,64 @@ def test_own_text_is_split_by_file_and_trimmed_to_what_occurs(tmp_path):
         )
     with pytest.raises(DataError, match="package nowhere_to_be_found is not installed"):
         next(corpus.docstrings(["nowhere_to_be_found"], 0))
+
+
+SENTENCES = [f"Number {i} of the sentences that someone wrote down." for i in range(99)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "\n\n".join(SENTENCES)),
+        ("a.txt", "\n\n".join(SENTENCES[:12])),
+        ("a.txt", "\r\n".join(SENTENCES)),
+        ("a.txt", "Title\n\n" + "\n".join(SENTENCES)),
+        ("a.txt", "\n".join(" ".join(SENTENCES).split(" "))),
+        ("a.txt", " ".join(SENTENCES)),
+        ("a.txt", "".join(SENTENCES).replace(" ", "")),
+        ("a.jsonl", "\n".join(f'{{"text": "{one}"}}' for one in SENTENCES)),
+        ("a.jsonl", f'{{"text": "{" ".join(SENTENCES)}"}}'),
+    ],
+)
+def test_one_file_gives_both_splits(tmp_path, name, text):
+    """Whatever parts it into paragraphs; and no sentence is in both."""
+    (tmp_path / name).write_bytes(text.encode())
+    config = corpus.DataConfig(
+        path=str(tmp_path / name), tokens=384, held_out=64, length=16
+    )
+    found = corpus.read_corpus(config, teachers.Bytes.encode, 0)
+    assert found.train.shape == (24, 17) and found.held_out.shape == (4, 17)
+    letters = [
+        "".join(map(chr, found.ids[rows[:, :-1].reshape(-1)]))
+        for rows in (found.train, found.held_out)
+    ]
+    numbers = [set(re.findall(r"umber\s*(\d+)\s*of", one)) for one in letters]
+    assert all(numbers) and not numbers[0] & numbers[1]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"held_out": 9_999},
+            r"held-out text has \d+ tokens and 9985 .*\(624 .*lower data.held_out,",
+        ),
+        (
+            {"tokens": 9_999},
+            r"training text has \d+ tokens and 9985 .*lower data.tokens,",
+        ),
+        ({"held_out": 15}, "data.held_out is 15, and one window is data.length = 16"),
+        ({"tokens": 0}, "data.tokens is 0"),
+        ({"length": 0}, "at least one token"),
+    ],
+)
+def test_the_split_that_is_too_small_is_named(tmp_path, sizes, message):
+    (tmp_path / "a.txt").write_text("\n\n".join(SENTENCES))
+    config = corpus.DataConfig(
+        **({"path": str(tmp_path), "tokens": 64, "held_out": 64, "length": 16} | sizes)
+    )
+    with pytest.raises(DataError, match=message):
+        corpus.read_corpus(config, teachers.Bytes.encode, 0)
 
 
 def test_docstrings_of_a_package_without_importing_it(tmp_path, monkeypatch):
