@@ -81,7 +81,7 @@ def load_pictures(data: Any) -> Pictures:
             )
     if (train.images == train.images[0]).all():
         raise DataError(
-            f"{data.path or data.name}: all training images are the same one, there is "
+            f"{data.path or data.name}: training images are all the same one, there is "
             "nothing to learn. Remedy: look at how they were written"
         )
     labelled = train.labels is not None and train.num_classes > 0

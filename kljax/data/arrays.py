@@ -150,7 +150,9 @@ def _count(path: pathlib.Path, entries: dict[str, np.ndarray], key: str) -> int 
         return None
     low, high = COUNTS[key]
     if value.ndim or value.dtype.kind not in "iu" or not low <= int(value) <= high:
-        shown = f"{value.dtype} {list(value.shape)}" if value.ndim else value.item()
+        shown = (
+            f"{value.dtype} {list(value.shape)}" if value.ndim else repr(value.item())
+        )
         raise DataError(
             f"{path}: {key} is {brief(shown)}, expected one integer in {low} .. "
             f"{high}. Remedy: correct it or leave it out."

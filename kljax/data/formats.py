@@ -34,6 +34,7 @@ def read_path(path: pathlib.Path) -> Raw:
     Raises:
       DataError: nothing is there, or nothing that a reader knows.
     """
+    path = path.expanduser()
     if not path.exists():
         raise DataError(f"{path}: does not exist. Remedy: correct path=.")
     if path.is_dir():

@@ -88,7 +88,7 @@ def load(
             "with np.savez(file, images=..., labels=...) first"
         )
     if path:
-        file = pathlib.Path(path).expanduser()
+        file = pathlib.Path(path)
         raw = read_path(file)
         same = (entry for entry in table().values() if entry.content == raw.sha256)
         known = next(same, None)

@@ -60,7 +60,7 @@ class Raw:
             _check_images(self.origin, split, images, self.levels)
             if labels is not None and labels.shape != images.shape[:1]:
                 raise DataError(
-                    f"{self.origin}: {len(images)} {split} images but labels of shape "
+                    f"{self.origin}: {len(images)} {_these(split)} but labels of shape "
                     f"{list(labels.shape)}. Remedy: give one integer per image."
                 )
             shapes.add(images.shape[1:])
@@ -107,11 +107,11 @@ class Raw:
 
 def _check_images(origin: str, split: str, images: Images, levels: int) -> None:
     shape = images.shape
-    these = "images" if split == "all" else f"{split} images"
+    these = _these(split)
     if images.ndim != 4 or images.dtype != np.uint8:
         raise DataError(
             f"{origin}: {these} are {images.dtype} {list(shape)}, expected "
-            "uint8 [n, h, w] or [n, h, w, c]. Remedy: convert and save again."
+            "uint8 [n, h, w] or [n, h, w, c]. Remedy: reshape or convert them."
         )
     if not shape[0]:
         raise DataError(f"{origin}: no {these}. Remedy: name another file.")
@@ -134,8 +134,12 @@ def _check_images(origin: str, split: str, images: Images, levels: int) -> None:
     if int(images.max()) >= levels:
         raise DataError(
             f"{origin}: {these} have the value {int(images.max())}, expected "
-            f"0 .. {levels - 1}. Remedy: fetch or write the file again."
+            f"0 .. {levels - 1}. Remedy: correct levels, or get the file again."
         )
+
+
+def _these(split: str) -> str:
+    return "images" if split == "all" else f"{split} images"
 
 
 def _and(splits: Mapping[str, Any]) -> str:

@@ -33,6 +33,8 @@ FOREIGN = {
     b"BZh": "compressed with bzip2: unpack it",
     b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
     b"%PDF": "a PDF: convert it to text",
+    b"\x89PNG": "a picture: give a file of text",
+    b"\xff\xd8\xff": "a picture: give a file of text",
     b"PAR1": "a parquet file: call it .parquet",
 }
 """How files start that hold no text as they are, and what to do about it."""

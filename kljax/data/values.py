@@ -65,7 +65,7 @@ def as_levels(
         if rules[other] != rules[first]:
             raise DataError(
                 f"{origin}: {first} are read as {rules[first].text}; {other} as "
-                f"{rules[other].text}. Remedy: save both alike."
+                f"{rules[other].text}. Remedy: save both alike, or say levels."
             )
     rule = rules[first]
     if levels is None:

@@ -270,3 +270,19 @@ def test_extraction_refuses_foreign_archives(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         extract(archive, MEMBER, tmp_path / "below" / "target")
     assert left_in(tmp_path) == ["a.deb"]
+
+
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        ("Fashion-MNIST", "fashion_mnist"),
+        ("FashionMNIST", "fashion_mnist"),
+        ("fmnist", "fashion_mnist"),
+        ("zalando-datasets/fashion_mnist", "fashion_mnist"),
+        ("MNIST 5k", "mnist5k"),
+        ("sklearn-digits", "digits"),
+        ("SmolLM2-135M-Instruct", "smollm2"),
+    ],
+)
+def test_names_have_other_spellings(called, name):
+    assert kljax.data.sources.find(called).name == name

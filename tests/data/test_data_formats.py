@@ -217,6 +217,7 @@ def test_picture_folder_with_classes_numbers_them_in_order(tmp_path):
     np.testing.assert_array_equal(found.labels, [0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(found.images[..., 0], x[[2, 5, 1, 4, 0, 3]])
     assert found.num_classes == 3 and found.manifest["ignored_files"] == 2
+    assert found.manifest["left_alone"] == ["notes.txt"]
 
 
 def test_picture_folder_honors_train_and_test(tmp_path):
@@ -299,6 +300,12 @@ def test_truncated_picture_is_named(tmp_path):
 def test_paths_that_are_nothing(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         load(path=tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"~no such user: cannot be read .*home"):
+        load(path="~no such user")
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"a.zip: an archive. Remedy: unpack it"):
+        load(path=tmp_path / "a.zip")
+    (tmp_path / "a.zip").unlink()
     with pytest.raises(DataError, match=r"holds no .png"):
         load(path=tmp_path)
     save(tmp_path / "a.png", images(1)[0, ..., 0])

@@ -11,7 +11,7 @@ from scipy import stats
 from experiments import f_distill
 from experiments.one_step import judge as judging
 from experiments.one_step import verdicts as deciding
-from experiments.one_step.data import Codec, Pictures
+from experiments.one_step.data import Codec, Pictures, load_pictures
 from experiments.one_step.figures import grid_rows
 from experiments.one_step.networks import ModelConfig, build_networks
 from experiments.one_step.training import (
@@ -281,6 +281,22 @@ def unlabelled(tmp_path):
     x[::2] //= 4
     np.savez(tmp_path / "mine.npz", images=x)
     return tmp_path / "mine.npz"
+
+
+@pytest.mark.parametrize(
+    ("pick", "message"),
+    [
+        (lambda x: {"images": x[:20]}, "16 training images are too few .* least 64"),
+        (lambda x: {"x_train": x, "x_test": x[:7]}, "7 held-out images .* least 8"),
+        (lambda x: {"images": x[:1].repeat(120, 0)}, "images are all the same one"),
+        (lambda x: {"images": x * 0 + 9, "levels": 17}, "every pixel .* is 9"),
+    ],
+)
+def test_images_that_cannot_teach_say_why(unlabelled, pick, message):
+    x = np.load(unlabelled)["images"]
+    np.savez(unlabelled, **pick(x))
+    with pytest.raises(DataError, match=message):
+        load_pictures(f_distill.DataConfig(path=str(unlabelled)))
 
 
 @pytest.mark.slow

@@ -361,6 +361,23 @@ def test_folders(tmp_path, contents, expected):
     check(tmp_path, expected)
 
 
+def test_what_was_left_as_it_is_stands_in_the_manifest(tmp_path):
+    fill(tmp_path, EMNIST)
+    manifest = load(path=tmp_path).manifest
+    assert manifest["orientation"] == "transposed, as EMNIST stores them"
+    assert manifest["left_alone"] == ["emnist-letters-mapping.txt"]
+
+
+def test_parquet_with_pyarrow(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table({"id": [1, 2], "text": ["é", "b"]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert read_texts(tmp_path) == ["é", "b"]
+    parquet.write_table(arrow.table({"text": ["a", None]}), tmp_path / "b.parquet")
+    check(tmp_path / "b.parquet", "row 2 holds NoneType", read_texts)
+
+
 @pytest.mark.parametrize(("name", "content", "expected"), TEXTS.values(), ids=TEXTS)
 def test_texts(tmp_path, monkeypatch, name, content, expected):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
