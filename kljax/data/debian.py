@@ -7,6 +7,7 @@ import tarfile
 import tempfile
 
 from kljax.data.downloads import Report, run
+from kljax.data.guard import reader
 from kljax.data.packaged import verify
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
@@ -74,6 +75,7 @@ def _run_apt(source: Source, folder: pathlib.Path, report: Report) -> None:
         )
 
 
+@reader
 def extract(archive: pathlib.Path, member: str, target: pathlib.Path) -> pathlib.Path:
     """Unpacks the folder `member` of a .deb below `target`, without dpkg.
 

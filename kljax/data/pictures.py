@@ -92,35 +92,47 @@ def _roots(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], int, list[str]]
 
 def _list(root: pathlib.Path) -> tuple[Classes, int, list[str]]:
     """The images of each class, the number of hidden files, and documents."""
-    loose, folders, ignored = visible(root)
-    documents: list[str] = []
+    files, folders, ignored = visible(root)
+    if not folders:
+        images, documents = _images(root, files)
+        return {"": images}, ignored, documents
+    loose = [file for file in files if _is_picture(file)]
+    rest = [file for file in files if not _is_picture(file)]
+    documents = left_alone(rest, "only class folders")
     classes: Classes = {}
-    for folder in folders or [root]:
+    for folder in folders:
         files, inside, hidden = visible(folder)
-        ignored += hidden if folders else 0
-        if folders and inside:
+        if inside:
             raise DataError(
                 f"{inside[0]}: a folder inside a class folder. Remedy: put the images "
                 f"straight into one folder per class{_beside(root, folder, folders)}."
             )
-        images = [file for file in files if file.suffix.lower() in ENDINGS]
-        if not images:
-            raise DataError(
-                f"{folder}: holds no {', '.join(ENDINGS)} files. Remedy: give a folder "
-                "of images, of class folders, of train and test, of idx files, or an "
-                ".npz file; remove empty class folders."
-            )
-        rest = [file for file in files if file not in images]
-        documents += left_alone(rest, "PNG or JPEG images")
-        classes[folder.name if folders else ""] = images
-    if folders:
-        images = [file for file in loose if file.suffix.lower() in ENDINGS]
-        if images:
-            raise DataError(
-                f"{images[0]}: an image beside class folders. Remedy: move it into one."
-            )
-        documents += left_alone(loose, "only class folders there")
+        classes[folder.name], found = _images(folder, files)
+        ignored += hidden
+        documents += found
+    if loose:
+        raise DataError(
+            f"{loose[0]}: an image beside class folders. Remedy: move it into one."
+        )
     return classes, ignored, documents
+
+
+def _is_picture(file: pathlib.Path) -> bool:
+    return file.suffix.lower() in ENDINGS
+
+
+def _images(
+    folder: pathlib.Path, files: list[pathlib.Path]
+) -> tuple[list[pathlib.Path], list[str]]:
+    images = [file for file in files if _is_picture(file)]
+    if not images:
+        raise DataError(
+            f"{folder}: holds no {', '.join(ENDINGS)} files. Remedy: give a folder "
+            "of images, of class folders, of train and test, of idx files, or an "
+            ".npz file; remove empty class folders."
+        )
+    rest = [file for file in files if not _is_picture(file)]
+    return images, left_alone(rest, "PNG or JPEG images")
 
 
 def _beside(

