@@ -11,6 +11,9 @@ __all__ = ["Labels", "check_classes", "integer_labels"]
 
 Labels = Int[np.ndarray, "n"]
 
+MOST_BY_CHANCE = 100
+"""Classes that a few images may be a sample of, without anybody saying so."""
+
 
 def integer_labels(origin: str, labels: np.ndarray) -> Labels:
     """Any array `[n]` or `[n, 1]` of integers or booleans as int32 `[n]`.
@@ -59,7 +62,11 @@ def _one_hot(labels: np.ndarray) -> bool:
 def check_classes(
     origin: str, labels: Mapping[str, Labels | None], num_classes: int
 ) -> None:
-    """Whether the labels of the splits number the same classes.
+    """Whether the labels of the splits number the same classes, without large gaps.
+
+    A class may be missing by chance where there are few images: that is so where some
+    class is shown by a single one (after Good and Turing, the share of single images
+    estimates how much of the law was never seen). Elsewhere a gap has another reason.
 
     Args:
       origin: the file or folder, for the messages.
@@ -75,25 +82,37 @@ def check_classes(
         return
     occurring = np.unique(np.concatenate(list(seen.values())))
     count = int(occurring[-1]) + 1
-    if num_classes:
-        if count > num_classes:
-            raise DataError(
-                f"{origin}: found the label {count - 1} among {num_classes} classes. "
-                "Remedy: correct num_classes, or number the classes from 0."
-            )
-        return
+    if not num_classes:
+        by_chance = _has_single(labels.get("train", labels.get("all")))
+        _check_shown(origin, seen, by_chance)
+        _check_gaps(origin, count, len(occurring), by_chance)
+    elif count > num_classes:
+        raise DataError(
+            f"{origin}: found the label {count - 1} among {num_classes} classes. "
+            "Remedy: correct num_classes, or number the classes from 0."
+        )
+
+
+def _check_shown(origin: str, seen: Mapping[str, np.ndarray], by_chance: bool) -> None:
     for split, found in seen.items():
         new = np.setdiff1d(found, seen.get("train", found))
-        if new.size:
+        if new.size and (new.size == found.size or not by_chance):
             raise DataError(
                 f"{origin}: the label {new[0]} occurs in {split} and never in train. "
                 "Remedy: number the classes of both alike, or save an integer "
                 "num_classes beside the labels in an .npz file."
             )
-    if count > 2 * len(occurring):
+
+
+def _check_gaps(origin: str, count: int, occurring: int, by_chance: bool) -> None:
+    if count > 2 * occurring and (count > MOST_BY_CHANCE or not by_chance):
         raise DataError(
             f"{origin}: labels up to {count - 1} would be {count:,} classes, and "
-            f"{len(occurring)} of them occur. Remedy: save np.unique(labels, "
+            f"{occurring} of them occur. Remedy: save np.unique(labels, "
             "return_inverse=True)[1], or an integer num_classes beside the labels in "
             "an .npz file."
         )
+
+
+def _has_single(labels: Labels | None) -> bool:
+    return labels is not None and bool((np.unique_counts(labels).counts == 1).any())

@@ -1,9 +1,8 @@
-"""Archives, folders and texts as they come: the right value, or an error by name."""
+"""Archives and folders as they come: the right value, or an error by name."""
 
 import gzip
 import io
 import struct
-import sys
 import warnings
 import zipfile
 import zlib
@@ -13,7 +12,6 @@ import pytest
 from PIL import Image
 
 from kljax.data import load
-from kljax.data.text import read_texts
 from kljax.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -146,6 +144,14 @@ ARRAYS = {
         npz(images=X, y=Y * 99, num_classes=500),
         is_data(X, Y * 99, classes=500),
     ),
+    "a sample of ten classes": (
+        npz(images=X, y=[9, 3, 3, 0, 3, 9]),
+        is_data(labels=[9, 3, 3, 0, 3, 9]),
+    ),
+    "samples of ten classes": (
+        npz(**KERAS | {"y_train": [1, 2, 2, 9], "y_test": [4, 9]}),
+        is_data(labels=[1, 2, 2, 9, 4, 9]),
+    ),
     "apple's members": (
         zipped(("images.npy", member(X)), ("__MACOSX/._images.npy", b"\0\5\x16\7")),
         is_data(X, None),
@@ -163,12 +169,14 @@ ARRAYS = {
     "one label": (npz(images=X, y=3), r"labels are int64 \[\]"),
     "wrapping label": (npz(images=X, y=Y - 2**32), "label -4294967296"),
     "label gaps": (npz(images=X, y=Y * 1000), "up to 2000 would be 2,001 classes"),
+    "small gaps": (npz(images=X, y=Y * 10), "up to 20 would be 21 classes"),
     "huge label": (npz(images=X, y=Y * 5_000_000), "10,000,001 classes, and 3 of"),
     "beyond said": (npz(images=X, y=Y, num_classes=2), "label 2 among 2 classes"),
     "unseen label": (
-        npz(**KERAS | {"y_test": Y[4:] + 1}),
-        "label 3 occurs in test and never in train",
+        npz(**KERAS | {"y_train": [0, 1, 0, 1], "y_test": Y[4:]}),
+        "label 2 occurs in test and never in train",
     ),
+    "other labels": (npz(**KERAS | {"y_test": [3, 4]}), "label 3 occurs in test and"),
     "16 levels": (npz(images=G % 16, y=Y), "largest .* is 15 of 255.* levels=16"),
     "17 levels": (npz(images=(G % 17).astype(float)), "is 16 of 255"),
     "percent": (npz(images=(G % 101).astype(int)), "is 100 of 255.*levels=101"),
@@ -308,37 +316,9 @@ FOLDERS = {
     "bits": ({"a.png": picture(BINARY[0] > 0)}, is_data(255 * BINARY[:1], None)),
 }
 
-TEXTS = {
-    "mark": ("a.txt", b"\xef\xbb\xbfh\xc3\xa9\r\nx\ry", ["hé\nx\ny"]),
-    "UTF-16": ("a.txt", "hé\n".encode("utf-16"), ["hé\n"]),
-    "UTF-32": ("a.txt", "hé".encode("utf-32"), ["hé"]),
-    "compressed": ("a.md.gz", gzip.compress("hé".encode()), ["hé"]),
-    "lines": (
-        "a.jsonl",
-        b'{"text": "a\xe2\x80\xa8b", "id": 1}\n\n"c"\n',
-        ["a\u2028b", "c"],
-    ),
-    "array": ("a.json", b'[{"content": "a"}, "b"]', ["a", "b"]),
-    "lines called json": ("a.json", b'{"text": "a"}\n{"text": "b"}', ["a", "b"]),
-    "read as latin-1 before": ("a.txt", "Ã©".encode(), ["Ã©"]),
-    "latin-1": ("a.txt", b"123\xe9", "a.txt: is not UTF-8, byte 3 is 0xe9"),
-    "odd UTF-16": ("a.txt", b"\xff\xfea\0b", "not UTF-16-LE, byte 4 is 0x62"),
-    "zeros": ("a.txt", "ab".encode("utf-16-le"), "the character 0 at 1"),
-    "empty": ("a.txt", b"", "a.txt: is empty"),
-    "blank": ("a.jsonl", b'{"text": " "}', "is empty"),
-    "cut": ("a.txt.gz", gzip.compress(b"text")[:-9], "a.txt.gz: cannot be read"),
-    "zip": ("a.txt", b"PK\x03\x04", "is a zip archive. Remedy: unpack it"),
-    "not JSON": ("a.jsonl", b'"a"\n{"text": ', "line 2 is not JSON"),
-    "other column": ("a.jsonl", b'{"prompt": "a"}', r"line 1 has \['prompt'\]"),
-    "null": ("a.jsonl", b'{"text": null}', "line 1 holds NoneType"),
-    "numbers": ("a.json", b"[1]", "record 1 holds int"),
-    "half a pair": ("a.jsonl", b'"\\ud83d"', "line 1 holds half a character at 0"),
-    "deep": ("a.json", b"[" * 100_000, "cannot be read .RecursionError|not JSON"),
-    "no parquet": ("a.parquet", b"PAR1", "pip install pyarrow"),
-}
 
-
-def check(path, expected, read=lambda path: load(path=path, split="all")):
+def check(path, expected):
+    read = is_data()
     if isinstance(expected, tuple):
         read, expected = expected
     if callable(expected):
@@ -366,24 +346,3 @@ def test_what_was_left_as_it_is_stands_in_the_manifest(tmp_path):
     manifest = load(path=tmp_path).manifest
     assert manifest["orientation"] == "transposed, as EMNIST stores them"
     assert manifest["left_alone"] == ["emnist-letters-mapping.txt"]
-
-
-def test_parquet_with_pyarrow(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    arrow = pytest.importorskip("pyarrow")
-    table = arrow.table({"id": [1, 2], "text": ["é", "b"]})
-    parquet.write_table(table, tmp_path / "a.parquet")
-    assert read_texts(tmp_path) == ["é", "b"]
-    parquet.write_table(arrow.table({"text": ["a", None]}), tmp_path / "b.parquet")
-    check(tmp_path / "b.parquet", "row 2 holds NoneType", read_texts)
-
-
-@pytest.mark.parametrize(("name", "content", "expected"), TEXTS.values(), ids=TEXTS)
-def test_texts(tmp_path, monkeypatch, name, content, expected):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    (tmp_path / name).write_bytes(content)
-    if isinstance(expected, list):
-        assert read_texts(tmp_path / name) == expected
-    else:
-        check(tmp_path / name, expected, read_texts)
