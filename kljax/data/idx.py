@@ -125,7 +125,8 @@ def _read_pair(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
     if images.ndim not in (3, 4) or images.dtype != np.uint8:
         raise DataError(
             f"{file}: holds {images.dtype} {list(images.shape)}, expected bytes "
-            "[n, h, w]. Remedy: name the file of the images, not of the labels."
+            "[n, h, w]. Remedy: name the file of the images, not of the labels, or "
+            "save grey levels as bytes."
         )
     if images.ndim == 3:
         images = images[..., None]

@@ -126,10 +126,11 @@ def _images(
 ) -> tuple[list[pathlib.Path], list[str]]:
     images = [file for file in files if _is_picture(file)]
     if not images:
+        others = f", but {brief(', '.join(x.name for x in files))}" if files else ""
         raise DataError(
-            f"{folder}: holds no {', '.join(ENDINGS)} files. Remedy: give a folder "
-            "of images, of class folders, of train and test, of idx files, or an "
-            ".npz file; remove empty class folders."
+            f"{folder}: holds no {', '.join(ENDINGS)} files{others}. Remedy: give a "
+            "folder of images, of class folders, of train and test, of idx files, or "
+            "an .npz file; remove empty class folders."
         )
     rest = [file for file in files if not _is_picture(file)]
     return images, left_alone(rest, "PNG or JPEG images")

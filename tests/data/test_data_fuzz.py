@@ -13,6 +13,7 @@ from PIL import Image
 
 from kljax.data import load
 from kljax.data.delimited import read_csv
+from kljax.data.guard import reader
 from kljax.data.text import read_texts
 from kljax.errors import DataError
 
@@ -165,3 +166,22 @@ def test_inks_become_light(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
     found = load(path=tmp_path, split="all").images
     assert np.abs(found[0] - np.array([255.0, 0, 0])).max() <= 2 and not found[1].any()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "here: asks for more memory than there is. Remedy: "),
+        (struct.error("a\n" * 999), r"here: cannot be read \(error: a a .* \.\.\.\)"),
+        (DataError("there: as it was"), "^there: as it was$"),
+    ],
+)
+def test_whatever_a_reader_raises_is_said_in_the_same_words(error, message):
+    @reader
+    def read(path, further):
+        """What it reads."""
+        raise error
+
+    assert (read.__name__, read.__doc__) == ("read", "What it reads.")
+    with pytest.raises(DataError, match=message):
+        read("here", further=1)

@@ -33,6 +33,14 @@ def member(array):
     return file.getvalue()
 
 
+def promising(*shape):
+    """The head of an array of bytes, and nothing after it."""
+    file = io.BytesIO()
+    head = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, head)
+    return file.getvalue()
+
+
 def zipped(*members):
     def make(folder):
         with warnings.catch_warnings(), zipfile.ZipFile(folder / "a.npz", "w") as file:
@@ -194,6 +202,7 @@ ARRAYS = {
     "no rows": (npz(images=X[:0], y=Y[:0]), "no images in images"),
     "a pixel each": (npz(images=X[:, :1, :1]), "1 x 1, expected squares"),
     "other member": (zipped(("images.npy", member(X)), ("a.txt", b"")), "a.txt is no"),
+    "promises": (zipped(("images.npy", promising(10**13, 8, 8))), "memory|cannot be"),
     "member twice": (zipped(*[("images.npy", member(X))] * 2), "holds images twice"),
     "foreign manifest": (npz(images=X, manifest="[1]"), "manifest is no table"),
 }
@@ -240,6 +249,7 @@ FOLDERS = {
         ONE | {"test-labels-idx1-ubyte": idx(np.uint8(Y))},
         "no images test",
     ),
+    "archives": ({"train.npz": b"", "test.npz": b""}, "but test.npz, train.npz"),
     "table beside": (ONE | {"train.csv": b""}, "train.csv: is not used"),
     "folder beside": (ONE | {"more/a.png": GRAY}, "more: is not used"),
     "bits as bytes": (
