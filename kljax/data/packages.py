@@ -29,6 +29,8 @@ def source_files(package: str) -> list[pathlib.Path]:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # of names that cannot be imported
         spec = None
+    if spec is not None and not inside and f"{spec.origin}".endswith(f"{name}.py"):
+        return [pathlib.Path(f"{spec.origin}")]  # a package of one file
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
             f"package {name} is not installed. Remedy: install it, name other "
