@@ -47,6 +47,7 @@ def chosen(
 def render(
     name: str,
     template: str,
+    /,
     *,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None,
@@ -78,7 +79,9 @@ def render(
     refused: list[str] = []
     try:
         return _compiled(template).render(
-            seen, raise_exception=functools.partial(_refuse, refused)
+            seen,
+            raise_exception=functools.partial(_refuse, refused),
+            strftime_now=_strftime_now,
         )
     except Exception as error:  # a template may fail in every way that Python knows
         where = f"chat template {name!r}, {_line(error, template)}"
@@ -186,7 +189,6 @@ def _environment() -> Any:
         extensions=[Generation, "jinja2.ext.loopcontrols"],
     )
     environment.filters["tojson"] = _tojson
-    environment.globals.update({"strftime_now": _strftime_now})
     return environment
 
 

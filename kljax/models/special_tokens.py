@@ -116,7 +116,10 @@ def read_templates(beside: Beside) -> str | dict[str, str]:
       CheckpointError: a template that is no text.
     """
     folder = beside.folder
-    files = {x.stem: x for x in sorted((folder / "chat_templates").glob("*.jinja"))}
+    files = {
+        x.stem: x
+        for x in sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    }
     if (single := folder / "chat_template.jinja").is_file():
         files["default"] = single
     try:
