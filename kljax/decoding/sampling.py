@@ -160,7 +160,7 @@ def warp(
         x = x / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < x.shape[-1]:
         least = jax.lax.top_k(x, sampling.top_k)[0][..., -1:]
-        x = jnp.where(x >= least, x, -jnp.inf)
+        x = jnp.where(x < least, -jnp.inf, x)
     top_p = None if _is(sampling.top_p, 1) else sampling.top_p
     min_p = None if _is(sampling.min_p, 0) else sampling.min_p
     if top_p is None and min_p is None:

@@ -196,9 +196,13 @@ def _further(fields: Mapping[str, Any]) -> list[Any]:
 def _numbered(beside: Beside, special: list[Any]) -> dict[int, Any]:
     """Tokens whose ids the files give."""
     decoder = beside.fields.get("added_tokens_decoder")
+    if isinstance(decoder, Mapping):
+        return {_index(beside, i): _added(beside, x) for i, x in decoder.items()}
     if decoder is not None:
-        pairs = decoder.items() if isinstance(decoder, Mapping) else ()
-        return {_index(beside, i): _added(beside, value) for i, value in pairs}
+        raise CheckpointError(
+            f"{beside.folder}: added_tokens_decoder is a {type(decoder).__name__}; "
+            "expected tokens by id. Remedy: download tokenizer_config.json again."
+        )
     names = {_name(value) for value in special}
     return {
         _index(beside, i): _added(
@@ -222,9 +226,9 @@ def _index(beside: Beside, value: Any) -> int:
 def _added(beside: Beside, value: Any, **flags: bool) -> Any:
     from tokenizers import AddedToken
 
-    fields = {"content": value} if isinstance(value, str) else dict(value or {})
-    known = {key: fields[key] for key in FLAGS if key in fields}
     try:
+        fields = {"content": value} if isinstance(value, str) else dict(value)
+        known = {key: fields[key] for key in FLAGS if key in fields}
         return AddedToken(fields["content"], **{**known, **flags})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -77,7 +77,8 @@ class Tokenizer:
 
         Raises:
           TypeError: text is no string.
-          ValueError: text is no Unicode (it holds half of a surrogate pair).
+          ValueError: text is no Unicode (it holds half of a surrogate pair), or has
+            no tokens in a vocabulary without an unknown one.
         """
         if not isinstance(text, str):
             raise TypeError(f"text is a {type(text).__name__}; expected one string")
@@ -88,7 +89,13 @@ class Tokenizer:
                 f"text holds {text[error.start]!r} at {error.start}, half of a "
                 "surrogate pair; decode its bytes as UTF-8 with errors='replace'"
             ) from error
-        return self.core.encode(text, add_special_tokens=special).ids
+        try:
+            return self.core.encode(text, add_special_tokens=special).ids
+        except Exception as error:  # the package raises Exception itself
+            raise ValueError(
+                f"text {text[:40]!r} cannot be encoded ({error}); give text that the "
+                "vocabulary has tokens for"
+            ) from error
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ids.
@@ -101,7 +108,10 @@ class Tokenizer:
           TypeError: ids is not one row of integers.
           ValueError: an id outside the vocabulary.
         """
-        row = np.asarray(ids)
+        try:
+            row = np.asarray(ids)
+        except ValueError:  # rows of different lengths
+            row = np.empty((0, 0))
         if row.ndim != 1 or (row.size and not np.issubdtype(row.dtype, np.integer)):
             raise TypeError(
                 f"ids has shape {row.shape} and dtype {row.dtype}; expected one row of "
@@ -304,6 +314,7 @@ def _from_folder(folder: pathlib.Path) -> Tokenizer:
         rules.apply(core, beside.fields)
         pad = {"pad_token": stored["pad_token"]} if stored else {}
         named = add_tokens(core, beside, {**rules.defaults, **pad})
+        core.encode("")  # a post-processor that names no token fails only here
     except CheckpointError:
         raise
     except BaseException as error:  # the package raises Exception itself, or panics
