@@ -76,6 +76,7 @@ def render(
         "documents": None if documents is None else _mappings("documents", documents),
         **{key: _plain(key, value) for key, value in variables.items()},
     }
+    _environment()  # says what is not installed
     refused: list[str] = []
     try:
         return _compiled(template).render(
@@ -163,6 +164,7 @@ def _compiled(template: str) -> Any:
     return _environment().from_string(template)
 
 
+@functools.cache
 def _environment() -> Any:
     try:
         from jinja2 import nodes
