@@ -1,6 +1,6 @@
 """What the tokenizer classes of `transformers` put in the place of a file's rules.
 
-Its classes for Llama, GPT-2 and Qwen2 take vocabulary, merges and post-processor from
+Its classes for Llama, GPT-2, Qwen2 and BERT take vocabulary and merges from
 tokenizer.json and bring the rest themselves; any other class takes the file as it is.
 What stands around every text (BOS, EOS) is the file's post-processor alone: where there
 is a tokenizer.json, `add_bos_token` and `add_eos_token` beside it are not read.
@@ -22,6 +22,8 @@ class ClassRules(NamedTuple):
 
     apply: Callable[[Any, Mapping[str, Any]], None]
     defaults: Mapping[str, str]
+    model: str = "BPE"
+    """The kind of tokenizer that the class is for; others it leaves as they are."""
 
 
 def class_rules(
@@ -34,17 +36,16 @@ def class_rules(
       fields: of tokenizer_config.json.
       model: of config.json.
     """
-    import tokenizers
-
     family = model.get("model_type")
     declared = fields.get("tokenizer_class") or model.get("tokenizer_class")
     declared = declared.removesuffix("Fast") if isinstance(declared, str) else None
     registered = FAMILIES.get(family) if isinstance(family, str) else None
     name = registered if declared is None or family in OVERRULED else declared
-    as_it_is = not isinstance(core.model, tokenizers.models.BPE) or (
+    rules = CLASSES.get(name or "", AS_IT_IS)
+    as_it_is = type(core.model).__name__ != rules.model or (
         name == "LlamaTokenizer" and (family in PLAIN_FAMILIES or _byte_level(core))
     )
-    return AS_IT_IS if as_it_is else CLASSES.get(name or "", AS_IT_IS)
+    return AS_IT_IS if as_it_is else rules
 
 
 def metaspace(core: Any, scheme: str) -> None:
@@ -96,6 +97,29 @@ def _llama(core: Any, fields: Mapping[str, Any]) -> None:
     metaspace(core, always if prefix is None or prefix else "never")
 
 
+def _code_llama(core: Any, fields: Mapping[str, Any]) -> None:
+    _llama(core, {"add_prefix_space": fields.get("add_prefix_space")})
+    if core.token_to_id("<unk>") is not None:
+        core.model.unk_token = "<unk>"
+
+
+def _bert(core: Any, fields: Mapping[str, Any]) -> None:
+    from tokenizers import decoders, normalizers, pre_tokenizers, processors
+
+    core.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=bool(fields.get("tokenize_chinese_chars", True)),
+        strip_accents=fields.get("strip_accents"),
+        lowercase=bool(fields.get("do_lower_case", True)),
+    )
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece(prefix="##")
+    ends = [("[CLS]", core.token_to_id("[CLS]")), ("[SEP]", core.token_to_id("[SEP]"))]
+    if all(index is not None for _, index in ends):
+        core.post_processor = processors.TemplateProcessing(
+            "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends
+        )
+
+
 def _gpt2(core: Any, fields: Mapping[str, Any]) -> None:
     from tokenizers import decoders, pre_tokenizers
 
@@ -121,10 +145,28 @@ def _qwen2(core: Any, fields: Mapping[str, Any]) -> None:
 
 
 END = "<|endoftext|>"
+LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+INFILLING = {
+    "prefix_token": "▁<PRE>",
+    "middle_token": "▁<MID>",
+    "suffix_token": "▁<SUF>",
+    "eot_token": "▁<EOT>",
+    "fill_token": "<FILL_ME>",
+}
 AS_IT_IS = ClassRules(lambda core, fields: None, {})
 CLASSES = {
-    "LlamaTokenizer": ClassRules(
-        _llama, {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    "LlamaTokenizer": ClassRules(_llama, LLAMA),
+    "CodeLlamaTokenizer": ClassRules(_code_llama, {**LLAMA, **INFILLING}),
+    "BertTokenizer": ClassRules(
+        _bert,
+        {
+            "unk_token": "[UNK]",
+            "sep_token": "[SEP]",
+            "pad_token": "[PAD]",
+            "cls_token": "[CLS]",
+            "mask_token": "[MASK]",
+        },
+        "WordPiece",
     ),
     "GPT2Tokenizer": ClassRules(
         _gpt2, {"unk_token": END, "bos_token": END, "eos_token": END}
@@ -134,6 +176,7 @@ CLASSES = {
     ),
 }
 FAMILIES = {
+    "bert": "BertTokenizer",
     "gpt2": "GPT2Tokenizer",
     "qwen2": "Qwen2Tokenizer",
     "qwen2_moe": "Qwen2Tokenizer",

@@ -147,8 +147,7 @@ def add_tokens(
     Args:
       core: the tokenizer of the `tokenizers` package; it is changed.
       beside: what the files say.
-      defaults: tokens that the model's class names where no file does; they count only
-        where the vocabulary has them.
+      defaults: tokens that the model's class names where no file does.
 
     Returns:
       Named tokens, for instance {"bos_token": "<s>"}.
@@ -157,21 +156,18 @@ def add_tokens(
       CheckpointError: a token that is none, or that would get another id than the file
         says.
     """
-    values = {
-        key: token
-        for key, token in defaults.items()
-        if core.token_to_id(token) is not None
-    }
-    for key, value in beside.fields.items():
+    values = dict(defaults)
+    extra = beside.fields.get("extra_special_tokens")
+    for key, value in (*beside.fields.items(), *_pairs(extra)):
         if key.endswith("_token"):
             values[key] = value
     named = {key: name for key, value in values.items() if (name := _name(value))}
-    special = [*(values[key] for key in named), *_further(beside.fields)]
+    special = [_added(beside, values[key], special=True) for key in named]
+    special += [_added(beside, value) for value in _further(beside.fields)]
     for index, token in sorted(_numbered(beside, special).items()):
         _add_numbered(core, beside, index, token)
     rows = beside.model.get("vocab_size")
-    for value in special:
-        token = _added(beside, value, special=True)
+    for token in special:
         # What the model has no row for could never be read by it.
         full = isinstance(rows, int) and core.get_vocab_size() >= rows
         if core.token_to_id(token.content) is None and full:
@@ -181,13 +177,15 @@ def add_tokens(
     return named
 
 
+def _pairs(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
 def _further(fields: Mapping[str, Any]) -> list[Any]:
     """Special tokens without a name of their own."""
     found = fields.get("extra_special_tokens") or fields.get(
         "additional_special_tokens", []
     )
-    if isinstance(found, Mapping):
-        found = list(found.values())
     if not isinstance(found, list):
         return []
     return [value for value in found if _name(value)]
@@ -203,7 +201,7 @@ def _numbered(beside: Beside, special: list[Any]) -> dict[int, Any]:
             f"{beside.folder}: added_tokens_decoder is a {type(decoder).__name__}; "
             "expected tokens by id. Remedy: download tokenizer_config.json again."
         )
-    names = {_name(value) for value in special}
+    names = {token.content for token in special}
     return {
         _index(beside, i): _added(
             beside, token, special=token in names, normalized=token not in names
@@ -227,7 +225,8 @@ def _added(beside: Beside, value: Any, **flags: bool) -> Any:
     from tokenizers import AddedToken
 
     try:
-        fields = {"content": value} if isinstance(value, str) else dict(value)
+        text = isinstance(value, str)
+        fields = {"content": value, "special": True} if text else dict(value)
         known = {key: fields[key] for key in FLAGS if key in fields}
         return AddedToken(fields["content"], **{**known, **flags})
     except (KeyError, TypeError, ValueError) as error:

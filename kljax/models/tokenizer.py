@@ -2,8 +2,8 @@
 
 The `tokenizers` package does the work; here are the ids that matter to decoding, rows
 of equal length, and the chat template. What a text becomes is what the model's own
-tokenizer makes of it: truncation and padding that a file happens to store are off, and
-what stands around every text is added with `special=True`.
+tokenizer makes of it: truncation, padding and dropout that a file happens to store are
+off, and what stands around every text is added with `special=True`.
 """
 
 import functools
@@ -240,9 +240,10 @@ def load_tokenizer(source: str | os.PathLike | GgufFile) -> Tokenizer:
     """The tokenizer of a folder in the Hugging Face layout, or of a GGUF file.
 
     Ids are those of `transformers` for the same folder: of its class, if that is one
-    of Llama, GPT-2 or Qwen2, else of tokenizer.json as it stands. With `special=True`
-    come the tokens of the file's post-processor (in a GGUF file what `add_bos_token`
-    and `add_eos_token` say); truncation and padding that a file stores are off.
+    of Llama, GPT-2, Qwen2 or BERT, else of tokenizer.json as it stands. What comes with
+    `special=True` is the post-processor's (in a GGUF file what `add_bos_token` and
+    `add_eos_token` say); truncation, padding and the dropout of merges that a file
+    stores are off.
 
     Args:
       source: the folder, or the .gguf file.
@@ -309,6 +310,8 @@ def _from_folder(folder: pathlib.Path) -> Tokenizer:
         stored = core.padding or {}
         core.no_truncation()
         core.no_padding()
+        if hasattr(core.model, "dropout"):  # of training: it draws other ids each time
+            core.model.dropout = None
         core.encode_special_tokens = bool(beside.fields.get("split_special_tokens"))
         rules = class_rules(core, beside.fields, beside.model)
         rules.apply(core, beside.fields)
