@@ -27,6 +27,10 @@ FOREIGN = {
     "spiece.model": "SentencePiece",
 }
 """Files of tokenizers that are recognized and not read."""
+ORDER = tuple(
+    f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+)
+"""The order in which named tokens are appended to a vocabulary."""
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -161,7 +165,8 @@ def add_tokens(
     for key, value in (*beside.fields.items(), *_pairs(extra)):
         if key.endswith("_token"):
             values[key] = value
-    named = {key: name for key, value in values.items() if (name := _name(value))}
+    ordered = [key for key in dict.fromkeys((*ORDER, *values)) if key in values]
+    named = {key: name for key in ordered if (name := _name(values[key]))}
     special = [_added(beside, values[key], special=True) for key in named]
     special += [_added(beside, value) for value in _further(beside.fields)]
     for index, token in sorted(_numbered(beside, special).items()):

@@ -232,6 +232,26 @@ KINDS = {
         {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True},
         {},
     ),
+    "code llama": lambda: (
+        around(sentencepiece(), "<s>"),
+        {**LLAMA, "tokenizer_class": "CodeLlamaTokenizer"},
+        {},
+    ),
+    "bert": lambda: (
+        wordpiece(),
+        {"tokenizer_class": "BertTokenizer", "do_lower_case": False},
+        {},
+    ),
+    "bert, by its family": lambda: (
+        wordpiece(),
+        {},
+        {"config.json": {"model_type": "bert"}},
+    ),
+    "qwen2 with tokens that it lacks": lambda: (
+        byte_level(CHAT),
+        {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "</s>", "bos_token": "<s>"},
+        {},
+    ),
     "unigram": lambda: (
         unigram(),
         {**FAST, "unk_token": "<unk>", "eos_token": "</s>"},
@@ -284,6 +304,16 @@ KINDS = {
     "tokens of its own names": lambda: (
         byte_level(),
         {**FAST, "image_token": "<tool>", "eos_token": "<|endoftext|>"},
+        {},
+    ),
+    "names of its own in a table": lambda: (
+        byte_level(),
+        {**FAST, **END, "extra_special_tokens": {"image_token": "<tool>"}},
+        {},
+    ),
+    "further tokens as objects": lambda: (
+        byte_level(),
+        {**FAST, "additional_special_tokens": [added("<tool>", lstrip=True), "</s>"]},
         {},
     ),
     "special tokens split": lambda: (
