@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 __all__ = ["chosen", "render"]
 
 NAMES_OF_REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -140,8 +142,11 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(f"{name}[{key!r}]", x) for key, x in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(f"{name}[{i}]", x) for i, x in enumerate(value)]
-    for kind in (str, int, float):  # enums and the numbers of NumPy
+        parts = (_plain(f"{name}[{i}]", x) for i, x in enumerate(value))
+        return tuple(parts) if isinstance(value, tuple) else list(parts)
+    if isinstance(value, np.generic):
+        return _plain(name, value.item())
+    for kind in (str, int, float):  # enums
         if isinstance(value, kind):
             return kind(value)
     raise TypeError(

@@ -82,7 +82,11 @@ def surround(core: Any, file: GgufFile, bos: int | None, eos: int | None) -> Non
 
 
 def gguf_templates(file: GgufFile) -> str | dict[str, str]:
-    """The chat template, or several by name."""
+    """The chat template, or several by name.
+
+    Raises:
+      CheckpointError: one that is no text.
+    """
     key = "tokenizer.chat_template"
     default = file.get(key, "")
     names = file.get("tokenizer.chat_templates", [])
@@ -91,6 +95,10 @@ def gguf_templates(file: GgufFile) -> str | dict[str, str]:
         for name in names
         if f"{key}.{name}" in file.metadata
     }
+    if not all(isinstance(source, str) for source in (default, *found.values())):
+        raise CheckpointError(
+            f"{file.file}: {key} is no text. Remedy: convert the model again."
+        )
     if not found:
         return default
     return {**({"default": default} if default else {}), **found}

@@ -357,7 +357,7 @@ def _tokenizer(
 def _from_gguf(file: GgufFile) -> Tokenizer:
     _package(file.file)
     try:
-        core = gguf_core(file)
+        return _described(file)
     except CheckpointError:
         raise
     except Exception as error:  # the package raises Exception itself
@@ -365,6 +365,10 @@ def _from_gguf(file: GgufFile) -> Tokenizer:
             f"{file.file}: its tokenizer is damaged ({error}). Remedy: download the "
             "file again."
         ) from error
+
+
+def _described(file: GgufFile) -> Tokenizer:
+    core = gguf_core(file)
     size = len(file.get("tokenizer.ggml.tokens"))
 
     def index(name: str) -> int | None:

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from kljax.models.tokenizer import load_tokenizer
@@ -90,7 +91,7 @@ MORE = (
     {},
     {"tools": TOOLS},
     {"tools": [], "documents": [{"title": "A", "text": "b"}]},
-    {"name": "me", "date_string": "1 May", "tools": TOOLS},
+    {"name": (np.int64(3), np.True_, "me"), "date_string": "1 May", "tools": TOOLS},
 )
 
 
