@@ -114,7 +114,7 @@ class _Piece:
 
 def _run(options: argparse.Namespace) -> int:
     # Asked before the weights are read, which takes a while.
-    text = sys.stdin.read() if options.prompt is None else options.prompt
+    text = _stdin() if options.prompt is None else options.prompt
     if not text:
         raise ValueError("the prompt is empty; give --prompt TEXT")
     sampling = _sampling(options)
@@ -122,7 +122,10 @@ def _run(options: argparse.Namespace) -> int:
     large = models[0]
     if options.chat:
         text = large.tokenizer.chat([{"role": "user", "content": text}])
-    ids = large.tokenizer.encode(text)
+    # A chat template writes the beginning of the text itself.
+    ids = large.tokenizer.encode(text, special=not options.chat)
+    if not ids:
+        raise ValueError("the prompt has no tokens; give --prompt some words")
     console = _console()
     console.print(text, end="", style="dim", soft_wrap=True)
     shown, start = [], time.perf_counter()
@@ -140,6 +143,9 @@ def _run(options: argparse.Namespace) -> int:
                     soft_wrap=True,
                 )
                 shown.append(piece)
+        for piece in decoder.rest():
+            console.print(piece.text, end="", soft_wrap=True)
+            shown.append(piece)
     finally:
         console.print()
     seconds = time.perf_counter() - start
@@ -148,6 +154,16 @@ def _run(options: argparse.Namespace) -> int:
         _plot(shown, options)
         print(options.plot, file=sys.stderr)
     return 0
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"standard input is not UTF-8 at byte {error.start}; convert it, or give "
+            "--prompt TEXT"
+        ) from error
 
 
 def _sampling(options: argparse.Namespace) -> Any:
@@ -169,13 +185,15 @@ def _sampling(options: argparse.Namespace) -> Any:
 def _load(options: argparse.Namespace) -> list[Any]:
     """The large model, the base, the experts; one tokenizer for all."""
     from kljax.models.pretrained import from_pretrained
+    from kljax.models.tokenizer import load_tokenizer
 
     sources = [options.large, *([options.base] if options.base else ())]
     sources += options.expert
     models = [from_pretrained(source) for source in sources]
     large = models[0]
     if large.tokenizer is None:
-        raise ValueError(f"{large.source}: no tokenizer.json, so text cannot be read")
+        # Says which tokenizer the folder has instead.
+        load_tokenizer(large.source)
     for model in models[1:]:
         _check_tokenizer(large, model)
     return models
@@ -296,6 +314,12 @@ class _Decoder:
                 continue
             yield _Piece(text[self.shown :], alpha)
             self.shown = len(text)
+
+    def rest(self) -> Iterator[_Piece]:
+        """What is left where a text ends inside a character."""
+        if text := self.tokenizer.decode(self.ids)[self.shown :]:
+            yield _Piece(text, self.alphas[-1])
+            self.shown += len(text)
 
 
 # ------------------------------------------------------------------ what is shown

@@ -40,7 +40,7 @@ repetition_penalty=1.0)
     """Keep the k largest; those equal to the k-th stay as well."""
     top_p: Any = None
     """Keep the fewest, most probable outcomes of joint probability ≥ top_p in (0, 1];
-    those equal to the last one stay as well."""
+    those equal to the last one stay as well. 1 keeps all."""
     min_p: Any = None
     """Keep outcomes of probability ≥ min_p × the largest, min_p in [0, 1]."""
     repetition_penalty: Any = 1.0
@@ -160,16 +160,21 @@ def warp(
         x = x / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < x.shape[-1]:
         least = jax.lax.top_k(x, sampling.top_k)[0][..., -1:]
-        x = jnp.where(x >= least, x, -jnp.inf)
-    if sampling.top_p is None and sampling.min_p is None:
+        x = jnp.where(x < least, -jnp.inf, x)
+    top_p = None if _is(sampling.top_p, 1) else sampling.top_p
+    min_p = None if _is(sampling.min_p, 0) else sampling.min_p
+    if top_p is None and min_p is None:
         return x
     weights = _weights(x)
-    keep = jnp.ones(x.shape, bool)
-    if sampling.top_p is not None:
-        keep = weights >= _nucleus_threshold(weights, sampling.top_p)
-    if sampling.min_p is not None:
-        keep &= weights >= jnp.asarray(sampling.min_p, x.dtype)
-    return jnp.where(keep, x, -jnp.inf)
+    # A NaN is below nothing, so it stays where it shows.
+    drop = jnp.zeros(x.shape, bool)
+    if top_p is not None:
+        least = _nucleus_threshold(weights, top_p)
+        # Rounded sums may reach the whole mass before the last outcome.
+        drop = weights < jnp.where(jnp.asarray(top_p) < 1, least, 0)
+    if min_p is not None:
+        drop |= weights < jnp.asarray(min_p, x.dtype)
+    return jnp.where(drop, -jnp.inf, x)
 
 
 def greedy(logits: Float[Array, "*b v"]) -> Int[Array, "*b"]:

@@ -1,27 +1,37 @@
 """Tokenizers of published models: `tokenizer.json`, or rebuilt from a GGUF file.
 
 The `tokenizers` package does the work; here are the ids that matter to decoding, rows
-of equal length, and the chat template.
+of equal length, and the chat template. What a text becomes is what the model's own
+tokenizer makes of it: truncation, padding and dropout that a file happens to store are
+off, and what stands around every text is added with `special=True`.
 """
 
 import functools
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from kljax.errors import CheckpointError
+from kljax.models.chat_template import chosen, render
+from kljax.models.class_rules import class_rules
 from kljax.models.gguf_file import GgufFile, open_gguf
+from kljax.models.gguf_vocabulary import gguf_core, gguf_templates, surround
+from kljax.models.special_tokens import (
+    add_tokens,
+    no_tokenizer,
+    read_beside,
+    read_templates,
+)
 
 __all__ = ["Tokenizer", "load_tokenizer", "stop_ids"]
 
 ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>")
 """Tokens that end a turn or a text, by what the families call them."""
-CONTROL, USER_DEFINED = 3, 4
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,9 @@ class Tokenizer:
       eos_id: id that the configuration says ends one, or None.
       pad_id: id that fills rows up; what it is does not matter, masks say what counts.
       stop_tokens: all ids that end a turn or a text.
-      chat_template: a Jinja template of conversations, or "".
+      chat_template: a Jinja template of conversations, several by name, or "".
+      named: tokens by the name that templates know them by, for instance
+        {"unk_token": "<unk>"}.
     """
 
     core: Any
@@ -42,7 +54,8 @@ class Tokenizer:
     eos_id: int | None = None
     pad_id: int = 0
     stop_tokens: tuple[int, ...] = ()
-    chat_template: str = ""
+    chat_template: str | Mapping[str, str] = ""
+    named: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def vocab_size(self) -> int:
@@ -59,22 +72,70 @@ class Tokenizer:
 
         Args:
           text: names of special tokens in it become their ids, as a chat needs it.
-          special: also add what the tokenizer puts around every text.
+          special: also add what the model's own tokenizer puts around every text, a
+            beginning of text for instance. Not for `chat`, which writes it itself.
+
+        Raises:
+          TypeError: text is no string.
+          ValueError: text is no Unicode (it holds half of a surrogate pair), or has
+            no tokens in a vocabulary without an unknown one.
         """
-        return self.core.encode(text, add_special_tokens=special).ids
+        if not isinstance(text, str):
+            raise TypeError(f"text is a {type(text).__name__}; expected one string")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"text holds {text[error.start]!r} at {error.start}, half of a "
+                "surrogate pair; decode its bytes as UTF-8 with errors='replace'"
+            ) from error
+        try:
+            return self.core.encode(text, add_special_tokens=special).ids
+        except Exception as error:  # the package raises Exception itself
+            raise ValueError(
+                f"text {text[:40]!r} cannot be encoded ({error}); give text that the "
+                "vocabulary has tokens for"
+            ) from error
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ids.
 
         Args:
-          ids: integers below `vocab_size`.
+          ids: one row of integers below `vocab_size`.
           special: keep the names of special tokens.
+
+        Raises:
+          TypeError: ids is not one row of integers.
+          ValueError: an id outside the vocabulary.
         """
-        plain = [int(i) for i in ids]
-        return self.core.decode(plain, skip_special_tokens=not special)
+        try:
+            row = np.asarray(ids)
+        except ValueError:  # rows of different lengths
+            row = np.empty((0, 0))
+        if row.ndim != 1 or (row.size and not np.issubdtype(row.dtype, np.integer)):
+            raise TypeError(
+                f"ids has shape {row.shape} and dtype {row.dtype}; expected one row of "
+                "integers"
+            )
+        outside = row[(row < 0) | (row >= self._end)] if row.size else row
+        if outside.size:
+            raise ValueError(
+                f"ids holds {outside[0]}; expected integers from 0 to {self._end - 1}"
+            )
+        return self.core.decode(row.tolist(), skip_special_tokens=not special)
+
+    @functools.cached_property
+    def _end(self) -> int:
+        """One more than the largest id: some vocabularies have gaps."""
+        return max(self.vocabulary.values(), default=-1) + 1
 
     def rows(
-        self, texts: Sequence[str], *, length: int | None = None, side: str = "left"
+        self,
+        texts: Sequence[str],
+        *,
+        length: int | None = None,
+        side: str = "left",
+        special: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of several texts as one array, padded.
 
@@ -82,16 +143,20 @@ class Tokenizer:
           texts: at least one, none of them empty.
           length: columns; None is the longest text's.
           side: where the padding goes: "left" (to generate) or "right".
+          special: as in `encode`.
 
         Returns:
           `tokens [b, t]` int32 and `where [b, t]`, true where there is text.
 
         Raises:
+          TypeError: texts is one string, or holds something else.
           ValueError: another side, no text, an empty one, or one longer than `length`.
         """
         if side not in ("left", "right"):
             raise ValueError(f"side is {side!r}; expected 'left' or 'right'")
-        rows = [self.encode(text) for text in texts]
+        if isinstance(texts, str):
+            raise TypeError("texts is one string; expected a list of strings")
+        rows = [self.encode(text, special=special) for text in texts]
         if not rows or not all(rows):
             raise ValueError(f"texts has {len(rows)} texts; expected some, none empty")
         longest = max(map(len, rows))
@@ -106,47 +171,52 @@ class Tokenizer:
         return tokens, where
 
     def chat(
-        self, messages: Sequence[Mapping[str, str]], *, answer: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        answer: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        **variables: Any,
     ) -> str:
         """The text of a conversation, to be encoded.
 
         Args:
-          messages: each with `role` ("system", "user", "assistant") and `content`.
+          messages: each with `role` ("system", "user", "assistant") and `content`;
+            keys whose value is None count as absent.
           answer: end it where the assistant is to speak.
+          tools: JSON schemas of functions that the assistant may call.
+          documents: mappings with what the assistant may look up.
+          template: the name of a template, where there are several; None is "tool_use"
+            with tools if there is one, else "default".
+          variables: what this template asks for besides, `enable_thinking=False`.
 
         Raises:
+          TypeError: messages, tools or documents are no lists of mappings.
           ValueError: no chat template came with this tokenizer, or it refuses the
-            messages.
+            messages, or it fails; the message names the template's line.
         """
-        if not self.chat_template:
-            raise ValueError(
-                "this tokenizer has no chat template; write the text of the "
-                "conversation as the model was trained on it"
-            )
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        # Templates come with weights from anywhere: they run in a sandbox.
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        name, source = chosen(self.chat_template, template, tools)
+        return render(
+            name,
+            source,
+            messages=messages,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=answer,
+            **{**self._names(), **variables},
         )
 
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
-
-        try:
-            return environment.from_string(self.chat_template).render(
-                messages=messages,
-                add_generation_prompt=answer,
-                raise_exception=refuse,
-                bos_token=self._named(self.bos_id),
-                eos_token=self._named(self.eos_id),
-            )
-        except TemplateError as error:
-            raise ValueError(f"messages do not fit the template: {error}") from error
-
-    def _named(self, index: int | None) -> str:
-        return "" if index is None else self.core.id_to_token(index)
+    def _names(self) -> dict[str, str]:
+        """Named tokens, those of which only the id is known included."""
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        found = {
+            key: self.core.id_to_token(index)
+            for key, index in ids.items()
+            if index is not None
+        }
+        return {**found, **self.named}
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json and tokenizer_config.json into a folder."""
@@ -154,10 +224,13 @@ class Tokenizer:
         target.mkdir(parents=True, exist_ok=True)
         self.core.save(str(target / "tokenizer.json"))
         fields: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        for name in ("bos", "eos", "pad"):
-            if (index := getattr(self, f"{name}_id")) is not None:
-                fields[f"{name}_token"] = self._named(index)
-        if self.chat_template:
+        fields |= {"pad_token": self.core.id_to_token(self.pad_id), **self._names()}
+        if isinstance(self.chat_template, Mapping):
+            fields["chat_template"] = [
+                {"name": name, "template": source}
+                for name, source in self.chat_template.items()
+            ]
+        elif self.chat_template:
             fields["chat_template"] = self.chat_template
         text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
         (target / "tokenizer_config.json").write_text(text, "utf-8")
@@ -166,30 +239,52 @@ class Tokenizer:
 def load_tokenizer(source: str | os.PathLike | GgufFile) -> Tokenizer:
     """The tokenizer of a folder in the Hugging Face layout, or of a GGUF file.
 
+    Ids are those of `transformers` for the same folder: of its class, if that is one
+    of Llama, GPT-2, Qwen2 or BERT, else of tokenizer.json as it stands. What comes with
+    `special=True` is the post-processor's (in a GGUF file what `add_bos_token` and
+    `add_eos_token` say); truncation, padding and the dropout of merges that a file
+    stores are off.
+
     Args:
       source: the folder, or the .gguf file.
 
     Raises:
       CheckpointError: the `tokenizers` package is not installed, no tokenizer.json, a
-        damaged one, or a kind of tokenizer that cannot be rebuilt from GGUF.
+        damaged one, files that contradict each other, or a kind of tokenizer that
+        cannot be rebuilt from GGUF.
+      ValueError: no such folder or file.
     """
     if isinstance(source, GgufFile):
         return _from_gguf(source)
     path = pathlib.Path(source).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"source is {os.fspath(source)!r}: no such folder or file; give the folder "
+            "with tokenizer.json, or a .gguf file"
+        )
     return _from_folder(path) if path.is_dir() else _from_gguf(open_gguf(path))
 
 
 def stop_ids(*fields: Mapping[str, Any]) -> tuple[int, ...]:
-    """All of `eos_token_id`, which is an id or a list of them.
+    """All of `eos_token_id`, which is an id, a list of them or null.
+
+    Raises:
+      CheckpointError: it is something else.
 
     Example:
       >>> stop_ids({"eos_token_id": 2}, {"eos_token_id": [2, 0]}, {})
       (0, 2)
     """
-    found = set()
+    found: set[int] = set()
     for values in fields:
         end = values.get("eos_token_id")
-        found |= {end} if isinstance(end, int) else set(end or ())
+        ends = end if isinstance(end, list) else [] if end is None else [end]
+        if not all(isinstance(x, int) and not isinstance(x, bool) for x in ends):
+            raise CheckpointError(
+                f"eos_token_id is {end!r}; expected an id, a list of ids or null. "
+                "Remedy: correct it in config.json or generation_config.json."
+            )
+        found |= set(ends)
     return tuple(sorted(found))
 
 
@@ -208,81 +303,82 @@ def _from_folder(folder: pathlib.Path) -> Tokenizer:
     tokenizers = _package(folder)
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise CheckpointError(
-            f"{folder}: no tokenizer.json. Remedy: save the model's fast tokenizer "
-            "there, or load the model with tokenizer=False."
-        )
+        raise no_tokenizer(folder)
+    beside = read_beside(folder)
     try:
         core = tokenizers.Tokenizer.from_file(str(file))
-        settings = folder / "tokenizer_config.json"
-        fields = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
-    except Exception as error:  # the package raises Exception itself
+        stored = core.padding or {}
+        core.no_truncation()
+        core.no_padding()
+        if hasattr(core.model, "dropout"):  # of training: it draws other ids each time
+            core.model.dropout = None
+        core.encode_special_tokens = bool(beside.fields.get("split_special_tokens"))
+        rules = class_rules(core, beside.fields, beside.model)
+        rules.apply(core, beside.fields)
+        pad = {"pad_token": stored["pad_token"]} if stored else {}
+        named = add_tokens(core, beside, {**rules.defaults, **pad})
+        core.encode("")  # a post-processor that names no token fails only here
+    except CheckpointError:
+        raise
+    except BaseException as error:  # the package raises Exception itself, or panics
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise CheckpointError(
             f"{file}: damaged ({error}). Remedy: download it again."
         ) from error
-    template = fields.get("chat_template") or ""
-    if isinstance(template, list):
-        template = {x["name"]: x["template"] for x in template}.get("default", "")
-    if (beside := folder / "chat_template.jinja").is_file():
-        template = beside.read_text("utf-8")
 
     def index(name: str) -> int | None:
-        token = fields.get(f"{name}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        return core.token_to_id(token) if token else None
+        token = named.get(f"{name}_token")
+        return None if token is None else core.token_to_id(token)
 
-    return _tokenizer(core, index("bos"), index("eos"), index("pad"), template)
+    ids = (index("bos"), index("eos"), index("pad"))
+    return _tokenizer(core, *ids, read_templates(beside), named)
 
 
 def _tokenizer(
-    core: Any, bos: int | None, eos: int | None, pad: int | None, template: str
+    core: Any,
+    bos: int | None,
+    eos: int | None,
+    pad: int | None,
+    templates: str | Mapping[str, str],
+    named: Mapping[str, str],
+    further: Iterable[int | None] = (),
 ) -> Tokenizer:
     # A base model's file names the end of documents, a chat's the end of turns: both.
-    ends = {core.token_to_id(token) for token in ENDS} | {eos}
+    ends = {core.token_to_id(token) for token in ENDS} | {eos, *further}
     stop = tuple(sorted(end for end in ends if end is not None))
     if pad is None:
         pad = stop[0] if stop else 0
-    return Tokenizer(core, bos, eos, pad, stop, template)
+    if isinstance(templates, dict) and list(templates) == ["default"]:
+        templates = templates["default"]
+    return Tokenizer(core, bos, eos, pad, stop, templates, named)
 
 
 def _from_gguf(file: GgufFile) -> Tokenizer:
-    tokenizers = _package(file.file)
-    kind, rules = file.get("tokenizer.ggml.model"), file.get("tokenizer.ggml.pre", "-")
-    if kind != "gpt2" or rules not in SPLITTERS:
+    _package(file.file)
+    try:
+        return _described(file)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the package raises Exception itself
         raise CheckpointError(
-            f"{file.file}: its tokenizer is of the kind {kind}/{rules}; expected gpt2/"
-            f"{' or gpt2/'.join(SPLITTERS)}. Remedy: put the model's tokenizer.json in "
-            "a folder and use load_tokenizer, and load the model with tokenizer=False."
-        )
-    tokens = file.get("tokenizer.ggml.tokens")
-    pairs = [tuple(x.split(" ", 1)) for x in file.get("tokenizer.ggml.merges")]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    core = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, pairs))
-    level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    before = [
-        getattr(tokenizers.pre_tokenizers, name)(**options)
-        for name, options in SPLITTERS[rules]
-    ]
-    core.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([*before, level])
-    core.decoder = tokenizers.decoders.ByteLevel()
-    kinds = file.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    for value, add in (
-        (CONTROL, core.add_special_tokens),
-        (USER_DEFINED, core.add_tokens),
-    ):
-        named = [token for token, kind in zip(tokens, kinds) if kind == value]
-        add([tokenizers.AddedToken(x, normalized=False) for x in named])
+            f"{file.file}: its tokenizer is damaged ({error}). Remedy: download the "
+            "file again."
+        ) from error
+
+
+def _described(file: GgufFile) -> Tokenizer:
+    core = gguf_core(file)
+    size = len(file.get("tokenizer.ggml.tokens"))
 
     def index(name: str) -> int | None:
-        return file.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        # Files say "none" with -1, or with the largest number there is.
+        found = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        return found if isinstance(found, int) and 0 <= found < size else None
 
-    template = file.get("tokenizer.chat_template", "")
-    return _tokenizer(core, index("bos"), index("eos"), index("padding"), template)
-
-
-SPLITTERS: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "smollm": [("Digits", {"individual_digits": True})],
-    "gpt-2": [],
-    "default": [],
-}
-"""What is split off before the byte-level rule, by `tokenizer.ggml.pre`."""
+    bos, eos, pad, unk = map(index, ("bos", "eos", "padding", "unknown"))
+    surround(core, file, bos, eos)
+    ids = {"bos_token": bos, "eos_token": eos, "unk_token": unk, "pad_token": pad}
+    named = {key: core.id_to_token(i) for key, i in ids.items() if i is not None}
+    ends = (index("eot"), index("eom"))
+    return _tokenizer(core, bos, eos, pad, gguf_templates(file), named, ends)

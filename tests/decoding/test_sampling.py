@@ -71,6 +71,29 @@ def test_nucleus_ends_at_the_exact_threshold_in_float32():
     assert kept(1.0) == [True] * 5
 
 
+def test_filters_that_keep_everything_change_no_bit():
+    logits = np.concatenate([rows(40, 8.0), rows(40, 30.0, 1)]).astype(np.float32)
+    logits[:20, ::3], logits[20, 7], logits[21, 8] = -np.inf, np.nan, 1e30
+    want = np.asarray(warp(logits, Sampling(temperature=0.5)))
+
+    def of(top_p, min_p):
+        return plain_warp(logits, Sampling(0.5, top_p=top_p, min_p=min_p))
+
+    def known(**settings):
+        return warp(logits, Sampling(temperature=0.5, **settings))
+
+    kept = {
+        "a number": known(top_p=1.0),
+        "an integer": known(top_p=1, min_p=0),
+        "more than there are": known(top_k=V + 1, min_p=0.0),
+        "as many": known(top_k=V, top_p=1.0),
+        "traced": jax.jit(of)(1.0, 0.0),
+        "traced, half precision": jax.jit(of)(jnp.bfloat16(1), jnp.bfloat16(0)),
+    }
+    for name, got in kept.items():
+        assert np.asarray(got).tobytes() == want.tobytes(), name
+
+
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.5, "top_k": 30}])
 def test_draws_have_the_law(settings):
     n = 20000

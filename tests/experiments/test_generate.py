@@ -1,5 +1,10 @@
 """`generate`: streams, weighs, draws; says what does not fit."""
 
+import dataclasses
+import io
+import pathlib
+import shutil
+
 import numpy as np
 import pytest
 from transformer_reference import draw
@@ -118,6 +123,67 @@ def test_characters_spread_over_tokens_come_whole():
     pieces = list(decoder.pieces(ids, [(float(i),) for i in range(len(ids))]))
     assert [piece.text for piece in pieces] == ["a", "€", "b"]
     assert [piece.alpha[0] for piece in pieces] == [0, 3, 4]
+
+
+def test_text_that_ends_inside_a_character_is_shown():
+    from experiments.generate import _Decoder
+
+    class Bytes:
+        def decode(self, ids):
+            return bytes(ids).decode("utf-8", errors="replace")
+
+    decoder = _Decoder(Bytes(), list(b"x"))
+    ids = list("a€b日".encode())[:-1]
+    pieces = [*decoder.pieces(ids, [(float(i),) for i in range(len(ids))])]
+    assert [piece.text for piece in pieces] == ["a", "€", "b"]
+    rest = list(decoder.rest())
+    assert [piece.text for piece in rest] == ["\ufffd"] and rest[0].alpha == (6.0,)
+    assert list(decoder.rest()) == [] == list(_Decoder(Bytes(), list(b"x")).rest())
+
+
+def test_the_prompt_begins_as_the_model_begins_texts(folders, capsys, monkeypatch):
+    from experiments import generate
+
+    found = tokenizer([*WORDS[:-2], "<s>", "</s>"])
+    found.core.post_processor = tokenizers.processors.TemplateProcessing(
+        "<s> $A", None, [("<s>", 10)]
+    )
+    template = "<s> {{ messages[0].content }} now"
+    found = dataclasses.replace(found, bos_id=10, chat_template=template)
+    folder = pathlib.Path(folders["large"]).with_name("begins")
+    save_pretrained(folder, CONFIG, draw(transformer(CONFIG)[1], 0), tokenizer=found)
+    prompts = []
+
+    def made(options, models, ids, sampling):
+        prompts.append(ids)
+        return iter(())
+
+    monkeypatch.setattr(generate, "_streamed", made)
+    for words in ([], ["--chat"]):
+        assert run(folders, capsys, "--large", str(folder), *words)[0] == 0
+    assert prompts == [[10, 3, 4], [10, 3, 4, 9]]
+
+
+def test_doors_of_the_command(folders, capsys, tmp_path, monkeypatch):
+    large = ("--large", "large")
+    status, _, err = run(folders, capsys, *large, prompt=" ")
+    assert status == 1 and "the prompt has no tokens" in err
+    status, _, err = run(folders, capsys, *large, prompt="to \udcff")
+    assert status == 1 and "half of a surrogate pair" in err
+    status, _, err = run(folders, capsys, *large, "--chat")
+    assert status == 1 and "no chat template" in err
+    bare = tmp_path / "bare"
+    shutil.copytree(folders["large"], bare)
+    (bare / "tokenizer.json").rename(bare / "tokenizer.model")
+    status, _, err = run(folders, capsys, "--large", str(bare))
+    assert status == 1 and "no tokenizer.json, but tokenizer.model" in err
+    text = tmp_path / "notes.txt"
+    text.write_text("hm")
+    status, _, err = run(folders, capsys, "--large", str(text))
+    assert status == 1 and "a file but no .gguf" in err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"to \xff"), "utf-8"))
+    status = main(["generate", *("--large", folders["large"])])
+    assert status == 1 and "not UTF-8 at byte 3" in capsys.readouterr().err
 
 
 def test_tokens_of_many_weights_have_different_shades():

@@ -151,7 +151,7 @@ def test_linear_scaling_is_read(tmp_path):
         ({"leave_out": "blk.0.attn_v"}, r"no tensor blk.0.attn_v.weight of the 11"),
         ({"leave_out": "token_embd"}, "no tensor token_embd.weight"),
         ({"rotated": 8}, "rope.dimension_count"),
-        ({"pre": "llama-bpe"}, "gpt2/llama-bpe"),
+        ({"pre": "mystery"}, "tokenizer.ggml.pre is 'mystery'; expected one of"),
     ],
 )
 def test_what_cannot_be_read_is_said(choices, message, tmp_path):

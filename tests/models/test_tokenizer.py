@@ -81,8 +81,8 @@ def test_chat_is_that_of_transformers(folder):
 def test_templates_run_in_a_sandbox(folder):
     escape = "{{ ().__class__.__base__.__subclasses__() }}"
     (folder / "chat_template.jinja").write_text(escape)
-    with pytest.raises(ValueError, match="do not fit the template"):
-        load_tokenizer(folder).chat([])
+    with pytest.raises(ValueError, match=r"line 1 .*SecurityError: access to"):
+        load_tokenizer(folder).chat([{"role": "user", "content": "a"}])
     (folder / "chat_template.jinja").write_text("")
     with pytest.raises(ValueError, match="no chat template"):
         load_tokenizer(folder).chat([])
