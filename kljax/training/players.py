@@ -60,8 +60,8 @@ class Player:
         role: key into the state's dicts, such as "student".
         loss: the loss of this role's parameters.
         optimizer: an optax transformation, its state any pytree. It is given the
-            gradients and the parameters and, where it asks, `value`, `grad` and
-            `value_fn` (of the parameters, with this step's batch and key). One that
+            gradients and the parameters and, where it asks, `value`, `grad`, `value_fn`
+            and `obj_fn` (of the parameters, with this step's batch and key). One that
             skips steps which are not finite does not keep `fit` from stopping.
         repeats: updates per step, at least 1; each sees the one before.
         ema_decay: None, or the decay of a moving average in [0, 1), reached by the

@@ -142,7 +142,7 @@ def make_step(
             grads, (carried, sums) = gradient(params, carried, micro, micro_key)
             return carried, (grads, sums)
 
-        def mean(params):
+        def mean(params, obj_fn=None):  # a line search hands on what it was given
             def one(carried, micro, number):
                 micro_key = jax.random.fold_in(key, number)
                 return weighted_sum(params, carried, micro, micro_key)[1]
@@ -158,7 +158,7 @@ def make_step(
         grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
         loss = sums["loss"] / weight
         updates, opt_state = _updates(
-            player, grads, state.opt_state[role], params, value=loss, value_fn=mean
+            player, grads, state.opt_state[role], params, loss, mean
         )
         metrics = {name: value / accumulate for name, value in sums["scalars"].items()}
         metrics |= {name: value / weight for name, value in sums["means"].items()}
@@ -204,23 +204,28 @@ def _averaged(player: Player, state: TrainState) -> TrainState:
 
 
 def _updates(
-    player: Player, grads: PyTree, opt_state: PyTree, params: PyTree, **facts: Any
+    player: Player,
+    grads: PyTree,
+    opt_state: PyTree,
+    params: PyTree,
+    loss: Array,
+    loss_of: Callable[[PyTree], Array],
 ) -> tuple[PyTree, PyTree]:
-    """The optimizer's answer; one that searches along a line is given the loss."""
+    """The optimizer's answer; one that asks is given the loss, value and function."""
     optimizer: Any = player.optimizer
     if not isinstance(optimizer, optax.MultiSteps):  # which passes on what it is given
         optimizer = optax.with_extra_args_support(optimizer)
-    try:
-        return optimizer.update(grads, opt_state, params, grad=grads, **facts)
-    except TypeError:  # some that take more arguments take none of these
-        pass
-    try:
-        return optimizer.update(grads, opt_state, params)
-    except Exception as error:
-        raise TypeError(
-            f"the optimizer of {player.role!r} cannot be updated from gradients, "
-            f"parameters, value, grad and value_fn ({type(error).__name__}: {error})"
-        ) from error
+    known = {"value": loss, "grad": grads, "value_fn": loss_of, "obj_fn": loss_of}
+    failure = None
+    for extra in (known, {}):  # some that could take these refuse them
+        try:
+            return optimizer.update(grads, opt_state, params, **extra)
+        except Exception as error:
+            failure = error
+    raise TypeError(
+        f"the optimizer of {player.role!r} cannot be updated from gradients, "
+        f"parameters, {', '.join(known)}: {failure}"
+    ) from failure
 
 
 def _report(
