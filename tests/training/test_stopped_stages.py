@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -61,22 +62,39 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.fixture
-def like_the_command_line():
-    """Outside the loop SIGTERM is a `KeyboardInterrupt`, as the command line has it."""
+def like_the_command_line(tmp_path):
+    """Outside the loop SIGTERM is a `KeyboardInterrupt`, as the command line has it.
+
+    A process without that handler ends there and then. What was on the disk at that
+    moment is therefore all that it leaves.
+    """
+    left = []
 
     def handler(number, frame):
+        left.append([p.name for p in sorted(tmp_path.glob("checkpoints/train/0*"))])
+        heard.set()
         raise KeyboardInterrupt("SIGTERM")
 
+    heard.clear()
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
         signal.signal(number, handler)
-    yield
+    yield left
     for number, known in before.items():
         signal.signal(number, known)
 
 
+heard = threading.Event()
+
+
 def ask(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
+
+
+def ask_and_linger():
+    """In the writing thread: time enough for the main one to leave, if it would."""
+    ask()
+    heard.wait(0.1)
 
 
 def around(monkeypatch, owner, name, when, before=None, after=None):
@@ -130,11 +148,14 @@ def test_asked_in_any_phase_nothing_is_lost(
     (owner, method, when), least = PHASES[name]
     asked = []
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        around(patch, owner, method, when, **{side: ask})
+        asking = ask_and_linger if method == "_publish" else ask
+        around(patch, owner, method, when, **{side: asking})
         stage(tmp_path, asked)
         signal.raise_signal(signal.SIGTERM)  # the stage was over before it came
     trained = len(asked)
     assert trained >= least
+    for names in like_the_command_line:
+        assert names[-1:] == [f"{trained:08d}"], "it ended before the write did"
     again = []
     assert stage(tmp_path, again) == undisturbed
     assert again == list(range(trained, STEPS)), "a trained step was trained again"
