@@ -32,13 +32,16 @@ def remedy(n: int, metrics: dict[str, Any], batch: dict[str, Any], frozen: PyTre
             "learning rate helps"
         )
     doubts = _doubts(batch, counts)
-    losses = [value for name, value in metrics.items() if name.endswith("/loss")]
-    if n == 1 and not all(np.isfinite(value).all() for value in losses):
+    losses, slopes = (
+        all(np.isfinite(v).all() for k, v in metrics.items() if k.endswith(end))
+        for end in ("/loss", "/grad_norm")
+    )
+    if n == 1 and not losses:
         return (
             f"{doubts}No update was made before: look at the first parameters and at "
             "divisions, roots and logarithms of 0 in the loss"
         )
-    if losses and all(np.isfinite(value).all() for value in losses):
+    if losses and not slopes:
         cause = "The loss itself is finite: look for a root, a norm or a logarithm at 0"
         return f"{doubts}{cause}. Else: {_RATE[0].lower()}{_RATE[1:]}"
     return f"{doubts}{_RATE}"
