@@ -1,8 +1,10 @@
 """README and CONTRIBUTING: their Python runs, their commands are those that CI runs."""
 
 import ast
+import importlib.metadata
 import re
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -84,6 +86,45 @@ def test_first_screen_holds_two_set_up_commands():
         "pip install -e '.[experiments]' && python -m experiments run f_distill",
         "pip install -e '.[test]' && pytest",
     ]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module or ""
+
+
+def required(extra: str | None) -> set[str]:
+    """The distributions that an extra brings, those of other extras included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] if extra is None else []
+    lines = lines or project["optional-dependencies"][extra]
+    found = set()
+    for line in lines:
+        name, _, extras = re.match(r"([\w-]+)(\[([\w,]+)\])?", line).groups()
+        if name == "kljax":
+            found = found.union(*map(required, extras.split(",")))
+        else:
+            found.add(name.lower())
+    return found
+
+
+def test_the_first_install_line_brings_what_its_commands_import():
+    brought = required(None) | required("experiments") | {"kljax", "jaxlib"}
+    distributions = importlib.metadata.packages_distributions()
+    lacking = {}
+    for folder in ("kljax", "experiments"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if "benchmarks" in path.parts:  # peers are measured where they are there
+                continue
+            for name in {name.split(".")[0] for name in imported(path)}:
+                own = name in sys.stdlib_module_names or name == "experiments"
+                from_ = {d.lower() for d in distributions.get(name, [name])}
+                if not own and not from_ & brought:
+                    lacking[name] = path.name
+    assert not lacking
 
 
 def test_every_public_name_is_documented():
