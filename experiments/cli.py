@@ -297,7 +297,7 @@ def _terminate_like_ctrl_c() -> Iterator[None]:
         return
 
     def handler(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt("SIGTERM")
+        raise KeyboardInterrupt("stopped by a request to end (SIGTERM)")
 
     previous = signal.signal(signal.SIGTERM, handler)
     try:
@@ -344,10 +344,8 @@ def _execute(
                 )
                 console.print(f"published: {target}", soft_wrap=True)
     except KeyboardInterrupt as stop:  # the training loop's `Interrupted` is one
-        print(
-            f"\nstopped{f': {stop}' if str(stop) else ''}\nto go on: {again}",
-            file=sys.stderr,
-        )
+        why = str(stop) or "stopped by Ctrl-C (SIGINT)"
+        print(f"\n{why}\nto go on: {again}", file=sys.stderr)
         return 130
     except Exception as error:
         if options.traceback or not isinstance(error, execution.reported_errors()):

@@ -19,7 +19,8 @@ def reported_errors() -> tuple[type[BaseException], ...]:
     from kljax.errors import CheckpointError, DataError, NonFiniteLoss
     from kljax.training.runs import FolderInUse
 
-    return (CheckpointError, DataError, FolderInUse, NonFiniteLoss, ValueError)
+    ours = (CheckpointError, DataError, FolderInUse, NonFiniteLoss)
+    return (*ours, OSError, ValueError)  # of files and of arguments
 
 
 def _progress() -> Any:
@@ -217,7 +218,10 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     for figure in stored["figures"]:
         source = folder / "figures" / figure["path"]
         shutil.copyfile(source, beside / "figures" / figure["path"])
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        shutil.rmtree(target)
+        target.rename(old)
     beside.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
     return target

@@ -22,12 +22,13 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from experiments.harness import Claim, Results, bookkeeping
+from experiments.harness import Claim, Results, bookkeeping, check_names
 from experiments.one_step.judge import JudgeConfig
 from experiments.one_step.networks import ModelConfig
 from experiments.one_step.session import Session
-from experiments.one_step.training import StudentConfig, TeacherConfig
+from experiments.one_step.training import DIVERGENCES, StudentConfig, TeacherConfig
 from experiments.one_step.verdicts import summary_tables, verdicts
+from kljax.data.sources import find
 from kljax.training import Progress
 
 PAPER = "f-distill: one-step diffusion by f-divergence matching (arXiv 2502.15681)"
@@ -44,6 +45,10 @@ class DataConfig:
     """Cache folder for named data sets."""
     fetch: bool = bookkeeping(False)
     """Allow a download of a named data set."""
+
+    def __post_init__(self):
+        if self.path is None:
+            find(self.name, "images")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,11 @@ class Config:
     student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
     judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
     checkpoint_every: int = bookkeeping(500)
+
+    def __post_init__(self):
+        check_names("students", self.students, DIVERGENCES, suffix="no_gan")
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
 
 
 CPU = Config()  # the measured recipe for 8x8 digits

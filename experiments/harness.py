@@ -12,15 +12,18 @@ line, the report and the smoke test find the module by themselves.
 import dataclasses
 import enum
 import hashlib
+import importlib.util
 import json
 import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from kljax.errors import unknown
 
 __all__ = [
     "Claim",
@@ -29,6 +32,8 @@ __all__ = [
     "Table",
     "Verdict",
     "bookkeeping",
+    "check_names",
+    "check_packages",
     "config_hash",
     "mathematics",
     "problems",
@@ -131,6 +136,54 @@ def bookkeeping(default: Any, **kwargs: Any) -> Any:
         {'seed': 0}
     """
     return dataclasses.field(default=default, metadata={"bookkeeping": True}, **kwargs)
+
+
+def check_names(
+    field: str, given: Sequence[str], known: Iterable[str], suffix: str = ""
+) -> None:
+    """Whether a field of a `Config` names known things, each once.
+
+    Call it in `__post_init__`: a wrong name then fails before anything runs.
+
+    Args:
+        field: the field's name.
+        given: what it holds.
+        known: what it may hold.
+        suffix: what may stand behind a known name, after a slash; empty: nothing may.
+
+    Raises:
+        ValueError: nothing is named, a name twice, or one that is not known.
+
+    Example:
+        >>> check_names("methods", ["a", "b/fast"], ["a", "b"], suffix="fast")
+    """
+    known = tuple(known)
+    if not given:
+        raise ValueError(f"{field} names nothing; known: {', '.join(known)}")
+    if twice := sorted({name for name in given if list(given).count(name) > 1}):
+        raise ValueError(f"{field} names {', '.join(twice)} twice")
+    for name in given:
+        head, slash, tail = name.partition("/")
+        if head not in known:
+            raise ValueError(unknown(f"name in {field}:", head, known))
+        if slash and (tail != suffix or not suffix):
+            behind = f"only /{suffix} may" if suffix else "nothing may"
+            raise ValueError(f"{field}: {name!r}: {behind} stand behind a name")
+
+
+def check_packages(field: str, packages: Iterable[str]) -> None:
+    """Whether packages, each with an optional folder inside, are installed.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for package in packages:
+        top = package.partition("/")[0].partition(".")[0]
+        if not top.isidentifier() or importlib.util.find_spec(top) is None:
+            raise ValueError(
+                f"{field}: package {package!r} is not installed; install it, or name "
+                "others"
+            )
 
 
 def plain(value: Any) -> Any:

@@ -29,9 +29,16 @@ from experiments.distilled_lm import figures
 from experiments.distilled_lm import verdicts as judgement
 from experiments.distilled_lm.corpus import DataConfig
 from experiments.distilled_lm.session import Session
-from experiments.distilled_lm.students import TEXT, StudentConfig
+from experiments.distilled_lm.students import TEXT, Method, StudentConfig
 from experiments.distilled_lm.teachers import TeacherConfig
-from experiments.harness import Claim, Results, bookkeeping
+from experiments.harness import (
+    Claim,
+    Results,
+    bookkeeping,
+    check_names,
+    check_packages,
+)
+from kljax.divergences import names
 from kljax.training import Progress
 
 PAPER = "Distillation of language models: Hinton 2015, MiniLLM, GKD, DistiLLM"
@@ -59,6 +66,15 @@ class Config:
     decide: bool = True
     """Whether the run is long enough for verdicts on the claims."""
     checkpoint_every: int = bookkeeping(500)
+
+    def __post_init__(self):
+        check_names("methods", self.methods, (TEXT, *names()), suffix="on_policy")
+        for method in self.methods:
+            Method.parse(method)
+        if self.data.path is None:
+            check_packages("data.packages", self.data.packages)
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
 
 
 PRESETS = {

@@ -41,7 +41,7 @@ from experiments.fusion.tables import metrics, tables
 from experiments.fusion.tasks import TaskConfig
 from experiments.fusion.training import FitConfig, SizeConfig
 from experiments.fusion.verdicts import verdicts
-from experiments.harness import Claim, Results, bookkeeping
+from experiments.harness import Claim, Results, bookkeeping, check_packages
 from kljax.training import Progress
 
 PAPER = "On Giant's Shoulders: dynamic logit fusion (arXiv 2406.15480)"
@@ -105,6 +105,12 @@ class Config:
     decide: bool = True
     """Whether the run is long enough for verdicts on the claims."""
     checkpoint_every: int = bookkeeping(500)
+
+    def __post_init__(self):
+        check_packages("packages", self.packages)
+        check_packages("domain", self.domain)
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
 
 
 TINY = TimingConfig(

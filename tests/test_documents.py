@@ -1,46 +1,66 @@
 """README and CONTRIBUTING: their Python runs, their commands are those that CI runs."""
 
 import ast
-import pathlib
+import importlib.metadata
 import re
+import sys
+import tomllib
 
 import numpy as np
 import pytest
+from documents import ROOT, block, blocks, executed
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from experiments.cli import main
 
-
-def blocks(document: str, language: str) -> list[str]:
-    text = (ROOT / document).read_text()
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
+README, CONTRIBUTING = "README.md", "CONTRIBUTING.md"
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_python_of_a_document_runs(document, tmp_path):
-    names: dict = {}
-    for block in blocks(document, "python"):
-        exec(compile(block, document, "exec"), names)
-    if document == "README.md":
-        logits = np.arange(3.0)
-        q = np.exp(logits) / np.exp(logits).sum()
-        assert float(names["value"]) == pytest.approx(-np.log(q).mean() - np.log(3))
-        np.testing.assert_allclose(names["gradient"], q - 1 / 3, rtol=1e-5)
-        x = names["batches"](999)["x"]
-        before = names["loss"](names["student"], **seen(x)).per_example.mean()
-        after = names["loss"](names["state"].params["student"], **seen(x))
-        assert float(after.per_example.mean()) < 0.1 * float(before)
-        assert names["family"].shape == (7, 4) and np.isfinite(names["slope"])
-    else:
-        results = names["run"](
-            names["PRESETS"]["smoke"], workdir=tmp_path, progress=None
-        )
-        assert results.verdicts["J"].holds
-        assert 0 < float(names["close"]) < 1e-6
-        assert names["loss"].shape == (4,)
+def test_every_readme_block_is_a_program_of_its_own():
+    first, distilled, family, steered = (
+        executed(code, f"readme_{n}") for n, code in enumerate(blocks(README, "python"))
+    )
+    logits = np.arange(3.0)
+    q = np.exp(logits) / np.exp(logits).sum()
+    assert float(first["value"]) == pytest.approx(-np.log(q).mean() - np.log(3))
+    np.testing.assert_allclose(first["gradient"], q - 1 / 3, rtol=1e-5)
+    x = distilled["batches"](999)["x"]
+    before = distilled["loss"](distilled["student"], **seen(x)).per_example.mean()
+    after = distilled["loss"](distilled["state"].params["student"], **seen(x))
+    assert float(after.per_example.mean()) < 0.1 * float(before)
+    assert family["family"].shape == (7, 4) and np.isfinite(family["slope"])
+    assert steered["per_token"].shape == (1, 8, 1)  # rows, tokens, experts
 
 
 def seen(x):
     return {"state": None, "frozen": None, "batch": {"x": x}, "key": None}
+
+
+def test_the_divergence_and_the_objective_of_contributing_run():
+    close = executed(block(CONTRIBUTING, "@generator"), "divergence")["close"]
+    assert 0 < float(close) < 1e-6
+    objective = executed(block(CONTRIBUTING, "def hinton"), "objective")
+    assert objective["loss"].shape == (4,)
+    assert set(objective["metrics"]) == {"distillation/kl"}
+    assert len(blocks(CONTRIBUTING, "python")) == 3  # the third is a file, see below
+
+
+def test_the_experiment_of_contributing_is_run_by_the_command_line(
+    tmp_path, monkeypatch, capsys
+):
+    package = tmp_path / "contributed"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "jensen.py").write_text(block(CONTRIBUTING, "CLAIMS"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "jensen", "--preset", "smoke"]
+    assert main([*words, "--dry-run"], package=package.name) == 0
+    assert main(words, package=package.name) == 0
+    assert "✓ holds  J" in (out := capsys.readouterr().out) and "warning" not in out
+    assert main([*words, "--samples", "0"], package=package.name) == 2
+    assert "samples must be at least 1, got 0" in capsys.readouterr().err
+    for name in ("contributed", "contributed.jensen"):
+        sys.modules.pop(name, None)
 
 
 def test_every_quoted_command_is_run_by_ci():
@@ -48,7 +68,7 @@ def test_every_quoted_command_is_run_by_ci():
     script = script.replace(" -q --disable-pip-version-check", "")
     commands = [
         part.strip()
-        for document in ("README.md", "CONTRIBUTING.md")
+        for document in (README, CONTRIBUTING)
         for block in blocks(document, "bash")
         for line in block.splitlines()
         for part in line.split("#")[0].split("&&")
@@ -60,12 +80,51 @@ def test_every_quoted_command_is_run_by_ci():
 
 
 def test_first_screen_holds_two_set_up_commands():
-    top = (ROOT / "README.md").read_text().split("## ")[0]
+    top = (ROOT / README).read_text().split("## ")[0]
     set_up = re.findall(r"^pip install.*$", top, flags=re.M)
     assert set_up == [
         "pip install -e '.[experiments]' && python -m experiments run f_distill",
         "pip install -e '.[test]' && pytest",
     ]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module or ""
+
+
+def required(extra: str | None) -> set[str]:
+    """The distributions that an extra brings, those of other extras included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] if extra is None else []
+    lines = lines or project["optional-dependencies"][extra]
+    found = set()
+    for line in lines:
+        name, _, extras = re.match(r"([\w-]+)(\[([\w,]+)\])?", line).groups()
+        if name == "kljax":
+            found = found.union(*map(required, extras.split(",")))
+        else:
+            found.add(name.lower())
+    return found
+
+
+def test_the_first_install_line_brings_what_its_commands_import():
+    brought = required(None) | required("experiments") | {"kljax", "jaxlib"}
+    distributions = importlib.metadata.packages_distributions()
+    lacking = {}
+    for folder in ("kljax", "experiments"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if "benchmarks" in path.parts:  # peers are measured where they are there
+                continue
+            for name in {name.split(".")[0] for name in imported(path)}:
+                own = name in sys.stdlib_module_names or name == "experiments"
+                from_ = {d.lower() for d in distributions.get(name, [name])}
+                if not own and not from_ & brought:
+                    lacking[name] = path.name
+    assert not lacking
 
 
 def test_every_public_name_is_documented():

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.fusion.batches import Rows, Vocabulary
+from experiments.harness import check_names
 from kljax.decoding import (
     Fusion,
     Sampling,
@@ -29,6 +30,8 @@ __all__ = ["DRAFT", "Decoded", "TimingConfig", "answer", "decode", "timed"]
 
 DRAFT = 4
 """Tokens that the expert drafts per block."""
+
+PARTS = ("both small ones", "static", "dynamic", "grid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +52,13 @@ class TimingConfig:
     tokens: int = 24
     """New tokens per timed call, whose time holds the reading of the prompt."""
     repeats: int = 3
-    parts: tuple[str, ...] = ("both small ones", "static", "dynamic", "grid")
+    parts: tuple[str, ...] = PARTS
     """What is timed beside the large model alone and the solve alone."""
+
+    def __post_init__(self):
+        check_names("timing.parts", self.parts, PARTS)
+        if "dynamic" not in self.parts:
+            raise ValueError("timing.parts must name dynamic: the claim COST needs it")
 
 
 def _first(logits: Sequence[Array]) -> tuple[Array, dict[str, Array]]:

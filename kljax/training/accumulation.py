@@ -1,11 +1,12 @@
 """Weighted sums of a loss, over one batch or over several micro-batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from kljax.training.arguments import described
 from kljax.training.players import Loss
 from kljax.typing import Array, PyTree
 
@@ -55,30 +56,63 @@ def accumulated(
     return carry
 
 
+def counted(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch with 0 for what is not finite in examples of weight 0.
+
+    Their losses have no weight, but 0 · NaN would come back through the derivatives.
+    """
+    if batch.get("weights") is None:
+        return batch
+    weights = jnp.asarray(batch["weights"])
+
+    def clean(leaf):
+        value = jnp.asarray(leaf)
+        inexact = jnp.issubdtype(value.dtype, jnp.inexact)
+        if not inexact or weights.ndim != 1 or value.shape[:1] != weights.shape:
+            return leaf
+        idle = jnp.expand_dims(weights == 0, tuple(range(1, value.ndim)))
+        return jnp.where(idle & ~jnp.isfinite(value), 0, value)
+
+    return jax.tree.map(clean, batch)
+
+
 def loss_sums(role: str, loss: Loss, batch: dict) -> dict[str, Any]:
     """Σ w·loss, Σ w, Σ w·metric and Σ scalar metric, in float32 or wider.
 
     An example of weight 0 counts for nothing, whatever its loss.
 
     Raises:
-        TypeError: the loss function did not return a `Loss`.
+        TypeError: the loss function did not return a `Loss` of real numbers.
         ValueError: a shape is neither `[b]` nor, for a metric, `[]`.
     """
     if not isinstance(loss, Loss):
-        raise TypeError(f"the loss of {role!r} must return a Loss, got {type(loss)}")
-    values = _wide(loss.per_example)
+        raise TypeError(
+            f"the loss of {role!r} must return a Loss, got {described(loss)}: write "
+            "return Loss(per_example, metrics)"
+        )
+    if not isinstance(loss.metrics, Mapping):
+        raise TypeError(
+            f"the metrics of {role!r} must be a dict of named arrays, got "
+            f"{described(loss.metrics)}"
+        )
+    values = _wide(loss.per_example, f"per_example of {role!r}")
     if values.ndim != 1:
         raise ValueError(
             f"per_example of {role!r} must have shape [b], got {values.shape}: reduce "
             "the event axes, leave the batch axis"
         )
-    weights = _wide(batch["weights"]) if "weights" in batch else jnp.ones_like(values)
+    weights = jnp.ones_like(values)
+    if "weights" in batch:
+        weights = _wide(batch["weights"], "batch['weights']")
     if weights.shape != values.shape:
         raise ValueError(
             f"batch['weights'] must have the shape {values.shape} of per_example of "
             f"{role!r}, got {weights.shape}"
         )
-    metrics = {name: _wide(value) for name, value in loss.metrics.items()}
+    metrics = {
+        name: _wide(value, f"metric {name!r} of {role!r}")
+        for name, value in loss.metrics.items()
+    }
     for name, value in metrics.items():
         if value.shape not in ((), values.shape):
             raise ValueError(
@@ -150,6 +184,13 @@ def _split(name: str, value: Any, count: int) -> Array:
     return jnp.moveaxis(parts, 1, 0)
 
 
-def _wide(value: Any) -> Array:
-    value = jnp.asarray(value)
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+def _wide(value: Any, name: str) -> Array:
+    try:
+        found = None if value is None else jnp.asarray(value)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or jnp.iscomplexobj(found):
+        raise TypeError(
+            f"{name} must be an array of real numbers, got {described(value)}"
+        )
+    return found.astype(jnp.promote_types(found.dtype, jnp.float32))

@@ -3,7 +3,8 @@
     folder/00000500/state/         what Orbax wrote
     folder/00000500/manifest.json  every leaf's path, shape and type, every file's hash
     folder/LAST                    the newest step that was ever finished
-    folder/.writing-*, .old-*      leftovers of a killed process, removed at the start
+    folder/.writing-*, .old-*      leftovers of a killed process: at the start the whole
+                                   ones are put in place, the others removed
 
 A step's folder appears by one rename, after Orbax is done and the manifest written. So
 a folder whose files do not fit its manifest was damaged later, and says so.
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax.errors import CheckpointError
+from kljax.training.arguments import whole
 from kljax.training.state import is_key
 from kljax.typing import PyTree
 
@@ -49,8 +51,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike, *, owner: str = "", keep: int = 2):
-        if keep < 2:
-            raise ValueError(f"keep must be at least 2, got {keep}")
+        whole("keep", keep, least=2)
         self.folder = pathlib.Path(folder).absolute()
         self.owner = owner
         self.keep = keep
@@ -172,7 +173,7 @@ class Checkpoints:
         steps, problems = self.steps(), []
         for step in reversed(steps):
             try:
-                manifest = self._manifest(step)
+                manifest = _manifest(self._path(step), step)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 problems.append(f"{self._path(step)} is damaged ({error})")
                 continue
@@ -196,10 +197,27 @@ class Checkpoints:
         return self.folder / f".writing-{step:08d}"
 
     def _clean(self) -> None:
-        if self.primary and self.folder.is_dir():
-            for pattern in (".writing-*", ".old-*", "*.new"):
-                for leftover in self.folder.glob(pattern):
-                    _remove(leftover)
+        """Puts in place what a kill kept from its rename, removes what is not whole."""
+        if not self.primary or not self.folder.is_dir():
+            return
+        for pattern in (".writing-*", ".old-*"):
+            for leftover in sorted(self.folder.glob(pattern)):
+                self._adopt(leftover)
+        for leftover in self.folder.glob("*.new"):
+            _remove(leftover)
+
+    def _adopt(self, leftover: pathlib.Path) -> None:
+        name = leftover.name.rpartition("-")[2]
+        try:
+            _manifest(leftover, int(name))
+        except (OSError, ValueError, KeyError, TypeError):
+            _remove(leftover)
+            return
+        place = self.folder / name
+        if place.exists():
+            _remove(leftover)
+        else:
+            leftover.rename(place)
 
     def _finish(self, step: int, manifest: dict[str, Any]) -> None:
         """In a thread of its own: waits for Orbax, then puts the folder in place."""
@@ -214,15 +232,16 @@ class Checkpoints:
     def _publish(self, step: int, manifest: dict[str, Any]) -> None:
         writing, final = self._writing(step), self._path(step)
         _write_json(writing / "manifest.json", manifest | {"files": _files(writing)})
-        if final.exists():
-            self._retire(final)
+        aside = self._aside(final) if final.exists() else None
         writing.rename(final)
+        if aside is not None:
+            _remove(aside)
         beside = self.folder / "LAST.new"
         beside.write_text(f"{step}\n")
         beside.replace(self.folder / "LAST")
         older = [known for known in self.steps() if known < step]
         for surplus in older[: max(len(older) + 1 - self.keep, 0)]:
-            self._retire(self._path(surplus))
+            _remove(self._aside(self._path(surplus)))
 
     def _unwritten(self, error: Exception) -> CheckpointError:
         return CheckpointError(
@@ -230,28 +249,12 @@ class Checkpoints:
             f"whole one is {self.last}. Make room there, or check its permissions"
         )
 
-    def _retire(self, path: pathlib.Path) -> None:
+    def _aside(self, path: pathlib.Path) -> pathlib.Path:
         # Renamed first: a kill in the midst must not leave half a checkpoint.
         old = self.folder / f".old-{path.name}"
         _remove(old)
         path.rename(old)
-        _remove(old)
-
-    def _manifest(self, step: int) -> dict[str, Any]:
-        """The manifest, once every file has been found to agree with it."""
-        path = self._path(step)
-        if not (path / "manifest.json").is_file():
-            raise ValueError("manifest.json is missing")
-        manifest = json.loads((path / "manifest.json").read_text())
-        if manifest["format"] != _FORMAT or manifest["step"] != step:
-            raise ValueError(f"manifest of format {manifest['format']}")
-        found = _files(path)
-        for name, expected in manifest["files"].items():
-            if name not in found:
-                raise ValueError(f"{name} is missing")
-            if found[name] != expected:
-                raise ValueError(f"{name} is truncated or altered")
-        return manifest
+        return old
 
     def _check_origin(self, step: int, manifest: dict[str, Any], template: Any) -> None:
         path = self._path(step)
@@ -302,6 +305,22 @@ class Checkpoints:
                 value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
             leaves[number] = value
         return jax.tree.unflatten(structure, leaves)
+
+
+def _manifest(path: pathlib.Path, step: int) -> dict[str, Any]:
+    """The manifest, once every file has been found to agree with it."""
+    if not (path / "manifest.json").is_file():
+        raise ValueError("manifest.json is missing")
+    manifest = json.loads((path / "manifest.json").read_text())
+    if manifest["format"] != _FORMAT or manifest["step"] != step:
+        raise ValueError(f"manifest of format {manifest['format']}")
+    found = _files(path)
+    for name, expected in manifest["files"].items():
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        if found[name] != expected:
+            raise ValueError(f"{name} is truncated or altered")
+    return manifest
 
 
 def _flattened(tree: PyTree) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -7,6 +7,22 @@ from typing import Any
 import jax
 import numpy as np
 
+_WORDS = {
+    signal.SIGINT: "Ctrl-C (SIGINT)",
+    signal.SIGTERM: "a request to end (SIGTERM)",
+}
+
+
+def in_words(number: int) -> str:
+    """A signal as a user knows it.
+
+    Example:
+        >>> in_words(2), in_words(10)
+        ('Ctrl-C (SIGINT)', 'SIGUSR1')
+    """
+    known = signal.Signals(number)
+    return _WORDS.get(known, known.name)
+
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop, saved a checkpoint and can be resumed.
@@ -48,7 +64,10 @@ class StopRequest:
 
     def _keep(self, number: int, frame: Any) -> None:
         if self.signal_number:
-            raise KeyboardInterrupt("a second signal: stopped without a checkpoint")
+            raise KeyboardInterrupt(
+                f"stopped at once by {in_words(number)}, the second request, without "
+                "a checkpoint: what was trained after the last one is lost"
+            )
         self.signal_number = number
 
     def agreed(self, now: bool) -> int:

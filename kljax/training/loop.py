@@ -1,6 +1,7 @@
 """The loop: dispatch a step, look at the one before, log, save, resume."""
 
 import contextlib
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -10,8 +11,16 @@ import jax
 import numpy as np
 
 from kljax.errors import CheckpointError, NonFiniteLoss
+from kljax.training.arguments import (
+    check_batch,
+    check_calls,
+    check_state,
+    described,
+    whole,
+)
 from kljax.training.checkpoints import Checkpoints
-from kljax.training.interruption import Interrupted, StopRequest
+from kljax.training.diagnosis import remedy
+from kljax.training.interruption import Interrupted, StopRequest, in_words
 from kljax.training.progress import Progress, Task, silent
 from kljax.training.runs import RunFolder
 from kljax.training.state import TrainState
@@ -65,9 +74,12 @@ def fit(
         The state after `steps` steps.
 
     Raises:
-        NonFiniteLoss: a loss, gradient or update became NaN or infinite.
+        TypeError: an argument is not what is listed above; the message says what is.
+        ValueError: a count below 1, a closed `run`, a state that was consumed before.
+        NonFiniteLoss: a loss, gradient or update became NaN or infinite; names stage,
+            step, role, and what in the batch or in `frozen` is not finite.
         CheckpointError: checkpoints are there but none can be used.
-        Interrupted: SIGTERM or Ctrl-C came; a checkpoint was saved (with `run`).
+        Interrupted: SIGTERM or Ctrl-C came; all that was trained is saved (with `run`).
 
     Example:
         >>> from kljax.training import Loss, Player, init_state, make_step
@@ -76,23 +88,34 @@ def fit(
         >>> state = init_state(jax.random.key(0), {"m": jnp.ones(1)}, players)
         >>> state = fit(make_step(players), state, lambda n: {}, steps=3)
     """
-    for name, value in {
+    counts = {
         "steps": steps,
         "checkpoint_every": checkpoint_every,
         "log_every": log_every,
         "evaluate_every": evaluate_every,
-    }.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    }
+    steps, checkpoint_every, log_every, evaluate_every = itertools.starmap(
+        whole, counts.items()
+    )
+    check_calls(step, batches, evaluate, progress)
+    check_state(state, TrainState, frozen, donated=not hasattr(step, "lower"))
+    if run is not None and not isinstance(run, RunFolder):
+        raise TypeError(
+            f"run must be a RunFolder or None, got {described(run)}: write "
+            "with RunFolder(path, config) as run"
+        )
+    if run is not None and not run.is_open:
+        raise ValueError(f"run is closed: call fit inside `with`, {run.path}")
     compiled = step if hasattr(step, "lower") else jit_step(step)
     with contextlib.ExitStack() as stack:
         saver, stop = None, StopRequest()
         if run is not None:
+            # Entered first and left last: a signal waits until the last write is done.
+            stack.enter_context(stop)
             saver = stack.enter_context(
                 Checkpoints(run.checkpoints(stage), owner=run.config_hash)
             )
             state = saver.restore(state)
-            stack.enter_context(stop)
         n = int(np.max(state.step))
         if n > steps:
             remedy = f"raise steps or delete {saver.folder}" if saver else "raise steps"
@@ -105,15 +128,18 @@ def fit(
         task = stack.enter_context(
             contextlib.closing((progress or silent()).task(stage, steps))
         )
-        journal = _Journal(run, stage, saver, task, n, steps, log_every)
+        journal = _Journal(run, stage, saver, task, n, steps, log_every, frozen)
+        if saver is not None:
+            _stop_if_asked(stop.agreed(True), stage, n, steps, saver)
         while n < steps:
-            state, metrics = compiled(state, batches(n), frozen)
+            batch = check_batch(batches(n), f"batches({n})")
+            state, metrics = _checked(compiled(state, batch, frozen))
             n += 1
-            journal.add(n, metrics)
+            journal.add(n, metrics, batch)
             last = n == steps
             if evaluate is not None and (last or n % evaluate_every == 0):
                 journal.settle()
-                record = {"stage": stage, "step": n, **evaluate(state)}
+                record = {"stage": stage, "step": n, **_found(evaluate(state))}
                 if run is not None:
                     run.log(record)
             if run is None or saver is None:
@@ -123,16 +149,45 @@ def fit(
                 journal.settle()
                 run.sync()
                 saver.save(n, state)
-            if signal_number:
+            if last:  # what comes while the last one is written is heard, too
                 saver.wait()
-                raise Interrupted(
-                    f"stage {stage!r} stopped by signal {signal_number} after step {n} "
-                    f"of {steps}; saved {saver.last}: the same command resumes there",
-                    signal_number=signal_number,
-                    step=n,
-                )
+                signal_number = signal_number or stop.agreed(True)
+            _stop_if_asked(signal_number, stage, n, steps, saver)
         journal.settle()
     return state
+
+
+def _stop_if_asked(
+    signal_number: int, stage: str, n: int, steps: int, saver: Checkpoints
+) -> None:
+    if not signal_number:
+        return
+    saver.wait()
+    saved = f"saved in {saver.last}: the" if saver.last else "nothing to save yet: the"
+    raise Interrupted(
+        f"stage {stage!r} was stopped by {in_words(signal_number)} after step {n} of "
+        f"{steps}; {saved} same command goes on from there",
+        signal_number=signal_number,
+        step=n,
+    )
+
+
+def _checked(answer: Any) -> tuple[TrainState, dict[str, Any]]:
+    match answer:
+        case (TrainState() as state, dict() as metrics):
+            return state, metrics
+    raise TypeError(
+        f"step must return (state, metrics), got {described(answer)}; make_step makes "
+        "such a function"
+    )
+
+
+def _found(record: Any) -> Mapping[str, Any]:
+    if not isinstance(record, Mapping):
+        raise TypeError(
+            f"evaluate must return a dict of named numbers, got {described(record)}"
+        )
+    return record
 
 
 class _Journal:
@@ -147,16 +202,18 @@ class _Journal:
         start: int,
         steps: int,
         log_every: int,
+        frozen: PyTree,
     ):
+        self.frozen = frozen
         self.run, self.stage, self.saver, self.task = run, stage, saver, task
         self.steps, self.log_every = steps, log_every
-        self.pending: deque[tuple[int, dict[str, Any]]] = deque()
+        self.pending: deque[tuple[int, dict[str, Any], dict[str, Any]]] = deque()
         self.logged = (start, time.monotonic())
         self.first: tuple[int, float] | None = None  # step, time: after compiling
         self.shown = time.monotonic()
 
-    def add(self, n: int, metrics: dict[str, Any]) -> None:
-        self.pending.append((n, metrics))
+    def add(self, n: int, metrics: dict[str, Any], batch: dict[str, Any]) -> None:
+        self.pending.append((n, metrics, batch))
         if len(self.pending) > _IN_FLIGHT:
             self._look(*self.pending.popleft())
 
@@ -164,9 +221,9 @@ class _Journal:
         while self.pending:
             self._look(*self.pending.popleft())
 
-    def _look(self, n: int, metrics: dict[str, Any]) -> None:
+    def _look(self, n: int, metrics: dict[str, Any], batch: dict[str, Any]) -> None:
         if not np.all(metrics.get("finite", True)):
-            raise NonFiniteLoss(self._diagnosis(n, jax.device_get(metrics)))
+            raise NonFiniteLoss(self._diagnosis(n, jax.device_get(metrics), batch))
         now = time.monotonic()
         if self.run is not None and (n % self.log_every == 0 or n == self.steps):
             host = jax.device_get(metrics)
@@ -188,10 +245,12 @@ class _Journal:
                 value for name, value in metrics.items() if name.endswith("/loss")
             ]
             loss = float(np.mean(losses[-1])) if losses else None
-            self.task.update(n, loss=loss, rate=(n - first) / max(now - since, 1e-9))
+            # The first look only starts the clock: compiling is no part of the rate.
+            rate = (n - first) / max(now - since, 1e-9) if n > first else None
+            self.task.update(n, loss=loss, rate=rate)
             self.shown = now
 
-    def _diagnosis(self, n: int, metrics: dict[str, Any]) -> str:
+    def _diagnosis(self, n: int, metrics: dict[str, Any], batch: dict[str, Any]) -> str:
         bad = [name for name, value in metrics.items() if not np.isfinite(value).all()]
         bad.sort(key=lambda name: not name.endswith("/loss"))
         ends = ("/loss", "/grad_norm")
@@ -205,6 +264,5 @@ class _Journal:
         return (
             f"stage {self.stage!r}, step {n}, role {' and '.join(roles) or 'unknown'}: "
             f"not finite ({values or 'the update'}); last good checkpoint: "
-            f"{saved or 'none'}. Lower the learning rate, clip the gradient, or "
-            "compute in float32"
+            f"{saved or 'none'}. {remedy(n, metrics, batch, self.frozen)}"
         )

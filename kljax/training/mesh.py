@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kljax.training.arguments import check_batch
 from kljax.training.state import is_key
 from kljax.typing import PyTree
 
@@ -87,6 +88,7 @@ def shard_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
             the batch.
 
     Raises:
+        TypeError: `batch` is no dict of arrays.
         ValueError: the mesh does not divide a leading axis.
     """
     axes = tuple(name for name in ("data", "fsdp") if name in mesh.shape)
@@ -105,7 +107,8 @@ def shard_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
             value.shape, sharding, lambda index: value[index]
         )
 
-    return {name: place(name, value) for name, value in batch.items()}
+    found = check_batch(batch, "batch")
+    return {name: place(name, value) for name, value in found.items()}
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -1,10 +1,12 @@
 """Who learns, and what a loss returns."""
 
 import dataclasses
+import numbers
 from typing import Any, NamedTuple, Protocol
 
 import optax
 
+from kljax.training.arguments import check_optimizer, described, whole
 from kljax.training.state import TrainState
 from kljax.typing import Array, Float, Key, PyTree
 
@@ -57,13 +59,18 @@ class Player:
     Args:
         role: key into the state's dicts, such as "student".
         loss: the loss of this role's parameters.
-        optimizer: an optax transformation.
+        optimizer: an optax transformation, its state any pytree. It is given the
+            gradients and the parameters and, where it asks, `value`, `grad`, `value_fn`
+            and `obj_fn` (of the parameters, with this step's batch and key). One that
+            skips steps which are not finite does not keep `fit` from stopping.
         repeats: updates per step, at least 1; each sees the one before.
         ema_decay: None, or the decay of a moving average in [0, 1), reached by the
             ramp min(ema_decay, (1 + n) / (10 + n)) with n the steps finished before.
             It moves once per step, after the last repeat.
 
     Raises:
+        TypeError: `role` is no name, `optimizer` no optax transformation, `repeats` no
+            int, or `ema_decay` no number.
         ValueError: `repeats` or `ema_decay` out of range.
     """
 
@@ -74,7 +81,15 @@ class Player:
     ema_decay: float | None = None
 
     def __post_init__(self):
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+        if not isinstance(self.role, str) or not self.role:
+            raise TypeError(f"role must be a name, got {described(self.role)}")
+        check_optimizer(self.role, self.optimizer)
+        whole("repeats", self.repeats)
+        if self.ema_decay is None:
+            return
+        if not isinstance(self.ema_decay, numbers.Real):
+            raise TypeError(
+                f"ema_decay must be a number or None, got {described(self.ema_decay)}"
+            )
+        if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")

@@ -48,7 +48,7 @@ class RunFolder:
 
     Raises:
         FolderInUse: another writer is at work here.
-        CheckpointError: the folder belongs to another configuration.
+        CheckpointError: the folder belongs to another configuration, or cannot be made.
 
     Example:
         >>> import tempfile
@@ -72,8 +72,14 @@ class RunFolder:
         self._unlock = None
         if not self.primary:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._unlock = weakref.finalize(self, os.close, _locked(self.path))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._unlock = weakref.finalize(self, os.close, _locked(self.path))
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be a run's folder: {error}; choose another path, "
+                "or check its permissions"
+            ) from error
         try:
             self._adopt(_plain(environment() if env is None else env))
         except BaseException:
@@ -110,6 +116,11 @@ class RunFolder:
         """Gives the lock back; may be called twice."""
         if self._unlock is not None:
             self._unlock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be written: not yet closed."""
+        return not self.primary or (self._unlock is not None and self._unlock.alive)
 
     @property
     def figures(self) -> pathlib.Path:
@@ -231,7 +242,7 @@ def _locked(folder: pathlib.Path) -> int:
 
 
 def _named(stage: str) -> str:
-    if not _STAGE.fullmatch(stage):
+    if not isinstance(stage, str) or not _STAGE.fullmatch(stage):
         raise ValueError(
             f"stage must be letters, digits and any of ._=- and start with a letter or "
             f"digit, got {stage!r}"

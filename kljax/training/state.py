@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.training.arguments import check_arrays, described, several
 from kljax.typing import Array, Int, Key, PyTree
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ def init_state(
         A `TrainState` at step 0.
 
     Raises:
-        TypeError: `key` is not a typed key.
-        ValueError: a player's role is missing, or named twice.
+        TypeError: `key` is not a typed key, `params` no mapping, a player no `Player`,
+            or an optimizer cannot start from its parameters.
+        ValueError: several keys; a player's role is missing, empty or named twice.
 
     Example:
         >>> import optax
@@ -80,13 +82,35 @@ def init_state(
     """
     if not is_key(key):
         raise TypeError(f"key must be a typed key from jax.random.key, got {key!r}")
+    if key.shape:
+        raise ValueError(
+            f"key must be one key, got shape {key.shape}: jax.vmap init_state over them"
+        )
+    players = several(players)
+    for name, value in {"params": params, "model_state": model_state or {}}.items():
+        if not isinstance(value, Mapping):
+            raise TypeError(
+                f"{name} must be a dict by role, got {described(value)}: write "
+                '{"student": ...}'
+            )
     roles = [player.role for player in players]
     if missing := sorted(set(roles) - set(params)):
-        raise ValueError(f"params lack the players' roles {missing}: {sorted(params)}")
+        raise ValueError(
+            f"params lack the players' roles {missing}, they have "
+            f"{sorted(map(str, params))}: params is a dict by role, "
+            f"{{{missing[0]!r}: ...}}"
+        )
+    for role in roles:
+        if not jax.tree.leaves(params[role]):
+            raise ValueError(f"params[{role!r}] holds no array: nothing can learn")
+    for name, tree in {
+        "params": params,
+        "model_state": model_state,
+        "aux": aux,
+    }.items():
+        check_arrays(tree, name)
     if unknown := sorted(set(model_state or {}) - set(params)):
         raise ValueError(f"model_state has roles without params: {unknown}")
-    if len(set(roles)) < len(roles):
-        raise ValueError(f"players name a role twice (use `repeats`): {roles}")
 
     # One compiled function: leaf by leaf, every new shape would be compiled on its own.
     @jax.jit
@@ -99,7 +123,7 @@ def init_state(
             params=jax.tree.map(_copy, params),
             model_state=jax.tree.map(_copy, model_state),
             opt_state={
-                p.role: jax.tree.map(_copy, p.optimizer.init(params[p.role]))
+                p.role: jax.tree.map(_copy, _started(p, params[p.role]))
                 for p in players
             },
             ema={role: jax.tree.map(_copy, params[role]) for role in averaged},
@@ -133,6 +157,17 @@ def state_digest(tree: PyTree) -> str:
         digest.update(head.encode())
         digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _started(player: "Player", params: PyTree) -> PyTree:
+    try:
+        return player.optimizer.init(params)
+    except Exception as error:
+        raise TypeError(
+            f"the optimizer of {player.role!r} cannot start from the parameters "
+            f"({type(error).__name__}: {error}); does it name leaves or labels that "
+            "they have?"
+        ) from error
 
 
 def _master(leaf: Any) -> Any:

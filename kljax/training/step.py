@@ -15,7 +15,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kljax.training.accumulation import accumulated, cast, loss_sums, replacing
+from kljax.training.accumulation import (
+    accumulated,
+    cast,
+    counted,
+    loss_sums,
+    replacing,
+)
+from kljax.training.arguments import (
+    check_batch,
+    check_floating,
+    check_loss,
+    check_trainable,
+    several,
+    whole,
+)
 from kljax.training.players import Player
 from kljax.training.state import TrainState
 from kljax.typing import Array, PyTree
@@ -44,29 +58,41 @@ def make_step(
 
     Returns:
         The step. `batch` is a dict of arrays `[b, ...]`; `batch["weights"]` `[b]` >= 0
-        weighs the mean, and where all are 0 the loss is 0. `frozen` is any pytree that
-        nobody trains: other parameters, a divergence, a traced coefficient. The metrics
-        are "<role>/loss", "<role>/grad_norm", "<role>/learning_rate" (where
-        `optax.inject_hyperparams` holds one), what the losses returned (of the last
-        repeat), and "finite": no loss, gradient or update was NaN or infinite.
+        weighs the mean, and where all are 0 the loss is 0. An example of weight 0
+        counts for nothing: what is not finite in its rows of the batch is 0 before a
+        loss sees it, and its loss may be anything. A loss that is finite there but has
+        no finite derivative (a root or a logarithm at 0) still gives NaN, as 0 · ∞
+        does in every library: give such rows harmless values. `frozen` is any pytree
+        that nobody trains: other parameters, a divergence, a traced coefficient. The
+        metrics are "<role>/loss", "<role>/grad_norm", "<role>/learning_rate" (where
+        `optax.inject_hyperparams` holds one; "<role>/learning_rate/0", "/1", ... where
+        it holds several), what the losses returned (of the last repeat), and "finite":
+        no loss, gradient or update was NaN or infinite.
 
     Raises:
-        ValueError: at trace time, for shapes that do not fit, a metric named twice, or
-            an `aux` or `model_state` unlike the one that it replaces.
+        TypeError: a player or its loss is none, or the loss takes other arguments; at
+            trace time, for a batch that is no dict, a loss that returns no `Loss`, or
+            parameters that are no floating-point numbers.
+        ValueError: a role named twice, `accumulate` below 1; at trace time, for shapes
+            that do not fit, a metric named twice, or an `aux` or `model_state` unlike
+            the one that it replaces.
 
     Example:
         >>> def loss(w, *, state, frozen, batch, key):
         ...     return Loss((batch["x"] - w) ** 2)
         >>> step = jit_step(make_step([Player("model", loss, optax.sgd(0.1))]))
     """
-    if not players or accumulate < 1:
-        raise ValueError(
-            f"need players and accumulate >= 1, got {players} and {accumulate}"
-        )
+    players, accumulate = several(players), whole("accumulate", accumulate)
+    if not players:
+        raise ValueError("need players and accumulate >= 1, got no player")
+    for player in players:
+        check_loss(player.role, player.loss)
+    check_floating(compute_dtype)
 
     def step(
         state: TrainState, batch: dict[str, Any], frozen: PyTree = None
     ) -> tuple[TrainState, dict[str, Array]]:
+        batch = counted(check_batch(batch, "batch"))
         metrics: dict[str, Array] = {"finite": jnp.bool_(True)}
         step_key = jax.random.fold_in(state.key, state.step)
         for number, player in enumerate(players):
@@ -87,6 +113,7 @@ def make_step(
         if role not in state.opt_state:
             raise ValueError(f"player {role!r} is not in {sorted(state.opt_state)}")
         params = state.params[role]
+        check_trainable(params, f"params[{role!r}]")
 
         def weighted_sum(params, carried, micro, micro_key):
             aux, model_state = carried
@@ -115,17 +142,27 @@ def make_step(
             grads, (carried, sums) = gradient(params, carried, micro, micro_key)
             return carried, (grads, sums)
 
+        def mean(params, obj_fn=None):  # a line search hands on what it was given
+            def one(carried, micro, number):
+                micro_key = jax.random.fold_in(key, number)
+                return weighted_sum(params, carried, micro, micro_key)[1]
+
+            _, sums = accumulated(one, carried, batch, accumulate, unroll)
+            return sums["loss"] / weight
+
         carried = (state.aux, state.model_state[role])
         (aux, model_state), (grads, sums) = accumulated(
             one, carried, batch, accumulate, unroll
         )
         weight = jnp.where(sums["weight"] == 0, 1, sums["weight"])
         grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
-        old = state.opt_state[role]
-        updates, opt_state = player.optimizer.update(grads, old, params)
+        loss = sums["loss"] / weight
+        updates, opt_state = _updates(
+            player, grads, state.opt_state[role], params, loss, mean
+        )
         metrics = {name: value / accumulate for name, value in sums["scalars"].items()}
         metrics |= {name: value / weight for name, value in sums["means"].items()}
-        own = _report(role, sums["loss"] / weight, grads, opt_state)
+        own = _report(role, loss, grads, opt_state)
         if twice := sorted(metrics.keys() & own.keys()):
             raise ValueError(f"metrics that the step reports itself: {twice}")
         watched = jnp.stack([*own.values(), optax.tree.norm(updates)])
@@ -166,10 +203,48 @@ def _averaged(player: Player, state: TrainState) -> TrainState:
     return replace(state, ema=state.ema | {player.role: average})
 
 
+def _updates(
+    player: Player,
+    grads: PyTree,
+    opt_state: PyTree,
+    params: PyTree,
+    loss: Array,
+    loss_of: Callable[[PyTree], Array],
+) -> tuple[PyTree, PyTree]:
+    """The optimizer's answer; one that asks is given the loss, value and function."""
+    optimizer: Any = player.optimizer
+    if not isinstance(optimizer, optax.MultiSteps):  # which passes on what it is given
+        optimizer = optax.with_extra_args_support(optimizer)
+    known = {"value": loss, "grad": grads, "value_fn": loss_of, "obj_fn": loss_of}
+    failure = None
+    for extra in (known, {}):  # some that could take these refuse them
+        try:
+            return optimizer.update(grads, opt_state, params, **extra)
+        except Exception as error:
+            failure = error
+    raise TypeError(
+        f"the optimizer of {player.role!r} cannot be updated from gradients, "
+        f"parameters, {', '.join(known)}: {failure}"
+    ) from failure
+
+
 def _report(
     role: str, loss: Array, grads: PyTree, opt_state: PyTree
 ) -> dict[str, Array]:
-    report = {f"{role}/loss": loss, f"{role}/grad_norm": optax.tree.norm(grads)}
-    found = optax.tree.get_all_with_path(opt_state, "learning_rate")
-    rates = [jnp.asarray(value) for _, value in found if jnp.ndim(value) == 0]
-    return report | ({f"{role}/learning_rate": rates[0]} if len(rates) == 1 else {})
+    rates = {
+        f"{role}/learning_rate/{number}": jnp.asarray(rate)
+        for number, rate in enumerate(_learning_rates(opt_state))
+    }
+    if len(rates) == 1:
+        rates = {f"{role}/learning_rate": rate for rate in rates.values()}
+    return {f"{role}/loss": loss, f"{role}/grad_norm": optax.tree.norm(grads)} | rates
+
+
+def _learning_rates(opt_state: PyTree) -> list[Any]:
+    """The scalars `hyperparams["learning_rate"]` of `optax.inject_hyperparams`."""
+    place = (
+        jax.tree_util.GetAttrKey("hyperparams"),
+        jax.tree_util.DictKey("learning_rate"),
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(opt_state)
+    return [leaf for path, leaf in leaves if path[-2:] == place and not jnp.ndim(leaf)]

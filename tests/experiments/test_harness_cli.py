@@ -95,18 +95,61 @@ def test_run_stores_what_it_returned(package, capsys):
     assert len(json.loads((folder / "timing.json").read_text())["sessions"]) == 2
 
 
-@pytest.mark.parametrize("trouble", ["interrupt", "terminate"])
-def test_an_interrupted_run_says_how_to_go_on(package, capsys, trouble):
+@pytest.mark.parametrize(
+    ("trouble", "why"),
+    [
+        ("interrupt", "after step 5"),
+        ("terminate", "stopped by a request to end (SIGTERM)"),
+    ],
+)
+def test_an_interrupted_run_says_how_to_go_on(package, capsys, trouble, why):
     words = ["run", "ring", "--trouble", trouble, "--workdir", "my runs"]
     assert call(package, *words) == 130
     err = capsys.readouterr().err
     command = f"run ring --trouble {trouble} --workdir 'my runs'"
-    assert f"to go on: python -m experiments {command}\n" in err
+    assert f"\n{why}\nto go on: python -m experiments {command}\n" in err
     (folder,) = pathlib.Path("my runs", "ring").iterdir()
     assert not (folder / "results.json").exists()
     assert call(package, *words) == 0
     sessions = json.loads((folder / "timing.json").read_text())["sessions"]
     assert [session["finished"] for session in sessions] == [False, True]
+
+
+NAMES = {
+    "lm_distillation --methods klx": "unknown name in methods: 'klx'; known: cross_e",
+    "lm_distillation --methods forward-kl": "did you mean 'forward_kl'?",
+    "lm_distillation --methods forward_kl/policy": "only /on_policy may stand behind",
+    "lm_distillation --methods cross_entropy/on_policy": "'cross_entropy/on_policy'",
+    "lm_distillation --methods alpha alpha": "methods names alpha twice",
+    "lm_distillation --methods": "methods names nothing",
+    "lm_distillation --data.packages nunpy": "package 'nunpy' is not installed",
+    "lm_distillation --seeds 0": "seeds must be at least 1, got 0",
+    "f_distill --students forward_k": "did you mean 'forward_kl'?",
+    "f_distill --students reverse_kl/gan": "only /no_gan may stand behind",
+    "f_distill --data.name digitz": "'digitz'",
+    "f_distill --model.kind unett": "invalid choice 'unett'",
+    "f_distill --student.noise karas": "invalid choice 'karas'",
+    "logit_fusion --packages numpyx": "package 'numpyx' is not installed",
+    "logit_fusion --domain ../x": "package '../x' is not installed",
+    "logit_fusion --timing.parts dynamik": "did you mean 'dynamic'?",
+    "logit_fusion --timing.parts grid": "must name dynamic",
+}
+
+
+@pytest.mark.parametrize("words", NAMES)
+def test_a_wrong_name_fails_before_anything_runs(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--dry-run"]):
+        assert main(["run", *words.split(), *more]) == 2
+        err = " ".join(capsys.readouterr().err.replace("│", "").split())
+        assert NAMES[words] in err and "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(package, capsys):
+    pathlib.Path("taken").write_text("")
+    assert call(package, "run", "ring", "--workdir", "taken") == 1
+    assert "Not a directory: 'taken" in capsys.readouterr().err
 
 
 def test_known_errors_are_one_message(package, capsys):

@@ -275,9 +275,12 @@ def test_progress_is_told_the_last_step():
     step, state = scalar_game()
     fit(step, state, lambda n: {}, steps=3, progress=Told(), stage="teacher")
     assert told[0] == ("teacher", 3) and told[-1] == "closed"
-    step, loss, rate = told[-2]
-    assert step == 3 and rate > 0
+    n, loss, rate = told[-2]
+    assert n == 3 and rate > 0
     np.testing.assert_allclose(loss, 0.8**4, rtol=1e-6)
+    told.clear()
+    fit(step, scalar_game()[1], lambda n: {}, steps=1, progress=Told())
+    assert told[1] == (1, 1.0, None)  # one look has no rate: it is not 0
 
 
 def test_counts_must_be_positive():
