@@ -1,59 +1,31 @@
-"""Arguments that several divergences take, checked alike."""
+"""Arguments that several divergences take, checked alike.
 
+`rows_shaped` and `check_positive` are those of `kljax.arguments`.
+"""
+
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.concrete import checked_ids, concrete
+from kljax.arguments import check_positive, checked_ids, concrete, fitting, rows_shaped
 from kljax.kernels import listed
 from kljax.typing import Array, ArrayLike
 
-LEAST, MOST = 1e-30, 1e30
-"""A temperature beyond these, and its reciprocal, leave no digits in float32."""
+__all__ = ["check_positive", "checked_lists", "for_rows", "rows_shaped"]
 
 
-def rows_shaped(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
-    """A positive number for all rows, or one for each: of the rows' rank, or raises.
+def for_rows(divergence: Any, rows: tuple[int, ...]) -> Any:
+    """The divergence, each parameter a number or one for each row: or raises."""
 
-    Args:
-      name: the argument, for the message.
-      value: real; from 1e-30 to 1e30 where it is known.
-      rows: the shape of the result.
+    def fit(parameter: ArrayLike) -> ArrayLike:
+        if not jnp.ndim(parameter):
+            return parameter
+        name = f"a parameter of {type(divergence).__name__}"
+        return fitting(name, parameter, rows)[..., None]
 
-    Returns:
-      An array that broadcasts against `rows`, float32 or wider.
-
-    Raises:
-      ValueError: another shape, or a number that is known to be out of range.
-      TypeError: no real numbers.
-    """
-    array = jnp.asarray(value)
-    if not (
-        jnp.issubdtype(array.dtype, jnp.floating)
-        or jnp.issubdtype(array.dtype, jnp.integer)
-    ):
-        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
-    fits = len(array.shape) in (0, len(rows)) and all(
-        mine in (1, row) for mine, row in zip(array.shape, rows)
-    )
-    if not fits:
-        raise ValueError(
-            f"{name} must be one number or have the shape of the result's rows, "
-            f"{rows}; got {array.shape}"
-        )
-    check_positive(name, value)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-
-
-def check_positive(name: str, value: ArrayLike) -> None:
-    """Raises `ValueError` where a number is known that is not within 1e-30 to 1e30."""
-    known = concrete(value)
-    if known is None:
-        return
-    wrong = known[~((known >= LEAST) & (known <= MOST))]
-    if np.size(wrong):
-        raise ValueError(
-            f"{name} must be positive, got {wrong.flat[0]}; expected {LEAST} to {MOST}"
-        )
+    return jax.tree.map(fit, divergence)
 
 
 def checked_lists(

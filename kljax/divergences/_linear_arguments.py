@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.concrete import checked_ids
-from kljax.divergences._arguments import check_positive, checked_lists
+from kljax.arguments import check_positive, checked_ids
+from kljax.divergences._arguments import checked_lists
 from kljax.kernels import linear as kernel
 from kljax.typing import Array, ArrayLike
 

@@ -1,6 +1,7 @@
-"""What can be said of values that are known before a program runs.
+"""Arguments that several rooms take, checked alike.
 
-A traced value is not known, and no check here looks at one.
+What a value is can be said only where it is known before a program runs: of a traced
+one no check here says anything but what its shape and type tell.
 """
 
 from typing import Any
@@ -9,9 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.typing import Array, ArrayLike
+from kljax.typing import Array, ArrayLike, PyTree
 
-__all__ = ["checked_ids", "concrete"]
+__all__ = [
+    "check_positive",
+    "checked_ids",
+    "concrete",
+    "fitting",
+    "rows_shaped",
+    "traced",
+]
+
+LEAST, MOST = 1e-30, 1e30
+"""A temperature beyond these, and its reciprocal, leave no digits in float32."""
 
 
 def concrete(value: Any) -> np.ndarray | None:
@@ -21,11 +32,16 @@ def concrete(value: Any) -> np.ndarray | None:
     as it was given.
     """
     leaves = jax.tree.leaves(value)
-    if any(isinstance(x, jax.core.Tracer) for x in leaves):
+    if traced(leaves):
         return None
     if any(isinstance(x, jax.Array) and not x.is_fully_addressable for x in leaves):
         return None
     return np.asarray(value)
+
+
+def traced(tree: PyTree) -> bool:
+    """Whether any leaf is known only when the program runs."""
+    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
 
 
 def checked_ids(
@@ -81,3 +97,54 @@ def _narrowed(ids: Any, size: int) -> Array:
     else:
         ids = ids.clip(0, size)
     return jnp.asarray(ids.astype(np.int32))
+
+
+def rows_shaped(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
+    """A positive number for all rows, or one for each: of the rows' rank, or raises.
+
+    Args:
+      name: the argument, for the message.
+      value: real; from 1e-30 to 1e30 where it is known.
+      rows: the shape of the result.
+
+    Returns:
+      An array that broadcasts against `rows`, float32 or wider.
+
+    Raises:
+      ValueError: another shape, or a number that is known to be out of range.
+      TypeError: no real numbers.
+    """
+    array = fitting(name, value, rows)
+    check_positive(name, value)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def check_positive(name: str, value: ArrayLike) -> None:
+    """Raises `ValueError` where a number is known that is not within 1e-30 to 1e30."""
+    known = concrete(value)
+    if known is None:
+        return
+    wrong = known[~((known >= LEAST) & (known <= MOST))]
+    if np.size(wrong):
+        raise ValueError(
+            f"{name} must be positive, got {wrong.flat[0]}; expected {LEAST} to {MOST}"
+        )
+
+
+def fitting(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
+    """Real numbers, one or one for each row, as `rows_shaped` has it, of any size."""
+    array = jnp.asarray(value)
+    if not (
+        jnp.issubdtype(array.dtype, jnp.floating)
+        or jnp.issubdtype(array.dtype, jnp.integer)
+    ):
+        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
+    fits = len(array.shape) in (0, len(rows)) and all(
+        mine in (1, row) for mine, row in zip(array.shape, rows)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} must be one number or have the shape of the result's rows, "
+            f"{rows}; got {array.shape}"
+        )
+    return array
