@@ -307,6 +307,7 @@ def checked(
     vocabulary = max(apply.config.vocab_size for apply, _ in models)
     prompt = checked_ids("prompt", ids, vocabulary, where)
     ends = np.asarray(tuple(stop_tokens), np.int64)
+    ends = checked_ids("stop_tokens", ends, vocabulary)
     outside = where & ((prompt < 0) | (prompt >= vocabulary))
     prompt = jnp.where(where & ~outside, prompt, 0)
     broken = jnp.any(outside, axis=1, keepdims=True)
@@ -324,7 +325,7 @@ def checked(
         broken=broken if traced(broken) else None,
         keys=_row_keys(key, len(prompt)),
         sampling=sampling,
-        stop_tokens=checked_ids("stop_tokens", ends, vocabulary),
+        stop_tokens=ends,
         pad_id=jnp.asarray(pad_id, jnp.int32),
         combine=combine,
         dtypes=tuple(
