@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import checked_ids, traced
 from kljax.decoding.lockstep import (
     Block,
     Combine,
@@ -63,6 +64,9 @@ class Job:
     params: tuple[PyTree, ...]
     prompt: Array
     where: Array
+    broken: Array | None
+    """Rows whose traced prompt holds ids outside the vocabulary; None if it is known:
+    then there are none."""
     keys: Array
     sampling: Sampling
     stop_tokens: Array
@@ -105,16 +109,28 @@ class Job:
                 jnp.asarray(limit, jnp.int32),
                 size=size,
             )
-            yield Block(
-                filled(block.tokens, limit),
-                filled(block.log_probabilities, limit),
-                block.lengths,
-                {name: filled(x, limit) for name, x in block.diagnostics.items()},
+            yield self.marked(
+                Block(
+                    filled(block.tokens, limit),
+                    filled(block.log_probabilities, limit),
+                    block.lengths,
+                    {name: filled(x, limit) for name, x in block.diagnostics.items()},
+                )
             )
             made += limit
             done = state.done
             if not isinstance(done, jax.core.Tracer) and bool(np.all(done)):
                 return
+
+    def marked(self, block: Block) -> Block:
+        """No text in the rows that are broken."""
+        if self.broken is None:
+            return block
+        return dataclasses.replace(
+            block,
+            tokens=jnp.where(self.broken, self.pad_id, block.tokens),
+            log_probabilities=jnp.where(self.broken, jnp.nan, block.log_probabilities),
+        )
 
 
 def _is_one(value: Any) -> bool:
@@ -147,7 +163,8 @@ def generate(
       prompt: token ids, rows of different lengths padded on the left.
       max_new_tokens: how many tokens to make at most; with the prompt they must fit
         the context.
-      where: which tokens of the prompt count; None: all. The last of a row must.
+      where: which tokens of the prompt count; None: all. The last of a row must. The
+        others may hold anything.
       sampling: temperature, filters and penalty.
       key: one random key, or one per row; None if the sampling is greedy. From one
         key rows get keys of their own, so that a row does not depend on the others.
@@ -160,13 +177,14 @@ def generate(
 
     Returns:
       `tokens` and `log_probabilities` `[b, max_new_tokens]`, `lengths` `[b]`,
-      `diagnostics`, each `[b, max_new_tokens, ...]`.
+      `diagnostics`, each `[b, max_new_tokens, ...]`. A row whose traced prompt holds an
+      id outside the vocabulary is pad tokens with log-probabilities NaN.
 
     Raises:
       TypeError: a model without a config, or no integers for tokens.
       ValueError: an empty prompt, a prompt longer than a model's context, a row that
-        ends with padding, differing vocabularies, several models without `combine`, no
-        key.
+        ends with padding, prompt or stop tokens outside the vocabulary, differing
+        vocabularies, several models without `combine`, no key.
 
     Example:
       >>> from kljax.models.transformer import TransformerConfig, transformer
@@ -263,7 +281,7 @@ def checked(
     cache_dtype: Any,
 ) -> Job:
     """What can be said about the arguments before anything runs."""
-    prompt = jnp.asarray(prompt)
+    ids, prompt = prompt, jnp.asarray(prompt)
     if prompt.ndim != 2 or 0 in prompt.shape:
         raise ValueError(
             f"prompt has shape {prompt.shape}; expected [b, t] with at least one row "
@@ -286,6 +304,13 @@ def checked(
     if total < 1:
         raise ValueError(f"max_new_tokens is {total}; expected 1 or more")
     _check_models(models, prompt.shape[1], total, combine)
+    vocabulary = max(apply.config.vocab_size for apply, _ in models)
+    prompt = checked_ids("prompt", ids, vocabulary, where)
+    ends = np.asarray(tuple(stop_tokens), np.int64)
+    ends = checked_ids("stop_tokens", ends, vocabulary)
+    outside = where & ((prompt < 0) | (prompt >= vocabulary))
+    prompt = jnp.where(where & ~outside, prompt, 0)
+    broken = jnp.any(outside, axis=1, keepdims=True)
     if sampling.greedy:
         key = jax.random.key(0)
     extra = padded_length(prompt.shape[1] - 1) + 1 - prompt.shape[1]
@@ -297,9 +322,10 @@ def checked(
         ),
         prompt=jnp.pad(prompt, ((0, 0), (extra, 0))),
         where=jnp.pad(where, ((0, 0), (extra, 0))),
+        broken=broken if traced(broken) else None,
         keys=_row_keys(key, len(prompt)),
         sampling=sampling,
-        stop_tokens=jnp.asarray(tuple(stop_tokens), jnp.int32),
+        stop_tokens=ends,
         pad_id=jnp.asarray(pad_id, jnp.int32),
         combine=combine,
         dtypes=tuple(

@@ -219,8 +219,11 @@ def advance(
 
 
 def within(apply: Any, tokens: Array) -> Array:
-    """Ids above the model's own vocabulary are read as its last one."""
-    return jnp.minimum(tokens, apply.config.vocab_size - 1)
+    """Ids above the model's own vocabulary are read as its last one.
+
+    A pad token may be any number, also below 0.
+    """
+    return jnp.clip(tokens, 0, apply.config.vocab_size - 1)
 
 
 def traced_fields(sampling: Sampling) -> tuple[Sampling, dict[str, Any]]:

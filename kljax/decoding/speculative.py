@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kljax import arguments
 from kljax.decoding import generation
 from kljax.decoding.fusion import padded
 from kljax.decoding.lockstep import (
@@ -143,6 +144,11 @@ def speculate(
         raise ValueError(
             f"repetition_penalty is {penalty}: it changes from token to token, which a "
             "block cannot follow; use generate"
+        )
+    if arguments.traced((prompt, [params for _, params in models])):
+        raise TypeError(
+            "prompt or models: traced, and what comes next is decided between calls; "
+            "call speculate outside of jax.jit, or generate inside"
         )
     job = generation.checked(
         models,

@@ -15,7 +15,6 @@ from kljax.divergences.categorical import (
     divergence,
     entropy,
     renyi,
-    topk,
 )
 from kljax.divergences.linear import (
     linear_cross_entropy,
@@ -25,6 +24,7 @@ from kljax.divergences.linear import (
     linear_topk_renormalized,
 )
 from kljax.divergences.linear_sharded import linear_divergence_sharded
+from kljax.divergences.listed import topk
 from kljax.divergences.sharded import divergence_sharded
 from kljax.fdivergence import FDivergence, Moments, generator
 from kljax.generators import (

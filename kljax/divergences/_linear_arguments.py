@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kljax.arguments import check_positive, checked_ids
+from kljax.divergences._arguments import checked_lists
 from kljax.kernels import linear as kernel
 from kljax.typing import Array, ArrayLike
 
@@ -72,7 +74,9 @@ def number(
     """A positive number; left out where it is the neutral one."""
     if value is None or (isinstance(value, int | float) and value == neutral):
         return {}
-    return positive(key, argument, value)
+    found = scalar(key, argument, value)
+    check_positive(argument, value)
+    return found
 
 
 def positive(key: str, argument: str, value: ArrayLike) -> Operands:
@@ -134,7 +138,7 @@ def per_token(
 
 
 def labels(
-    value: ArrayLike, hidden: Array, weights: ArrayLike | None
+    value: ArrayLike, hidden: Array, vocab: int, weights: ArrayLike | None
 ) -> tuple[Operands, Array]:
     """Labels, and the weights without the tokens whose label is negative."""
     shape = hidden.shape[:-1]
@@ -142,8 +146,9 @@ def labels(
     if array.shape != shape:
         raise ValueError(f"labels must be {shape}, one per token, got {array.shape}")
     given = jnp.ones(shape, bool) if weights is None else token_weights(weights, shape)
+    array = checked_ids("labels", value, vocab, weights, negative=True)
     kept = jnp.where(array >= 0, given, jnp.zeros((), given.dtype))
-    return {"labels": array.astype(jnp.int32)}, kept
+    return {"labels": array}, kept
 
 
 def token_weights(weights: ArrayLike, shape: tuple[int, ...]) -> Array:
@@ -159,7 +164,16 @@ def token_weights(weights: ArrayLike, shape: tuple[int, ...]) -> Array:
         ) from None
 
 
-def topk(log_p_topk: ArrayLike, ids: ArrayLike, hidden: Array, vocab: int) -> Operands:
+def topk(
+    log_p_topk: ArrayLike,
+    ids: ArrayLike,
+    hidden: Array,
+    vocab: int,
+    weights: ArrayLike | None,
+    log_tail: ArrayLike | None = None,
+    *,
+    normalized: bool = True,
+) -> Operands:
     """The k listed outcomes of every token."""
     shape = hidden.shape[:-1]
     log_p = per_token("log_p_topk", log_p_topk, shape, jnp.floating)
@@ -173,7 +187,13 @@ def topk(log_p_topk: ArrayLike, ids: ArrayLike, hidden: Array, vocab: int) -> Op
         raise ValueError(
             f"log_p_topk {log_p.shape} must list between 1 and {vocab} outcomes"
         )
-    return {"log_p_topk": log_p, "ids": index}
+    if weights is not None:
+        token_weights(weights, shape)
+    index, tail = checked_lists(
+        log_p_topk, ids, vocab, log_tail, weights, normalized=normalized
+    )
+    found = {"log_p_topk": log_p, "ids": index}
+    return found if tail is None else {**found, "log_tail": tail}
 
 
 def _choose(reduction: str, implementation: str | None) -> str:
@@ -275,6 +295,11 @@ def flatten(
         for k, x in {**operands, "weights": w}.items()
     }
     leaves = jax.tree.leaves(divergence)
+    if shapes := [jnp.shape(x) for x in leaves if jnp.ndim(x)]:
+        raise ValueError(
+            f"the parameters of {divergence} must be numbers, got arrays of shapes "
+            f"{shapes}; use jax.vmap for several"
+        )
     return flat | {f"leaf_{i}": jnp.asarray(x) for i, x in enumerate(leaves)}, divisor
 
 

@@ -17,11 +17,10 @@ from kljax.generators import Alpha, get, names
 from kljax.kernels.blocks import by_rows
 from kljax.kernels.logits import row_divergence
 from kljax.kernels.normalized import log_probabilities, masked, reference
-from kljax.kernels.rows import with_tail
-from kljax.typing import Array, ArrayLike, Bool, Float, Int
+from kljax.typing import Array, ArrayLike, Bool, Float
 
 
-def _floating(name: str, x: ArrayLike) -> Array:
+def floating(name: str, x: ArrayLike) -> Array:
     """`x` as an array; integers and complex numbers raise."""
     array = jnp.asarray(x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -33,7 +32,7 @@ def _floating(name: str, x: ArrayLike) -> Array:
 
 
 def _on_last_axis(name: str, x: ArrayLike, axis: int) -> Array:
-    array = _floating(name, x)
+    array = floating(name, x)
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(f"axis {axis} does not exist in {name}, shape {array.shape}")
     array = jnp.moveaxis(array, axis, -1)
@@ -432,60 +431,3 @@ def _cross_entropy_rows(a, b):
     missing = jnp.any(q_zero & ~p_zero, axis=-1)
     total = jnp.where(missing, jnp.inf, jnp.sum(terms, axis=-1))
     return jnp.where(rows.empty, 0, total)
-
-
-def topk(
-    log_p_topk: Float[ArrayLike, "*b k"],
-    ids: Int[ArrayLike, "*b k"],
-    q_logits: Float[ArrayLike, "*b v"],
-    divergence: str | FDivergence,
-    **parameters: Any,
-) -> Float[Array, "*b"]:
-    """``D(p‖q)`` over k listed outcomes and one for all the others.
-
-    A sum over the k outcomes alone is no divergence: it can be negative. With the
-    tail as outcome k + 1 it is one, and a lower bound on that of the full rows. A
-    target tail below about 1e-6 in float32 counts as none.
-
-    Args:
-      log_p_topk: log-probabilities of the target at `ids`, normalised over the full
-        vocabulary.
-      ids: outcomes, distinct within a row, in ``[0, v)``.
-      q_logits: the model's logits over the full vocabulary.
-      divergence: a name of `names()` or an object.
-      **parameters: of the divergence.
-
-    Returns:
-      One value per leading index, in nats.
-
-    Raises:
-      ValueError: shapes that differ, or k > v.
-      TypeError: `ids` that are not integers, logits that are not floating point.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> q = jnp.log(jnp.array([0.7, 0.2, 0.1]))
-      >>> value = topk(jnp.log(jnp.array([0.5])), jnp.array([0]), q, "total_variation")
-      >>> round(float(value), 4)  # |0.5 − 0.7|
-      0.2
-    """
-    objective = get(divergence, **parameters)
-    log_p, q = _floating("log_p_topk", log_p_topk), _floating("q_logits", q_logits)
-    log_p, q = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (log_p, q))
-    index = jnp.asarray(ids)
-    if not jnp.issubdtype(index.dtype, jnp.integer):
-        raise TypeError(f"ids must be integers, got {index.dtype}")
-    if index.shape != log_p.shape:
-        raise ValueError(f"ids {index.shape} and log_p_topk {log_p.shape} differ")
-    if q.shape[:-1] != log_p.shape[:-1] or log_p.shape[-1] > q.shape[-1]:
-        raise ValueError(
-            f"q_logits {q.shape} does not fit log_p_topk {log_p.shape}: leading axes "
-            "must agree and k must not exceed the vocabulary"
-        )
-    return _topk(objective, log_p, index, q)
-
-
-@jax.jit
-def _topk(divergence, log_p, ids, q):
-    p_side, q_side = with_tail(log_p, ids, q)
-    return _rows(divergence, p_side, q_side, None, None)

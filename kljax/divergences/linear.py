@@ -58,7 +58,7 @@ def linear_divergence(
       soft_cap: c of ``c · tanh(z/c)``, applied after the bias and before the
         temperature; positive, one for both sides or a pair; None leaves the logits.
       weights: of the tokens, or a mask. Tokens of weight 0 are put last and cost
-        nothing where they fill a chunk.
+        nothing where they fill a chunk; their states and labels may hold anything.
       normalizer: what the sum is divided by; ``Σ w`` when left out. Give the sum over
         the whole batch where this is only a part of it (accumulation, devices).
       reduction: ``"mean"``, or ``"none"`` for ``w D`` of each token.
@@ -76,8 +76,9 @@ def linear_divergence(
 
     Returns:
       A scalar, or ``[*b, t]`` with ``reduction="none"``; at least float32. 0 without
-      tokens or where the normalizer is 0. Never NaN; ``+inf`` where a token's
-      divergence is, and that token has gradient 0.
+      tokens or where the normalizer is 0; ``+inf`` where a token's divergence is, and
+      that token has gradient 0. NaN, in value and gradient, of a NaN that counts alone:
+      a token of weight 0 may hold anything.
 
       Both implementations are differentiable in every mode and in every argument. For
       scalar losses in reverse mode the first is the faster; ``"recompute"`` is meant
@@ -141,7 +142,7 @@ def linear_mixture(
     cross-entropy is at temperature 1, the divergence at `temperature`.
 
     Args:
-      labels: outcomes; a negative one takes its token away, as weight 0 would.
+      labels: as in `linear_cross_entropy`.
       cross_entropy_scale, divergence_scale: numbers, may be traced. One of 0 removes
         its part even where that is infinite; Hinton's objective has T² in the second.
       divergence and all others: as in `linear_divergence`.
@@ -172,7 +173,8 @@ def linear_mixture(
         **arguments.pair("cap", "soft_cap", soft_cap, None),
     }
     arguments.check_vocab(operands, pad_vocab)
-    found, weights = arguments.labels(labels, operands["q_hidden"], weights)
+    hidden, vocab = operands["q_hidden"], operands["q_head"].shape[1]
+    found, weights = arguments.labels(labels, hidden, vocab, weights)
     operands |= {
         **found,
         **arguments.scalar("hard_scale", "cross_entropy_scale", cross_entropy_scale),
@@ -202,7 +204,7 @@ def linear_cross_entropy(
 
     Args:
       labels: outcomes; a negative one takes its token away, as weight 0 would. One
-        beyond the vocabulary is impossible: ``+inf``.
+        beyond the vocabulary raises; traced it has NaN, but not where the weight is 0.
       q_hidden, q_head, ...: as in `linear_divergence`, of the model alone.
 
     Returns:
@@ -220,7 +222,8 @@ def linear_cross_entropy(
       1.3863
     """
     operands = _model(q_hidden, q_head, q_bias, temperature, soft_cap)
-    found, weights = arguments.labels(labels, operands["q_hidden"], weights)
+    hidden, vocab = operands["q_hidden"], operands["q_head"].shape[1]
+    found, weights = arguments.labels(labels, hidden, vocab, weights)
     return arguments.run(
         rows.label_rows, None, {**operands, **found}, weights, normalizer, reduction,
         chunk_size, implementation,
@@ -232,6 +235,7 @@ def linear_topk(
     *,
     log_p_topk: Float[ArrayLike, "*b t k"],
     ids: Int[ArrayLike, "*b t k"],
+    log_tail: Float[ArrayLike, "*b t"] | None = None,
     q_hidden: Float[ArrayLike, "*b t d"],
     q_head: Float[ArrayLike, "d v"],
     q_bias: Float[ArrayLike, "v"] | None = None,
@@ -253,6 +257,7 @@ def linear_topk(
       log_p_topk: log-probabilities of the target at `ids`, normalised over the full
         vocabulary, at the temperature of the divergence.
       ids: outcomes, distinct within a token, in ``[0, v)``.
+      log_tail: log of what all other outcomes have, ``[*b, t]``, as in `topk`.
       temperature, soft_cap: of the model alone.
       divergence and all others: as in `linear_divergence`.
 
@@ -260,7 +265,8 @@ def linear_topk(
       As in `linear_divergence`.
 
     Raises:
-      ValueError: as in `linear_divergence`, or lists that do not fit.
+      ValueError: as in `linear_divergence`, or lists that do not fit, that are known
+        to be no such outcomes or to sum to more than 1. Traced ones give NaN.
       TypeError: as in `linear_divergence`, or ids that are not integers.
 
     Example:
@@ -274,7 +280,7 @@ def linear_topk(
     objective = get(divergence, **parameters)
     operands = _model(q_hidden, q_head, q_bias, temperature, soft_cap)
     hidden, vocab = operands["q_hidden"], operands["q_head"].shape[1]
-    operands |= arguments.topk(log_p_topk, ids, hidden, vocab)
+    operands |= arguments.topk(log_p_topk, ids, hidden, vocab, weights, log_tail)
     return arguments.run(
         rows.topk_rows, objective, operands, weights, normalizer, reduction,
         chunk_size, implementation,
@@ -323,7 +329,9 @@ def linear_topk_renormalized(
     objective = get(divergence, **parameters)
     operands = _model(q_hidden, q_head, q_bias, temperature, soft_cap)
     hidden, vocab = operands["q_hidden"], operands["q_head"].shape[1]
-    operands |= arguments.topk(log_p_topk, ids, hidden, vocab)
+    operands |= arguments.topk(
+        log_p_topk, ids, hidden, vocab, weights, normalized=False
+    )
     return arguments.run(
         rows.renormalized_rows, objective, operands, weights, normalizer, reduction,
         chunk_size, implementation,

@@ -21,10 +21,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.kernels.rows import weigh
+from kljax.kernels.rows import settled, shown, slope_in_weight, weigh
 from kljax.typing import Array, Float
 
-PER_TOKEN = ("q_hidden", "p_hidden", "weights", "labels", "ids", "log_p_topk")
+PER_TOKEN = (
+    *("q_hidden", "p_hidden", "weights", "labels"),
+    *("ids", "log_p_topk", "log_tail"),
+)
 """Operands whose first axis is the tokens'."""
 
 
@@ -41,6 +44,8 @@ class Plan(NamedTuple):
     """Tokens whose logits are worked on at a time on a CPU; divides `chunk`."""
     masked: bool
     """Whether weights may be 0: such tokens are put last and their chunks skipped."""
+    weighted: bool
+    """Whether there are weights: what those of 0 take away may hold anything."""
 
 
 def make_plan(
@@ -52,7 +57,7 @@ def make_plan(
     """
     blocks = -(-chunk // max(8, 2**19 // vocab))
     block = -(-chunk // blocks)
-    return Plan(rows, structure, block * blocks, block, masked)
+    return Plan(rows, structure, block * blocks, block, masked, masked)
 
 
 def default_chunk(tokens: int, vocab: int) -> int:
@@ -109,11 +114,14 @@ def finish(raw: Array, bias: Array | None, cap: Array | None) -> Array:
 
 def _values(plan: Plan, raw: dict[str, Array], operands: dict[str, Array]) -> Array:
     """The chunk's values from its two products."""
+    weights = operands["weights"] if plan.weighted else None
     logits = {
-        s: finish(z, operands.get(f"{s}_bias"), operands.get(f"{s}_cap"))
+        s: finish(
+            settled(weights, z), operands.get(f"{s}_bias"), operands.get(f"{s}_cap")
+        )
         for s, z in raw.items()
     }
-    return plan.rows(divergence_of(plan, operands), logits, operands)
+    return shown(plan.rows(divergence_of(plan, operands), logits, operands))
 
 
 def _in_blocks(plan: Plan, function: Callable, start: Any, rows: Any) -> Any:
@@ -208,6 +216,14 @@ def scan(plan: Plan, live: Callable, start: Any, chunks: dict[str, Array]) -> An
     return lax.scan(body if plan.masked else live, start, chunks)
 
 
+def settled_states(plan: Plan, chunk: dict[str, Array]) -> dict[str, Array]:
+    """The chunk, with finite hidden states where the weight is 0."""
+    if not plan.weighted:
+        return chunk
+    states = {k: x for k, x in chunk.items() if k.endswith("_hidden")}
+    return chunk | {k: settled(chunk["weights"], x) for k, x in states.items()}
+
+
 def moving(operands: dict[str, Array], tangents: dict[str, Any]) -> dict[str, Array]:
     """The tangents of the operands that are differentiated."""
     return {
@@ -234,6 +250,7 @@ def weighted_sum(plan: Plan, operands: dict[str, Array]) -> Float[Array, ""]:
     chunks, shared, _ = chunked(plan, operands)
 
     def live(total, chunk):
+        chunk = settled_states(plan, chunk)
         local = {**shared, **chunk}
         values = _all_values(plan, products(local), chunk, shared)
         return total + jnp.sum(weigh(chunk["weights"], values)), None
@@ -299,10 +316,11 @@ def sum_and_gradient(
     @partial(jax.checkpoint, prevent_cse=False)
     def live(carry, chunk):
         total, heads, summed = carry
+        chunk = settled_states(plan, chunk)
         tokens = {k: x for k, x in chunk.items() if not k.endswith("_hidden")}
         raw = products({**shared, **chunk})
         summed, (values, slopes, found) = _in_blocks(plan, block, summed, (raw, tokens))
-        found["weights"] = jnp.where(jnp.isinf(values), 0, values)
+        found["weights"] = slope_in_weight(chunk["weights"], values)
         for s, slope in slopes.items():
             if f"{s}_hidden" in wanted:
                 # Wide, as it is yet to be multiplied by a cotangent.
@@ -356,6 +374,7 @@ def _rows(plan: Plan, operands: dict[str, Array]) -> Float[Array, "n"]:
     # A chunk keeps its inputs alone.
     @partial(jax.checkpoint, prevent_cse=False)
     def live(carry, chunk):
+        chunk = settled_states(plan, chunk)
         local = {**shared, **chunk}
         raw = {
             s: _wide_product(dtype, local[f"{s}_hidden"], local[f"{s}_head"])

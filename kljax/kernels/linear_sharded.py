@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from kljax.kernels import linear
-from kljax.kernels.rows import weigh
+from kljax.kernels.rows import settled, shown, slope_in_weight, weigh
 from kljax.typing import Array, Float
 
 Operands = dict[str, Array]
@@ -66,6 +66,8 @@ class _Rows(NamedTuple):
     live: Array
     """Rows with outcomes on both sides and a finite value."""
     infinite: Array
+    broken: Array
+    """Rows with a NaN, of whichever device."""
 
 
 def _local_state(a: Array, b: Array) -> _State:
@@ -112,8 +114,8 @@ def _normalized(divergence: Any, a: Array, b: Array, axis: str | None) -> _Rows:
 
     def log_normalizer(top, z, origin):
         highest = _possible(jnp.max(top, axis=0))
-        total = jnp.sum(jnp.where(z > 0, z * jnp.exp(top - highest), 0), axis=0)
-        some = total > 0
+        total = jnp.sum(jnp.where(z == 0, 0, z * jnp.exp(top - highest)), axis=0)
+        some = total != 0
         return jnp.where(some, jnp.log(jnp.where(some, total, 1)), 0) + (
             highest - origin
         ), some
@@ -125,7 +127,8 @@ def _normalized(divergence: Any, a: Array, b: Array, axis: str | None) -> _Rows:
     own_p = s.z_p * jnp.exp(jnp.minimum(_possible(s.top_p) - s.origin_p, _FAR))
     scale_p, scale_q = (jnp.exp(jnp.minimum(x, _FAR)) for x in (move_p, move_q))
     tilt = scale_p * jnp.expm1(jnp.minimum(move_q - move_p, _FAR))
-    pieces = jnp.where(s.z_p > 0, scale_q * s.excess + tilt * own_p, scale_q * s.excess)
+    tilted = scale_q * s.excess + tilt * own_p
+    pieces = jnp.where(s.z_p == 0, scale_q * s.excess, tilted)
     x = jnp.sum(pieces, axis=0) * jnp.exp(-jnp.clip(log_zp, -_FAR, _FAR))
     small = jnp.abs(x) < 0.5
     shift = jnp.where(small, jnp.log1p(jnp.where(small, x, 0)), log_zq - log_zp)
@@ -136,14 +139,16 @@ def _normalized(divergence: Any, a: Array, b: Array, axis: str | None) -> _Rows:
     joint = (a > -jnp.inf) & (b > -jnp.inf)
     d = jnp.where(joint, a - b, 0) + shift[..., None]
     log_p, log_q = a - log_zp[..., None], b - log_zq[..., None]
-    full = p_some & q_some
-    return _Rows(log_p, log_q, d, full & ~infinite, full & infinite)
+    full, broken = p_some & q_some, jnp.isnan(log_zp + log_zq)
+    infinite &= full & ~broken
+    return _Rows(log_p, log_q, d, full & ~infinite, infinite, broken)
 
 
 def _terms(divergence: Any, rows: _Rows) -> Array:
     """This device's part of each row's value, finite parts only."""
     terms = divergence.term(rows.log_p, rows.log_q, rows.log_u)
-    return jnp.sum(jnp.where(rows.live[..., None], terms, 0), axis=-1)
+    terms = jnp.where(rows.live[..., None], terms, 0)
+    return shown(jnp.sum(terms, axis=-1), rows.broken)
 
 
 def _slope(divergence, rows: _Rows, side: str, axis: str | None) -> Array:
@@ -155,6 +160,7 @@ def _slope(divergence, rows: _Rows, side: str, axis: str | None) -> Array:
         mass, own = rows.log_p, divergence.dual
         product = own.grad_term(rows.log_q, rows.log_p, -rows.log_u)
     product = jnp.where(rows.live[..., None], product, 0)
+    product = shown(product, rows.broken[..., None])
     if own.centered:
         return product
     mean = jnp.sum(product, axis=-1, keepdims=True)
@@ -189,6 +195,9 @@ def _on_device(plan, layout: Layout, wanted: tuple[str, ...], operands: Operands
 
     def live(carry, chunk):
         total, infinite, heads = carry
+        chunk = linear.settled_states(plan, chunk)
+        weights = chunk["weights"]
+        given = weights if plan.weighted else None
         raw = linear.products({**shared, **chunk})
         logits, pull = {}, {}
         for s, z in raw.items():
@@ -198,13 +207,13 @@ def _on_device(plan, layout: Layout, wanted: tuple[str, ...], operands: Operands
             bias = bias.astype(z.dtype)
 
             def finish(z, bias, cap=cap):
-                z = linear.finish(z, bias, cap)
+                z = linear.finish(settled(given, z), bias, cap)
                 return z if sharpness is None else z * sharpness.astype(z.dtype)
 
             logits[s], pull[s] = jax.vjp(finish, z, bias)
         rows = _normalized(divergence, logits["p"], logits["q"], layout.vocab)
-        values, weights = _terms(divergence, rows), chunk["weights"]
-        found = {"weights": values}
+        values = _terms(divergence, rows)
+        found = {"weights": slope_in_weight(weights, values)}
         heads = dict(heads)
         for s in ("q", "p"):
             if not any(k[0] == s for k in wanted if k != "weights"):

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from kljax import generators
 from kljax.divergences import scores
+from kljax.kernels.rows import settled
 from kljax.objectives.ratio import (
     AlphaController,
     RatioBins,
@@ -313,12 +314,17 @@ def generator_loss(
     _check_same("fake_denoised", fake_denoised, "sample", sample)
     _check_same("real_denoised", real_denoised, "sample", sample)
     _check_batch("sigma", sigma, sample.shape[0])
+    if example_weights is not None:
+        _check_batch("example_weights", example_weights, sample.shape[0])
     divergence = generators.get(divergence)
-    sample, fake, real = _upcast(sample, fake_denoised, real_denoised)
+    sample, fake, real = (
+        settled(example_weights, x)
+        for x in _upcast(sample, fake_denoised, real_denoised)
+    )
     stop = jax.lax.stop_gradient
     if not isinstance(scale, bool):
         _check_batch("scale", scale, sample.shape[0])
-        w = stop(scale)
+        w = stop(settled(example_weights, scale))
     elif scale:
         w = scale_weight(sample, real)
     else:
@@ -346,7 +352,7 @@ def generator_loss(
     metrics["score/gap_rms"] = jnp.sqrt(jnp.mean(gap))
     metrics["score/loss"] = jnp.mean(stop(loss))
     if logits is not None:
-        game = adversarial_loss(logits)
+        game = adversarial_loss(settled(example_weights, logits))
         metrics["gan/generator"] = jnp.mean(stop(game))
         loss = loss + gan_weight * game  # Eq. 11
     return GeneratorLoss(loss, metrics, bins, weights)

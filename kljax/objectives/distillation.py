@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import rows_shaped
 from kljax.divergences import (
     divergence as dense_divergence,
 )
@@ -38,7 +39,10 @@ from kljax.objectives.sides import (
     TopK,
     check_side,
     dense_logits,
+    token_labels,
+    token_weights,
     top_outcomes,
+    vocabulary,
 )
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
@@ -137,7 +141,7 @@ def distillation_loss(
       (2024): reverse KL. Ko et al., "DistiLLM" (2024): skew KL, beta = 0.1.
     """
     objective = get(divergence, **parameters)
-    _check_numbers(reduction, normalizer, label_weight, temperature)
+    _check_numbers(reduction, normalizer, label_weight)
     check_side("student", student, (Logits, Hidden))
     check_side("teacher", teacher, (Logits, Hidden, TopK))
     if labels is None and not _is(label_weight, 0):
@@ -154,7 +158,8 @@ def distillation_loss(
     teacher = jax.tree.map(jax.lax.stop_gradient, teacher)
     shape = jnp.shape(student[0])[:-1]
     _check_tokens("teacher", jnp.shape(teacher[0]), shape)
-    known, weights = _labels(labels, weights, shape)
+    cooling = rows_shaped("temperature:", temperature, shape)
+    known, weights = token_labels(labels, weights, shape, vocabulary(student))
     soft_share = (1 - label_weight) * (temperature**2 if scale_by_temperature else 1)
     options: dict[str, Any] = {"weights": weights, "chunk_size": chunk_size}
     options |= _fused_reduction(reduction, normalizer)
@@ -183,25 +188,34 @@ def distillation_loss(
         return _fused(loss, parts, weights, shape, reduction)
     if isinstance(student, Hidden) and isinstance(teacher, TopK):
         options |= _model(student) | {"soft_cap": student.soft_cap}
-        listed: dict[str, Any] = {"log_p_topk": teacher.log_p, "ids": teacher.ids}
+        listed: dict[str, Any] = {
+            "log_p_topk": teacher.log_p,
+            "ids": teacher.ids,
+            "log_tail": teacher.log_tail,
+        }
         soft = linear_topk(objective, temperature=temperature, **listed, **options)
         loss, parts["divergence"] = _times(soft_share, soft), soft
         if known is not None:
             parts["cross_entropy"] = linear_cross_entropy(known, **options)
             loss += _times(label_weight, parts["cross_entropy"])
         return _fused(loss, parts, weights, shape, reduction)
-    q = dense_logits(student)
+    q = dense_logits(student, weights)
     if isinstance(teacher, TopK):
-        cooled = q / jnp.asarray(temperature, q.dtype)
-        soft = topk(teacher.log_p, teacher.ids, cooled, objective)
+        cooled = q / (cooling[..., None] if cooling.ndim else cooling).astype(q.dtype)
+        counts = None if weights is None else weights != 0
+        log_p, ids, tail = teacher
+        soft = topk(log_p, ids, cooled, objective, log_tail=tail, weights=counts)
     else:
-        p = dense_logits(teacher)
         soft = dense_divergence(
-            p, q, objective, temperature=temperature, pad_vocab=pad_vocab
+            dense_logits(teacher, weights),
+            q,
+            objective,
+            temperature=temperature,
+            pad_vocab=pad_vocab,
         )
     loss, parts["divergence"] = _times(soft_share, soft), soft
     if known is not None:
-        parts["cross_entropy"] = rows.cross_entropy(q, known)
+        parts["cross_entropy"] = rows.cross_entropy(q, known, weights)
         loss += _times(label_weight, parts["cross_entropy"])
     return _reduced(loss, parts, weights, reduction, normalizer)
 
@@ -242,10 +256,10 @@ def sequence_level_loss(
     References:
       Kim and Rush, "Sequence-level knowledge distillation" (2016), section 3.2.
     """
-    _check_numbers(reduction, normalizer, 1.0, 1.0)
+    _check_numbers(reduction, normalizer, 1.0)
     check_side("student", student, (Logits, Hidden))
     shape = jnp.shape(student[0])[:-1]
-    known, weights = _labels(labels, weights, shape)
+    known, weights = token_labels(labels, weights, shape, vocabulary(student))
     if known is None:
         raise ValueError("labels: needed, one per token, got None")
     if isinstance(student, Hidden):
@@ -259,7 +273,7 @@ def sequence_level_loss(
         )
         parts = {"cross_entropy": loss}
         return _fused(loss, parts, weights, shape, reduction)
-    loss = rows.cross_entropy(dense_logits(student), known)
+    loss = rows.cross_entropy(dense_logits(student, weights), known, weights)
     return _reduced(loss, {"cross_entropy": loss}, weights, reduction, normalizer)
 
 
@@ -282,7 +296,7 @@ def per_sequence(
       >>> per_sequence(jnp.array([[2.0, 4.0, 0.0]]), jnp.array([[1, 1, 0]])).tolist()
       [3.0]
     """
-    w = _token_weights(weights, weighted.shape)
+    w = token_weights(weights, weighted.shape)
     total = jnp.sum(w, axis=-1)
     return jnp.sum(weighted, axis=-1) / jnp.where(total == 0, 1, total)
 
@@ -314,7 +328,7 @@ def _fused(
     reduction: str,
 ) -> tuple[Array, Metrics]:
     """The kernels weigh already; sums over sequences and metrics are left to do."""
-    w = _token_weights(weights, shape)
+    w = token_weights(weights, shape)
     tokens = jnp.sum(w)
     values = {"loss": loss, **parts}
     if reduction != "mean":
@@ -331,7 +345,7 @@ def _reduced(
     reduction: str,
     normalizer: ArrayLike | None,
 ) -> tuple[Array, Metrics]:
-    w = _token_weights(weights, loss.shape)
+    w = token_weights(weights, loss.shape)
     tokens = jnp.sum(w)
     divisor = tokens if normalizer is None else jnp.asarray(normalizer, loss.dtype)
     total = jnp.where(divisor == 0, 1, divisor)
@@ -350,38 +364,11 @@ def _metrics(values: Metrics, tokens: Array) -> Metrics:
     return jax.lax.stop_gradient(found)
 
 
-def _labels(
-    labels: ArrayLike | None, weights: ArrayLike | None, shape: tuple[int, ...]
-) -> tuple[Array | None, Array | None]:
-    """Labels, and the weights without the tokens whose label is negative."""
-    if labels is None:
-        return None, None if weights is None else _token_weights(weights, shape)
-    known = jnp.asarray(labels)
-    if not jnp.issubdtype(known.dtype, jnp.integer):
-        raise TypeError(f"labels: expected integers, got {known.dtype}")
-    if known.shape != shape:
-        raise ValueError(f"labels: expected {shape}, one per token, got {known.shape}")
-    w = _token_weights(weights, shape)
-    return known, jnp.where(known >= 0, w, 0)
-
-
-def _token_weights(weights: ArrayLike | None, shape: tuple[int, ...]) -> Array:
-    if weights is None:
-        return jnp.ones(shape, jnp.float32)
-    w = jnp.asarray(weights)
-    if w.shape != shape:
-        raise ValueError(f"weights: expected {shape}, one per token, got {w.shape}")
-    real = jnp.issubdtype(w.dtype, jnp.floating)
-    return w.astype(jnp.promote_types(w.dtype, jnp.float32) if real else jnp.float32)
-
-
 def _is(value: Any, number: float) -> bool:
     return isinstance(value, int | float) and value == number
 
 
-def _check_numbers(
-    reduction: str, normalizer: Any, label_weight: Any, temperature: Any
-) -> None:
+def _check_numbers(reduction: str, normalizer: Any, label_weight: Any) -> None:
     if reduction not in REDUCTIONS:
         names = ", ".join(REDUCTIONS)
         raise ValueError(f"reduction: unknown {reduction!r}; known: {names}")
@@ -389,8 +376,6 @@ def _check_numbers(
         raise ValueError('normalizer: needs reduction="mean", it divides a sum')
     if isinstance(label_weight, int | float) and not 0 <= label_weight <= 1:
         raise ValueError(f"label_weight: expected 0 to 1, got {label_weight}")
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ValueError(f"temperature: must be positive, got {temperature}")
 
 
 def _check_tokens(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> None:

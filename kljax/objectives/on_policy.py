@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import concrete
 from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
 __all__ = ["mixed_batch", "next_token", "student_turn"]
@@ -93,7 +94,7 @@ def mixed_batch(
 
     Returns:
       The batch, without gradient, and "distillation/on_policy": the share of rows that
-      the student wrote.
+      the student wrote; NaN if the fraction is.
 
     Raises:
       ValueError: `fraction` or `per` out of range; a sampler that returns another
@@ -139,11 +140,13 @@ def mixed_batch(
 
         mixed = jax.tree.map(choose, write(batch), batch)
         share = jnp.mean(turns.astype(jnp.float32))
+    share = jnp.where(jnp.isnan(fraction), jnp.nan, share)
     return mixed, {"distillation/on_policy": share}
 
 
 def _check_fraction(fraction: Any) -> None:
-    if isinstance(fraction, int | float) and not 0 <= fraction <= 1:
+    known = concrete(fraction)
+    if known is not None and not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"fraction: expected 0 to 1, got {fraction}")
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax import generators
+from kljax.kernels.rows import settled
 from kljax.typing import Array, Float, Int
 
 __all__ = [
@@ -98,12 +99,14 @@ class RatioBins:
     ) -> "RatioBins":
         """m_k <- e m_k + (1-e) * batch mean in bin k, for the bins hit, Eq. 9."""
         weights = _weights(ratio, example_weights)
+        # A masked example may hold anything; a level that is a NaN is in every bin.
+        ratio, sigma = (jnp.where(weights == 0, 1, x) for x in (ratio, sigma))
         chosen = jax.nn.one_hot(self.index(sigma), self.mean.shape[-1])
+        chosen = jnp.where(jnp.isnan(sigma)[:, None], jnp.nan, chosen)
         chosen = chosen.astype(ratio.dtype) * weights[:, None]
         count = _total(jnp.sum(chosen, axis=0), axis_name)
-        ratio = jnp.where(weights > 0, ratio, 0)  # a masked example may hold anything
         total = _total(jnp.sum(chosen * ratio[:, None], axis=0), axis_name)
-        hit = count > 0
+        hit = count != 0
         fresh = total / jnp.where(hit, count, 1)
         mean = jnp.where(hit, decay * self.mean + (1 - decay) * fresh, self.mean)
         return RatioBins(
@@ -150,7 +153,8 @@ def ratio_weights(
       clip: bounds of the ratio; `logit_clip` bounds |logit| before.
       decay: e of Eq. 9, in [0, 1): 0 takes the batch's own mean.
       normalize: whether Eq. 10 is applied.
-      example_weights: non-negative; an example of weight 0 enters no mean.
+      example_weights: non-negative; an example of weight 0 enters no mean and may hold
+        anything. A NaN that counts is one in every mean.
       axis_name: mapped axes over which the means are taken too.
 
     Returns:
@@ -173,6 +177,7 @@ def ratio_weights(
         raise ValueError(f"sigma: expected shape {l.shape}, got {sigma.shape}")
     sigma = jax.lax.stop_gradient(sigma)
     weights = _weights(l, example_weights)
+    l = settled(weights, l)
     shared: Any = {"example_weights": weights, "axis_name": axis_name}
     low, high = math.log(clip[0]), math.log(clip[1])
     out = (l < low) | (l > high)
@@ -190,7 +195,7 @@ def ratio_weights(
     metrics["weight/ess"] = effective_fraction(jnp.log(h), **shared)
     if normalize:
         h = h / (_mean(h, **shared) + _EPSILON)  # Eq. 10
-    metrics["weight/max"] = jnp.max(jnp.where(weights > 0, h, 0))
+    metrics["weight/max"] = jnp.max(jnp.where(weights == 0, 0, h))
     return RatioWeights(h, l, bins, metrics)
 
 
@@ -210,7 +215,7 @@ def effective_fraction(
     0.8
     """
     weights = _weights(log_weights, example_weights)
-    kept = jnp.where(weights > 0, log_weights, -jnp.inf)
+    kept = jnp.where(weights == 0, -jnp.inf, log_weights)
     top = jax.lax.stop_gradient(jnp.max(kept))
     if axis_name is not None:
         top = jax.lax.pmax(top, axis_name)
@@ -291,9 +296,9 @@ def _total(value: Array, axis_name: AxisName) -> Array:
 
 
 def _mean(value: Array, *, example_weights: Array, axis_name: AxisName) -> Array:
-    kept = jnp.where(example_weights > 0, example_weights * value, 0)
+    kept = jnp.where(example_weights == 0, 0, example_weights * value)
     weight = _total(jnp.sum(example_weights), axis_name)
-    return _total(jnp.sum(kept), axis_name) / jnp.where(weight > 0, weight, 1)
+    return _total(jnp.sum(kept), axis_name) / jnp.where(weight == 0, 1, weight)
 
 
 def _weights(like: Array, weights: Array | None) -> Array:

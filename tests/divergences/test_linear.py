@@ -363,16 +363,19 @@ def test_cross_entropy_extremes():
     head = np.float32([[30.0, 5.0, 4.0]])
     labels = np.array([0, 3, 2, -1])
     bias = np.float32([0, 0, -np.inf])
-    rows = lambda head, bias=None: kd.linear_cross_entropy(
+    rows = lambda labels, head, bias=None: kd.linear_cross_entropy(
         labels, q_hidden=hidden, q_head=head, q_bias=bias, reduction="none"
     )
-    got = np.asarray(rows(head))
+    got = np.asarray(jax.jit(rows)(labels, head))
     # A confident prediction keeps its digits; no label 3 exists; −1 is not counted.
     close(got[0], np.log1p(np.exp(-25.0) + np.exp(-26.0)), 1e-5)
-    assert np.isinf(got[1]) and got[3] == 0
+    assert np.isnan(got[1]) and got[3] == 0
+    with pytest.raises(ValueError, match=r"labels holds 3 at \[1\]: expected 0 to 2"):
+        rows(labels, head)
     close(got[2], 26 + np.log1p(np.exp(-25.0) + np.exp(-26.0)), 1e-6)
-    assert np.isinf(np.asarray(rows(head, bias))[2])
-    gradient = jax.grad(lambda head: jnp.sum(rows(head, bias)))(head)
+    labels[1] = 2
+    assert np.isinf(np.asarray(rows(labels, head, bias))[1:3]).all()
+    gradient = jax.grad(lambda head: jnp.sum(rows(labels, head, bias)))(head)
     assert not np.isnan(np.asarray(gradient)).any()
 
 
