@@ -66,7 +66,10 @@ LLAMA_PARTS = {
     "down": "mlp.down_proj",
 }
 LLAMA = Spelling(
-    LLAMA_PARTS, "model.layers.{}.", prefix="model.", ignored=("rotary_emb.inv_freq",)
+    LLAMA_PARTS,
+    "model.layers.{}.",
+    prefix="model.",
+    ignored=tuple(f"rotary_emb.{x}" for x in ("inv_freq", "cos_cached", "sin_cached")),
 )
 MIXTRAL = Spelling(
     LLAMA_PARTS,

@@ -182,8 +182,8 @@ def test_models_of_the_hugging_face_cache_are_found(folder, monkeypatch):
         ({"rope_parameters": {"rope_type": "yarn"}}, "no factor"),
         ({"num_key_value_heads": 3}, "kv_heads is 3; it must divide heads"),
         ({"num_attention_heads": "four"}, "invalid literal"),
-        ({"model_type": "qwen3_moe"}, "norm_topk_prob is not true"),
-        ({"model_type": "mixtral"}, "no num_local_experts"),
+        ({"model_type": "qwen3_moe", "norm_topk_prob": None}, "no norm_topk_prob"),
+        ({"model_type": "mixtral", "num_local_experts": None}, "no num_local_experts"),
         ({"model_type": "gpt2", "scale_attn_weights": False}, "scale_attn_weights"),
     ],
 )
