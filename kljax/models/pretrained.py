@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from kljax.data import model_file, names
 from kljax.errors import CheckpointError
 from kljax.models.configuration import TransformerConfig
-from kljax.models.gguf_file import open_gguf, read_gguf_config
+from kljax.models.gguf_file import FACTORS, open_gguf, read_gguf_config
 from kljax.models.pretrained_config import config_fields, read_config
 from kljax.models.pretrained_layout import GGUF, spelling_of
 from kljax.models.pretrained_saving import (
@@ -222,7 +222,7 @@ def _from_gguf(
     tokens = "tokenizer.ggml.{}_token_id"
     end = opened.metadata.get(tokens.format("eos"))
     pad = opened.metadata.get(tokens.format("padding"))
-    tensors = opened.tensors
+    tensors = {x: opened.tensors[x] for x in opened.tensors if x != FACTORS}
     del opened  # what its head took is to be free again before the weights come
     apply, _ = structure(config)
     params = load_weights(config, GGUF, tensors, file, dtype, mesh)

@@ -205,8 +205,8 @@ def _check(
         if tensors[name].kind:
             raise CheckpointError(
                 f"{tensors[name].file}: {name} has dtype {tensors[name].kind}; "
-                f"expected one of {', '.join(DTYPES)}. Remedy: get the weights as they were "
-                "before quantisation."
+                f"expected one of {', '.join(DTYPES)}. Remedy: get the weights as "
+                "they were before quantisation."
             )
         if tensors[name].shape != shape:
             raise CheckpointError(
