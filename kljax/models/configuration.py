@@ -12,6 +12,8 @@ from kljax.models.rope import Rope
 __all__ = ["TransformerConfig"]
 
 PLAIN = Rope()
+MOST = 10_000
+"""Layers, or experts of a layer, that a model may have; a larger number is no size."""
 CHOICES = {"norm": NORMS, "mlp": ("gated", "plain"), "activation": ACTIVATIONS}
 
 
@@ -111,6 +113,11 @@ class TransformerConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("depth", "experts"):
+            if getattr(self, name) > MOST:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected at most {MOST}"
+                )
         for name, table in CHOICES.items():
             if getattr(self, name) not in table:
                 raise ValueError(

@@ -25,7 +25,7 @@ from kljax.errors import CheckpointError
 from kljax.models.configuration import TransformerConfig
 from kljax.models.gguf_file import FACTORS, open_gguf, read_gguf_config
 from kljax.models.pretrained_config import config_fields, read_config
-from kljax.models.pretrained_layout import GGUF, spelling_of
+from kljax.models.pretrained_layout import GGUF, LLAMA, SPELLINGS
 from kljax.models.pretrained_saving import (
     check_params,
     replaced,
@@ -202,15 +202,27 @@ def _from_folder(
             f"wrote, or a .gguf file{': ' if inside else ''}{', '.join(inside)}."
         )
     config = read_config(fields, folder / "config.json")
-    spelling = spelling_of(config)
+    spelling = SPELLINGS.get(fields["model_type"], LLAMA)
     config, tensors = settled(config, spelling, open_folder(folder), folder)
     apply, _ = structure(config)
     params = load_weights(config, spelling, tensors, folder, dtype, mesh)
     there = with_tokenizer and (folder / "tokenizer.json").is_file()
     tokenizer = load_tokenizer(folder) if there else None
-    ends = stop_ids(fields, _json(folder / "generation_config.json") or {})
+    generation = _json(folder / "generation_config.json") or {}
+    for name, values in (("config", fields), ("generation_config", generation)):
+        _check_ends(folder / f"{name}.json", values.get("eos_token_id"))
+    ends = stop_ids(fields, generation)
     pad = fields.get("pad_token_id")
     return _finished(config, apply, params, tokenizer, ends, pad, folder)
+
+
+def _check_ends(file: pathlib.Path, ends: Any) -> None:
+    given = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(end, int) for end in given):
+        raise CheckpointError(
+            f"{file}: eos_token_id is {ends!r}; expected an id or a list of ids. "
+            "Remedy: get the model's own file."
+        )
 
 
 def _from_gguf(
@@ -251,9 +263,7 @@ def _finished(
     known = sorted({end for end in ends if 0 <= end < config.vocab_size})
     if not isinstance(pad, int) or not 0 <= pad < config.vocab_size:
         pad = known[0] if known else 0
-    return Pretrained(
-        config, apply, params, tokenizer, tuple(known), int(pad), str(source)
-    )
+    return Pretrained(config, apply, params, tokenizer, tuple(known), pad, str(source))
 
 
 def _json(file: pathlib.Path) -> dict[str, Any] | None:

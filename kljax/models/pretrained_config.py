@@ -42,7 +42,7 @@ def _llama(fields: Fields, **choices: Any) -> TransformerConfig:
     options: dict[str, Any] = {
         "vocab_size": fields.whole("vocab_size"),
         "width": fields.whole("hidden_size"),
-        "depth": fields.whole("num_hidden_layers"),
+        "depth": fields.count("num_hidden_layers"),
         "heads": fields.whole("num_attention_heads"),
         "hidden": fields.whole("intermediate_size"),
         "max_length": fields.whole("max_position_embeddings"),
@@ -79,7 +79,7 @@ def _mixtral(fields: Fields) -> TransformerConfig:
     return _llama(
         fields,
         theta=1e6,
-        experts=fields.whole("num_local_experts"),
+        experts=fields.count("num_local_experts"),
         experts_per_token=fields.whole("num_experts_per_tok"),
     )
 
@@ -89,7 +89,7 @@ def _qwen3_moe(fields: Fields) -> TransformerConfig:
     return _qwen3(
         fields,
         layered=False,
-        experts=fields.whole("num_experts"),
+        experts=fields.count("num_experts"),
         experts_per_token=fields.whole("num_experts_per_tok"),
         expert_hidden=fields.whole("moe_intermediate_size"),
         expert_sum=fields.flag("norm_topk_prob"),
@@ -106,7 +106,7 @@ def _gpt2(fields: Fields) -> TransformerConfig:
     return TransformerConfig(
         vocab_size=fields.whole("vocab_size"),
         width=width,
-        depth=fields.whole("n_layer"),
+        depth=fields.count("n_layer"),
         heads=fields.whole("n_head"),
         hidden=4 * width if inner is None else fields.whole("n_inner"),
         max_length=fields.whole("n_positions"),
@@ -292,7 +292,7 @@ def read_config(values: Mapping[str, Any], file: pathlib.Path) -> TransformerCon
       'gelu_tanh'
     """
     name = Fields(file, values).need("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError(
             f"{file}: model_type is {name!r}; expected one of {', '.join(FAMILIES)}."
         )

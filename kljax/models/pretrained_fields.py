@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kljax.errors import CheckpointError
-from kljax.models.configuration import TransformerConfig
+from kljax.models.configuration import MOST, TransformerConfig
 from kljax.models.rope import Rope
 
 __all__ = [
@@ -65,12 +65,16 @@ class Fields:
             )
         return self.values[name]
 
-    def whole(self, name: str) -> int:
-        """A whole number of at least 0."""
+    def whole(self, name: str, most: int = 2**31 - 1) -> int:
+        """A whole number from 0 to `most`."""
         value = self.need(name)
-        if isinstance(value, bool) or int(value) != value or value < 0:
-            raise self._other(name, "a whole number of at least 0")
+        if isinstance(value, bool) or int(value) != value or not 0 <= value <= most:
+            raise self._other(name, f"a whole number from 0 to {most}")
         return int(value)
+
+    def count(self, name: str) -> int:
+        """A number of parts, each of which has tensors of its own."""
+        return self.whole(name, MOST)
 
     def number(self, name: str) -> float:
         """A finite number."""
@@ -170,12 +174,15 @@ def read_rope(fields: Fields, theta: float) -> Rope:
         "beta_slow": "beta_slow",
         "attention_factor": "attention_factor",
     }
+    options: dict[str, Any] = {
+        ours: inside.number(name) for name, ours in names.items() if name in given
+    }
     return Rope(
         base=base,
         scaling=inside.get("rope_type"),
         factor=inside.number("factor"),
         original_length=Fields(fields.file, around).whole(length),
-        **{ours: inside.number(name) for name, ours in names.items() if name in given},
+        **options,
     )
 
 
@@ -213,7 +220,7 @@ def read_window(fields: Fields, layered: bool) -> dict[str, Any]:
     Raises:
       CheckpointError: layers of another kind, or more or fewer than there are.
     """
-    depth, width = fields.whole("num_hidden_layers"), None
+    depth, width = fields.count("num_hidden_layers"), None
     if fields.get("sliding_window") is not None and fields.flag("use_sliding_window"):
         width = fields.whole("sliding_window")
     first = depth if width is None else fields.whole("max_window_layers")

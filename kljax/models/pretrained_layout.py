@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from kljax.models.configuration import TransformerConfig
 from kljax.models.pretrained_config import family_of
 
-__all__ = ["GGUF", "Entry", "Spelling", "entries", "spelling_of"]
+__all__ = ["GGUF", "LLAMA", "SPELLINGS", "Entry", "Spelling", "entries", "spelling_of"]
 
 Path = tuple[str | int, ...]
 
@@ -131,7 +131,11 @@ GGUF = Spelling(
     "blk.{}.",
     interleaved=True,
 )
-SPELLINGS = {"mixtral": MIXTRAL, "qwen3_moe": QWEN3_MOE, "gpt2": GPT2}
+SPELLINGS: dict[str, Spelling] = {
+    "mixtral": MIXTRAL,
+    "qwen3_moe": QWEN3_MOE,
+    "gpt2": GPT2,
+}
 
 
 def spelling_of(config: TransformerConfig) -> Spelling:

@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,7 @@ ROWS = 1024
 
 
 @contextmanager
-def replaced(target: pathlib.Path) -> Iterator[pathlib.Path]:
+def replaced(target: pathlib.Path) -> Generator[pathlib.Path]:
     """A folder to write a model into, which takes its place in `target` at the end.
 
     Stopped in between, `target` holds the old weights or the new ones, whole. A
@@ -184,12 +184,8 @@ def shards(
         filled += size
     if len(groups) == 1:
         return [(WEIGHTS, groups[0])]
-    for turn in itertools.count(1):
-        stem = "model" if turn == 1 else f"model-{turn}"
-        names = [
-            f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors"
-            for i in range(1, len(groups) + 1)
-        ]
-        if not set(names) & set(taken):
-            break
+    stems = itertools.chain(["model"], (f"model-{i}" for i in itertools.count(2)))
+    ends = [f"{i:05d}-of-{len(groups):05d}" for i in range(1, len(groups) + 1)]
+    named = ([f"{stem}-{end}.safetensors" for end in ends] for stem in stems)
+    names = next(names for names in named if not set(names) & set(taken))
     return list(zip(names, groups, strict=True))

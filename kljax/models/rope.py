@@ -77,6 +77,14 @@ class Rope:
                 f"high_frequency_factor {self.high_frequency_factor}; expected "
                 "0 < low < high"
             )
+        given = 1.0 if self.attention_factor is None else self.attention_factor
+        for name, value in (
+            ("beta_fast", self.beta_fast),
+            ("beta_slow", self.beta_slow),
+            ("attention_factor", given),
+        ):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be above 0")
         if (self.scaling == "factors") != bool(self.factors) or not all(
             0 < factor < math.inf for factor in self.factors
         ):

@@ -314,7 +314,7 @@ def test_truncated_and_foreign_files(tmp_path):
     place = content.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 20
     assert content[place : place + 4] == bytes(4), "the type of a tensor, F32"
     file.write_bytes(content[:place] + b"\xe7\3\0\0" + content[place + 4 :])
-    refused(file, "a type that the gguf package does not know .999")
+    refused(file, "a type that the gguf package does not know .*999")
     file.write_bytes(content[:place] + b"\x1b\0\0\0" + content[place + 4 :])
     refused(file, "attn_q.weight is of type I64")
     file.write_bytes(content.replace(b"ffn_gate", b"ffn_gone"))
