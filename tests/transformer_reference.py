@@ -61,7 +61,7 @@ def turned(x, position, frequencies):
     return np.concatenate([z.real, z.imag])
 
 
-def attention(config, p, x, frequencies):
+def attention(config, p, x, frequencies, window=None):
     t, d = len(x), config.head_dim
     q, k, v = (dense(p[n], x).reshape(t, -1, d) for n in ("query", "key", "value"))
     if config.qk_norm:
@@ -79,8 +79,9 @@ def attention(config, p, x, frequencies):
                 [turned(row, i, frequencies) for i, row in enumerate(k[:, shared])]
             )
         for i in range(t):
-            w = softmax(keys[: i + 1] @ queries[i] / math.sqrt(d))
-            out[i, head] = w @ v[: i + 1, shared]
+            read = slice(max(0, i + 1 - (window or t)), i + 1)
+            w = softmax(keys[read] @ queries[i] / math.sqrt(d))
+            out[i, head] = w @ v[read, shared]
     return dense(p["output"], out.reshape(t, -1))
 
 
@@ -103,7 +104,8 @@ def mixture(config, p, x):
                 for n in ("gate", "up", "down")
                 if n in p
             }
-            weight = probabilities[e] / probabilities[best].sum()
+            whole = probabilities[best].sum() if config.expert_sum else 1.0
+            weight = probabilities[e] / whole
             out[i] += weight * mlp(config, expert, row)
     return out
 
@@ -123,7 +125,9 @@ def logits(config, params, tokens, frequencies=None):
     for i in range(config.depth):
         layer = p["layers"][i]
         inner = normed(config.norm, layer["attention_norm"], x, eps)
-        x = x + attention(config, layer["attention"], inner, frequencies)
+        short = config.window_layers is None or i in config.window_layers
+        window = config.window if short else None
+        x = x + attention(config, layer["attention"], inner, frequencies, window)
         inner = normed(config.norm, layer["mlp_norm"], x, eps)
         part = mixture if "router" in layer["mlp"] else mlp
         x = x + part(config, layer["mlp"], inner)

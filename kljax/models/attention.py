@@ -7,9 +7,9 @@ from flax import nnx
 from kljax.models.configuration import TransformerConfig
 from kljax.models.layers import Dense, RMSNorm, wide
 from kljax.models.rope import rotate
-from kljax.typing import Array, Bool, Float
+from kljax.typing import Array, Bool, Float, Int
 
-__all__ = ["Attention", "attend"]
+__all__ = ["Attention", "attend", "causal", "nearest"]
 
 Memory = tuple[Array, Array, Array]
 """One layer's keys and values `[b, kv_heads, slots, head_dim]`, and the next slot."""
@@ -64,6 +64,34 @@ def attend(
     out = jnp.einsum("bkns,bksd->bknd", weights, value)
     out = out.reshape(b, h, t, d).swapaxes(1, 2)
     return out.astype(query.dtype)
+
+
+def causal(
+    t: int, where: Bool[Array, "b t"] | None
+) -> tuple[Bool[Array, "#b t t"], Int[Array, "*b t"]]:
+    """What every token of a block of `t` sees, and the tokens' positions."""
+    visible = jnp.tril(jnp.ones((t, t), bool))[None]
+    if where is None:
+        return visible, jnp.arange(t, dtype=jnp.int32)
+    count = jnp.cumsum(where.astype(jnp.int32), axis=1)
+    return visible & where[:, None], jnp.maximum(count - 1, 0)
+
+
+def nearest(visible: Bool[Array, "#b t s"], window: int) -> Bool[Array, "#b t s"]:
+    """Of the slots that a token sees, the last `window`; holes are not counted.
+
+    Args:
+      visible: which slots a token may read.
+      window: how many of them it does read, its own included.
+
+    Example:
+      >>> nearest(jnp.array([[[True, True, False, True]]]), 2)[0, 0].tolist()
+      [False, True, False, True]
+    """
+    if window >= visible.shape[-1]:
+        return visible
+    behind = jnp.cumsum(visible[..., ::-1], axis=-1, dtype=jnp.int32)[..., ::-1]
+    return visible & (behind <= window)
 
 
 class Attention(nnx.Module):

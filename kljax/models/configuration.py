@@ -12,6 +12,8 @@ from kljax.models.rope import Rope
 __all__ = ["TransformerConfig"]
 
 PLAIN = Rope()
+MOST = 10_000
+"""Layers, or experts of a layer, that a model may have; a larger number is no size."""
 CHOICES = {"norm": NORMS, "mlp": ("gated", "plain"), "activation": ACTIVATIONS}
 
 
@@ -45,6 +47,10 @@ class TransformerConfig:
       experts_per_token: how many of them a token goes to.
       expert_hidden: width inside an expert; None is `hidden`.
       moe_layers: every how manieth layer is a mixture: 2 is layers 1, 3, 5, ...
+      expert_sum: the weights of a token's experts sum to 1; False: they are the
+        router's probabilities among all experts, as Qwen3's default is.
+      window: how many of the last tokens, itself included, a token reads; None: all.
+      window_layers: the layers that read no further than `window`; None: every layer.
 
     Raises:
       ValueError: a size or a choice that does not exist or does not fit another.
@@ -79,6 +85,9 @@ class TransformerConfig:
     experts_per_token: int = 0
     expert_hidden: int = None  # pyrefly: ignore
     moe_layers: int = 1
+    expert_sum: bool = True
+    window: int | None = None
+    window_layers: tuple[int, ...] | None = None
 
     def __post_init__(self):
         for name, value in (
@@ -104,6 +113,11 @@ class TransformerConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        for name in ("depth", "experts"):
+            if getattr(self, name) > MOST:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected at most {MOST}"
+                )
         for name, table in CHOICES.items():
             if getattr(self, name) not in table:
                 raise ValueError(
@@ -120,6 +134,14 @@ class TransformerConfig:
             )
         if self.soft_cap is not None and not self.soft_cap > 0:
             raise ValueError(f"soft_cap is {self.soft_cap}; expected above 0 or None")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window is {self.window}; expected 1 or more, or None")
+        for layer in self.window_layers or ():
+            if self.window is None or not 0 <= layer < self.depth:
+                raise ValueError(
+                    f"window_layers is {self.window_layers}; expected layers below "
+                    f"{self.depth}, the depth, and a window"
+                )
         if self.experts and not 1 <= self.experts_per_token <= self.experts:
             raise ValueError(
                 f"experts_per_token is {self.experts_per_token}; expected 1 to "
@@ -129,3 +151,8 @@ class TransformerConfig:
     def is_mixture(self, layer: int) -> bool:
         """Whether that layer's MLP is a mixture of experts."""
         return self.experts > 0 and (layer + 1) % self.moe_layers == 0
+
+    def is_windowed(self, layer: int) -> bool:
+        """Whether that layer reads no further than the window."""
+        chosen = self.window_layers
+        return self.window is not None and (chosen is None or layer in chosen)

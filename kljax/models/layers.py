@@ -155,7 +155,8 @@ class Mixture(MLP):
     """`sum_e w_e MLP_e(x)`: the likeliest experts of a token, weights summing to 1.
 
     `w` is the softmax of the router over the `chosen` largest of its outputs, and 0
-    elsewhere. Every expert computes every token and no token is dropped.
+    elsewhere; without `normalized` the softmax over all of its outputs. Every expert
+    computes every token and no token is dropped.
 
     Args:
       width: numbers in and out.
@@ -164,6 +165,7 @@ class Mixture(MLP):
       activation: "silu", "gelu", "gelu_tanh" or "relu".
       count: how many experts there are.
       chosen: how many of them a token goes to.
+      normalized: the weights of the chosen ones sum to 1.
       bias: whether the experts' maps have biases.
       shrink: factor of the initial values of `down`.
       rngs: random streams for the initial values.
@@ -178,6 +180,7 @@ class Mixture(MLP):
         *,
         count: int,
         chosen: int,
+        normalized: bool = True,
         bias: bool = False,
         shrink: float = 1.0,
         rngs: nnx.Rngs,
@@ -192,7 +195,7 @@ class Mixture(MLP):
             shrink=shrink,
             rngs=rngs,
         )
-        self.chosen = chosen
+        self.chosen, self.normalized = chosen, normalized
         self.router = Dense(width, count, rngs=rngs)
 
     def weights(self, x: Float[Array, "n d"]) -> Float[Array, "n e"]:
@@ -200,7 +203,9 @@ class Mixture(MLP):
         logits = self.router(x.astype(wide(x.dtype)))
         top, chosen = jax.lax.top_k(logits, self.chosen)
         one_hot = jax.nn.one_hot(chosen, logits.shape[-1], dtype=top.dtype)
-        return jnp.einsum("nk,nke->ne", jax.nn.softmax(top, axis=-1), one_hot)
+        among = top if self.normalized else logits
+        weights = jnp.exp(top - jax.nn.logsumexp(among, axis=-1, keepdims=True))
+        return jnp.einsum("nk,nke->ne", weights, one_hot)
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         rows = x.reshape(-1, x.shape[-1])

@@ -9,30 +9,36 @@ Tensors are read one at a time, the largest first, in blocks that are turned to
 `[in, out]` on the way: the most memory ever held is what stays, plus one block.
 """
 
-import json
 import os
 import pathlib
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from kljax.data import model_file, names
 from kljax.errors import CheckpointError
 from kljax.models.configuration import TransformerConfig
-from kljax.models.gguf_file import open_gguf, read_gguf_config
+from kljax.models.gguf_file import FACTORS, open_gguf, read_gguf_config
 from kljax.models.pretrained_config import config_fields, read_config
-from kljax.models.pretrained_layout import GGUF, spelling_of
-from kljax.models.pretrained_weights import (
-    load_weights,
-    structure,
+from kljax.models.pretrained_layout import GGUF, LLAMA, SPELLINGS
+from kljax.models.pretrained_saving import (
+    check_params,
+    replaced,
     write_json,
     write_weights,
 )
+from kljax.models.pretrained_weights import (
+    load_weights,
+    settled,
+    structure,
+)
 from kljax.models.stacking import unstack_layers
-from kljax.models.tensor_files import open_folder
+from kljax.models.tensor_files import DTYPES, open_folder, read_json
 from kljax.models.tokenizer import Tokenizer, load_tokenizer, stop_ids
 from kljax.models.transformer import PureTransformer
 from kljax.typing import PyTree
@@ -40,6 +46,12 @@ from kljax.typing import PyTree
 __all__ = ["Pretrained", "from_pretrained", "save_pretrained"]
 
 SHARD_BYTES = 5_000_000_000
+ADAPTERS = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "adapters.safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -78,8 +90,8 @@ def from_pretrained(
     Args:
       source: a folder in the Hugging Face layout, a .gguf file of the llama
         architecture, a name that `python -m kljax.data fetch` knows ("smollm2"), or
-        "owner/name" of a model in the Hugging Face cache on this machine. Nothing is
-        downloaded.
+        "owner/name" of a model in the Hugging Face cache on this machine (where
+        HF_HUB_CACHE or HF_HOME say that it is). Nothing is downloaded.
       dtype: of the parameters. None: float32 on a CPU, which decodes faster from it
         than from bfloat16; elsewhere the files' own, but bfloat16 for float16 and
         GGUF.
@@ -89,6 +101,10 @@ def from_pretrained(
 
     Returns:
       Configuration, function, parameters, tokenizer and stop tokens.
+
+    Where files disagree it is as in transformers, with a warning that names them:
+    model.safetensors goes before an index of shards, and a head that differs from the
+    embedding is not tied to it. An adapter beside the model is not applied.
 
     Raises:
       CheckpointError: a file or tensor is missing, truncated, of another shape or not
@@ -107,6 +123,8 @@ def from_pretrained(
       >>> model.config == config, model.stop_tokens
       (True, ())
     """
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype is {dtype!r}; expected a floating point type or None")
     path = _locate(source)
     load = _from_folder if path.is_dir() else _from_gguf
     return load(path, dtype, tokenizer, mesh)
@@ -124,13 +142,16 @@ def _locate(source: str | os.PathLike) -> pathlib.Path:
     name = os.fspath(source)
     if name in names("model"):
         return model_file(name)
-    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
-    cached = (
-        pathlib.Path(home).expanduser() / "hub" / f"models--{'--'.join(path.parts)}"
-    )
+    cached = _hub_cache() / f"models--{'--'.join(path.parts)}"
     revision = cached / "refs" / "main"
     if revision.is_file():
-        return cached / "snapshots" / revision.read_text().strip()
+        snapshot = cached / "snapshots" / revision.read_text("utf-8", "replace").strip()
+        if snapshot.is_dir():
+            return snapshot
+        raise CheckpointError(
+            f"{snapshot}: no such folder, and {revision} leads there. Remedy: download "
+            "the model again."
+        )
     raise ValueError(
         f"source is {name!r}: no such folder or file, not one of the names "
         f"{', '.join(names('model'))}, and not in the Hugging Face cache; download the "
@@ -138,24 +159,70 @@ def _locate(source: str | os.PathLike) -> pathlib.Path:
     )
 
 
+def _hub_cache() -> pathlib.Path:
+    """Where huggingface_hub keeps models: the first of its variables that is set."""
+    given = os.environ.get
+    home = given("XDG_CACHE_HOME") or "~/.cache"
+    home = given("HF_HOME") or os.path.join(home, "huggingface")
+    cache = given("HF_HUB_CACHE") or given("HUGGINGFACE_HUB_CACHE")
+    cache = cache or os.path.join(home, "hub")
+    return pathlib.Path(os.path.expandvars(os.path.expanduser(cache)))
+
+
+def _check_adapters(folder: pathlib.Path, model: bool) -> None:
+    """Says that there is an adapter, beside a model or in the place of one."""
+    there = [name for name in ADAPTERS if (folder / name).is_file()]
+    if not there:
+        return
+    base = (_json(folder / ADAPTERS[0]) or {}).get("base_model_name_or_path")
+    remedy = (
+        f"Remedy: merge the adapter into its model ({base or 'unknown'}), with "
+        "merge_and_unload of peft, and save that"
+    )
+    if not model:
+        raise CheckpointError(
+            f"{folder}: holds an adapter ({there[0]}) and no config.json. {remedy}."
+        )
+    warnings.warn(
+        f"{folder / there[0]}: an adapter beside the model, which is not applied: the "
+        f"model is read without it. {remedy}, or move {', '.join(there)} away.",
+        stacklevel=2,
+    )
+
+
 def _from_folder(
     folder: pathlib.Path, dtype: Any, with_tokenizer: bool, mesh: Mesh | None
 ) -> Pretrained:
     fields = _json(folder / "config.json")
+    _check_adapters(folder, fields is not None)
     if fields is None:
+        inside = sorted(x.name for x in folder.glob("*.gguf"))
         raise CheckpointError(
             f"{folder}: no config.json. Remedy: give the folder that save_pretrained "
-            "wrote, or a .gguf file."
+            f"wrote, or a .gguf file{': ' if inside else ''}{', '.join(inside)}."
         )
     config = read_config(fields, folder / "config.json")
-    tensors = open_folder(folder)
+    spelling = SPELLINGS.get(fields["model_type"], LLAMA)
+    config, tensors = settled(config, spelling, open_folder(folder), folder)
     apply, _ = structure(config)
-    params = load_weights(config, spelling_of(config), tensors, folder, dtype, mesh)
+    params = load_weights(config, spelling, tensors, folder, dtype, mesh)
     there = with_tokenizer and (folder / "tokenizer.json").is_file()
     tokenizer = load_tokenizer(folder) if there else None
-    ends = stop_ids(fields, _json(folder / "generation_config.json") or {})
+    generation = _json(folder / "generation_config.json") or {}
+    for name, values in (("config", fields), ("generation_config", generation)):
+        _check_ends(folder / f"{name}.json", values.get("eos_token_id"))
+    ends = stop_ids(fields, generation)
     pad = fields.get("pad_token_id")
     return _finished(config, apply, params, tokenizer, ends, pad, folder)
+
+
+def _check_ends(file: pathlib.Path, ends: Any) -> None:
+    given = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(end, int) for end in given):
+        raise CheckpointError(
+            f"{file}: eos_token_id is {ends!r}; expected an id or a list of ids. "
+            "Remedy: get the model's own file."
+        )
 
 
 def _from_gguf(
@@ -167,7 +234,7 @@ def _from_gguf(
     tokens = "tokenizer.ggml.{}_token_id"
     end = opened.metadata.get(tokens.format("eos"))
     pad = opened.metadata.get(tokens.format("padding"))
-    tensors = opened.tensors
+    tensors = {x: opened.tensors[x] for x in opened.tensors if x != FACTORS}
     del opened  # what its head took is to be free again before the weights come
     apply, _ = structure(config)
     params = load_weights(config, GGUF, tensors, file, dtype, mesh)
@@ -194,26 +261,14 @@ def _finished(
         pad = tokenizer.pad_id if pad is None else pad
     # Older configurations say -1 or an id that the vocabulary does not have.
     known = sorted({end for end in ends if 0 <= end < config.vocab_size})
-    if pad is None or not 0 <= pad < config.vocab_size:
+    if not isinstance(pad, int) or not 0 <= pad < config.vocab_size:
         pad = known[0] if known else 0
-    return Pretrained(
-        config, apply, params, tokenizer, tuple(known), int(pad), str(source)
-    )
+    return Pretrained(config, apply, params, tokenizer, tuple(known), pad, str(source))
 
 
 def _json(file: pathlib.Path) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is no file."""
-    if not file.is_file():
-        return None
-    try:
-        found = json.loads(file.read_text("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise CheckpointError(
-            f"{file}: not readable JSON ({error}). Remedy: download it again."
-        ) from error
-    return found
+    return read_json(file, "not readable JSON") if file.is_file() else None
 
 
 def save_pretrained(
@@ -228,10 +283,12 @@ def save_pretrained(
 ) -> None:
     """Writes a model in the Hugging Face layout, which `transformers` also loads.
 
-    Tensor by tensor and every file by one rename, weights last but for their index.
+    All of it is written beside and then renamed; a save that is stopped leaves the
+    weights that were there or the new ones.
 
     Args:
-      folder: made if need be; files of the same names are replaced.
+      folder: made if need be; files of the same names are replaced, and weights of
+        another form (shards, their index, a single file) removed.
       config: sizes and choices, of a combination that a published family has.
       params: of the model, layers as a list or stacked.
       tokenizer: written beside, with its chat template.
@@ -240,20 +297,34 @@ def save_pretrained(
       shard_bytes: most bytes per file of weights.
 
     Raises:
-      ValueError: no family has this combination, or `params` is of another config.
+      ValueError: no family has this combination, `params` is of another config, a
+        dtype that the files have not, or a `folder` that is a file.
     """
     target = pathlib.Path(folder).expanduser()
     params = unstack_layers(params)
     fields = config_fields(config)
+    check_params(config, params)
     kind = np.dtype(params["head"]["kernel"].dtype if dtype is None else dtype)
+    _check_saving(target, kind, shard_bytes)
     ends = list(stop_tokens or (tokenizer.stop_tokens if tokenizer else ()))
-    target.mkdir(parents=True, exist_ok=True)
     special: dict[str, Any] = {"eos_token_id": ends[0] if len(ends) == 1 else ends}
     special = special if ends else {}
     if tokenizer is not None:
-        tokenizer.save(target)
         special |= {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
-    write_json(target / "generation_config.json", special)
     fields = fields | special | {"dtype": kind.name, "torch_dtype": kind.name}
-    write_weights(target, config, params, kind, shard_bytes)
-    write_json(target / "config.json", fields)
+    with replaced(target) as stage:
+        write_weights(stage, target, config, params, kind, shard_bytes)
+        if tokenizer is not None:
+            tokenizer.save(stage)
+        write_json(stage / "generation_config.json", special)
+        write_json(stage / "config.json", fields)
+
+
+def _check_saving(target: pathlib.Path, kind: np.dtype, shard_bytes: int) -> None:
+    if kind not in DTYPES.values():
+        known = ", ".join(x.name for x in DTYPES.values())
+        raise ValueError(f"dtype is {kind.name}; expected one of {known}")
+    if shard_bytes < 1:
+        raise ValueError(f"shard_bytes is {shard_bytes}; expected 1 or more")
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"folder is {str(target)!r}, a file; give a folder")

@@ -1,7 +1,8 @@
 """config.json of the Hugging Face layout as a TransformerConfig, and back.
 
 A family is one entry of `FAMILIES`: how its fields are read, which configurations it
-can express, and what else its file says when one is written. What a field asks for and
+can express, and what else its file says when one is written. What a file leaves out is
+what the family's configuration class in transformers says; what a field asks for and
 `TransformerConfig` cannot do is refused by name, never ignored.
 """
 
@@ -13,181 +14,86 @@ from typing import Any
 
 from kljax.errors import CheckpointError
 from kljax.models.configuration import TransformerConfig
-from kljax.models.rope import Rope
+from kljax.models.pretrained_defaults import (
+    GPT2,
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    QWEN2,
+    QWEN3,
+    QWEN3_MOE,
+)
+from kljax.models.pretrained_fields import (
+    Fields,
+    read_rope,
+    read_window,
+    rope_fields,
+    window_fields,
+)
 
 __all__ = ["config_fields", "family_of", "read_config"]
 
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-}
 WRITTEN = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
-
-
-@dataclass(frozen=True)
-class Fields:
-    """The fields of one file, and its name for the errors."""
-
-    file: pathlib.Path
-    values: Mapping[str, Any]
-
-    def need(self, name: str) -> Any:
-        """A field that has no default."""
-        if self.values.get(name) is None:
-            raise CheckpointError(
-                f"{self.file}: no {name}. Remedy: get the model's own config.json."
-            )
-        return self.values[name]
-
-    def get(self, name: str, default: Any) -> Any:
-        """A field, or the default where it is absent or null."""
-        value = self.values.get(name)
-        return default if value is None else value
-
-    def refuse(self, name: str, *plain: Any) -> None:
-        """Raises unless the field is absent, null or one of `plain`."""
-        value = self.values.get(name)
-        if value is not None and value not in plain:
-            raise CheckpointError(
-                f"{self.file}: {name} is {value!r}, which this transformer cannot do "
-                f"(it can: {', '.join(map(repr, plain)) or 'absent'})."
-            )
-
-    def activation(self, name: str, default: str) -> str:
-        """An activation by its name there."""
-        value = self.get(name, default)
-        self.refuse(name, *ACTIVATIONS)
-        return ACTIVATIONS[value]
-
-
-def _rope(fields: Fields, theta: float = 1e4) -> Rope:
-    """Of `rope_parameters`, or of the older `rope_theta` and `rope_scaling`."""
-    found = dict(fields.get("rope_parameters", {}))
-    base = found.pop("rope_theta", fields.get("rope_theta", theta))
-    found = found or dict(fields.get("rope_scaling", {}))
-    kind = found.pop("rope_type", found.pop("type", "default"))
-    found.pop("type", None)
-    if kind == "default":
-        return Rope(base=float(base))
-    inside = Fields(fields.file, found | {"rope_type": kind})
-    inside.refuse("rope_type", "linear", "llama3", "yarn")
-    inside.refuse("truncate", True)
-    for name in ("mscale", "mscale_all_dim"):
-        inside.refuse(name)
-    length = inside.get(
-        "original_max_position_embeddings", fields.need("max_position_embeddings")
-    )
-    plain = Rope()
-    return Rope(
-        base=float(base),
-        scaling=kind,
-        factor=float(inside.need("factor")),
-        original_length=int(length),
-        low_frequency_factor=inside.get("low_freq_factor", plain.low_frequency_factor),
-        high_frequency_factor=inside.get(
-            "high_freq_factor", plain.high_frequency_factor
-        ),
-        beta_fast=inside.get("beta_fast", plain.beta_fast),
-        beta_slow=inside.get("beta_slow", plain.beta_slow),
-        attention_factor=inside.get("attention_factor", None),
-    )
-
-
-def _rope_fields(config: TransformerConfig) -> dict[str, Any]:
-    """Both spellings, for readers of either."""
-    rope = config.rope
-    assert rope is not None
-    scaling: dict[str, Any] | None = None
-    if rope.scaling is not None:
-        scaling = {"rope_type": rope.scaling, "factor": rope.factor}
-        if rope.scaling != "linear":
-            scaling["original_max_position_embeddings"] = rope.original_length
-        if rope.scaling == "llama3":
-            scaling["low_freq_factor"] = rope.low_frequency_factor
-            scaling["high_freq_factor"] = rope.high_frequency_factor
-        if rope.scaling == "yarn":
-            scaling |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
-            if rope.attention_factor is not None:
-                scaling["attention_factor"] = rope.attention_factor
-    parameters = {"rope_theta": rope.base, **(scaling or {"rope_type": "default"})}
-    return {
-        "rope_theta": rope.base,
-        "rope_scaling": scaling,
-        "rope_parameters": parameters,
-    }
 
 
 def _llama(fields: Fields, **choices: Any) -> TransformerConfig:
     """What the Llama-shaped families have in common."""
-    for name in ("final_logit_softcapping", "attn_logit_softcapping"):
-        fields.refuse(name)
-    fields.refuse("partial_rotary_factor", 1, 1.0)
-    length = int(fields.need("max_position_embeddings"))
-    # Within the window, attention over a window is attention over everything.
-    if fields.get("use_sliding_window", True) and fields.get("sliding_window", 0):
-        length = min(length, int(fields.need("sliding_window")))
-    hidden = int(fields.need("intermediate_size"))
+    fields.refuse("partial_rotary_factor", 1)
     options: dict[str, Any] = {
-        "vocab_size": int(fields.need("vocab_size")),
-        "width": int(fields.need("hidden_size")),
-        "depth": int(fields.need("num_hidden_layers")),
-        "heads": int(fields.need("num_attention_heads")),
-        "kv_heads": fields.get("num_key_value_heads", None),
-        "head_dim": fields.get("head_dim", None),
-        "hidden": hidden,
-        "max_length": length,
-        "norm_eps": float(fields.get("rms_norm_eps", 1e-6)),
-        "activation": fields.activation("hidden_act", "silu"),
-        "tied": bool(fields.get("tie_word_embeddings", False)),
-        "rope": _rope(fields, choices.pop("theta", 1e4)),
+        "vocab_size": fields.whole("vocab_size"),
+        "width": fields.whole("hidden_size"),
+        "depth": fields.count("num_hidden_layers"),
+        "heads": fields.whole("num_attention_heads"),
+        "hidden": fields.whole("intermediate_size"),
+        "max_length": fields.whole("max_position_embeddings"),
+        "norm_eps": fields.number("rms_norm_eps"),
+        "activation": fields.activation("hidden_act"),
+        "tied": fields.flag("tie_word_embeddings"),
+        "rope": read_rope(fields, choices.pop("theta", 1e4)),
+        **read_window(fields, choices.pop("layered", False)),
     }
+    derived = {"kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
+    for ours, name in derived.items():
+        if fields.get(name) is not None:
+            options[ours] = fields.whole(name)
     return TransformerConfig(**(options | choices))
 
 
 def _llama_biases(fields: Fields) -> TransformerConfig:
-    biased = bool(fields.get("attention_bias", False))
-    return _llama(
-        fields,
-        qkv_bias=biased,
-        output_bias=biased,
-        mlp_bias=bool(fields.get("mlp_bias", False)),
-    )
+    biased = fields.flag("attention_bias")
+    mlp = fields.flag("mlp_bias")
+    return _llama(fields, qkv_bias=biased, output_bias=biased, mlp_bias=mlp)
+
+
+def _qwen2(fields: Fields) -> TransformerConfig:
+    return _llama(fields, qkv_bias=True, layered=True)
 
 
 def _qwen3(fields: Fields, **choices: Any) -> TransformerConfig:
-    biased = bool(fields.get("attention_bias", False))
-    return _llama(fields, qkv_bias=biased, output_bias=biased, qk_norm=True, **choices)
+    biased = fields.flag("attention_bias")
+    shape = {"qkv_bias": biased, "output_bias": biased, "qk_norm": True}
+    return _llama(fields, **({"layered": True} | shape | choices))
 
 
 def _mixtral(fields: Fields) -> TransformerConfig:
     return _llama(
         fields,
         theta=1e6,
-        experts=int(fields.need("num_local_experts")),
-        experts_per_token=int(fields.need("num_experts_per_tok")),
+        experts=fields.count("num_local_experts"),
+        experts_per_token=fields.whole("num_experts_per_tok"),
     )
 
 
 def _qwen3_moe(fields: Fields) -> TransformerConfig:
-    # Weights of the chosen experts that do not sum to 1 are another model.
-    if fields.values.get("norm_topk_prob") is not True:
-        raise CheckpointError(
-            f"{fields.file}: norm_topk_prob is not true, which this transformer cannot "
-            "do (the weights of the chosen experts sum to 1)."
-        )
     fields.refuse("mlp_only_layers", [])
-    experts = fields.get("num_experts", fields.values.get("num_local_experts"))
     return _qwen3(
         fields,
-        experts=int(fields.need("num_experts") if experts is None else experts),
-        experts_per_token=int(fields.need("num_experts_per_tok")),
-        expert_hidden=int(fields.need("moe_intermediate_size")),
-        moe_layers=int(fields.get("decoder_sparse_step", 1)),
+        layered=False,
+        experts=fields.count("num_experts"),
+        experts_per_token=fields.whole("num_experts_per_tok"),
+        expert_hidden=fields.whole("moe_intermediate_size"),
+        expert_sum=fields.flag("norm_topk_prob"),
+        moe_layers=fields.whole("decoder_sparse_step"),
     )
 
 
@@ -195,23 +101,24 @@ def _gpt2(fields: Fields) -> TransformerConfig:
     fields.refuse("scale_attn_weights", True)
     fields.refuse("scale_attn_by_inverse_layer_idx", False)
     fields.refuse("add_cross_attention", False)
-    width = int(fields.need("n_embd"))
+    width = fields.whole("n_embd")
+    inner = fields.get("n_inner")
     return TransformerConfig(
-        vocab_size=int(fields.need("vocab_size")),
+        vocab_size=fields.whole("vocab_size"),
         width=width,
-        depth=int(fields.need("n_layer")),
-        heads=int(fields.need("n_head")),
-        hidden=int(fields.get("n_inner", 4 * width)),
-        max_length=int(fields.need("n_positions")),
+        depth=fields.count("n_layer"),
+        heads=fields.whole("n_head"),
+        hidden=4 * width if inner is None else fields.whole("n_inner"),
+        max_length=fields.whole("n_positions"),
         norm="layer",
-        norm_eps=float(fields.get("layer_norm_epsilon", 1e-5)),
+        norm_eps=fields.number("layer_norm_epsilon"),
         mlp="plain",
-        activation=fields.activation("activation_function", "gelu_new"),
+        activation=fields.activation("activation_function"),
         rope=None,
         qkv_bias=True,
         output_bias=True,
         mlp_bias=True,
-        tied=bool(fields.get("tie_word_embeddings", True)),
+        tied=fields.flag("tie_word_embeddings"),
     )
 
 
@@ -230,26 +137,34 @@ def _llama_fields(config: TransformerConfig) -> dict[str, Any]:
         "attention_bias": config.output_bias,
         "mlp_bias": config.mlp_bias,
         "tie_word_embeddings": config.tied,
-        **_rope_fields(config),
+        **rope_fields(config),
     }
 
 
+def _mistral_fields(config: TransformerConfig) -> dict[str, Any]:
+    return _llama_fields(config) | {"sliding_window": config.window}
+
+
+def _qwen_fields(config: TransformerConfig) -> dict[str, Any]:
+    return _llama_fields(config) | window_fields(config)
+
+
 def _mixtral_fields(config: TransformerConfig) -> dict[str, Any]:
-    return _llama_fields(config) | {
+    return _mistral_fields(config) | {
         "intermediate_size": config.expert_hidden,
         "num_local_experts": config.experts,
         "num_experts_per_tok": config.experts_per_token,
-        "sliding_window": None,
     }
 
 
 def _qwen3_moe_fields(config: TransformerConfig) -> dict[str, Any]:
-    return _llama_fields(config) | {
+    return _mistral_fields(config) | {
+        "use_sliding_window": config.window is not None,
         "moe_intermediate_size": config.expert_hidden,
         "num_experts": config.experts,
         "num_experts_per_tok": config.experts_per_token,
         "decoder_sparse_step": config.moe_layers,
-        "norm_topk_prob": True,
+        "norm_topk_prob": config.expert_sum,
         "mlp_only_layers": [],
     }
 
@@ -273,51 +188,89 @@ class Family:
     """One `model_type`."""
 
     read: Callable[[Fields], TransformerConfig]
-    architecture: str = ""
-    written: Callable[[TransformerConfig], dict[str, Any]] = _llama_fields
-    choices: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, Any]
+    """What its configuration class in transformers says where a file says nothing."""
+    architecture: str
+    written: Callable[[TransformerConfig], dict[str, Any]]
+    choices: Mapping[str, Any]
     """Fields that must have this value for a configuration to be of this family."""
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields that this family does not have, whatever a file says."""
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Other names of fields."""
 
 
 NO_BIAS = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
-DENSE = {"experts": 0, "norm": "rms", "mlp": "gated"}
+RMS = {"norm": "rms", "mlp": "gated", "expert_sum": True}
+DENSE = RMS | {"experts": 0}
+SHORT = {"window_layers": None}
+ALL_LAYERS = {"max_window_layers": 0}
 FAMILIES: dict[str, Family] = {
     "llama": Family(
-        _llama_biases, "LlamaForCausalLM", choices=DENSE | {"qk_norm": False}
+        _llama_biases,
+        LLAMA,
+        "LlamaForCausalLM",
+        _llama_fields,
+        DENSE | {"qk_norm": False, "window": None},
+        fixed={"use_sliding_window": False},
     ),
-    "mistral": Family(_llama),
+    "mistral": Family(
+        _llama,
+        MISTRAL,
+        "MistralForCausalLM",
+        _mistral_fields,
+        DENSE | NO_BIAS | SHORT | {"qk_norm": False},
+        fixed={"use_sliding_window": True} | ALL_LAYERS,
+    ),
     "qwen2": Family(
-        lambda fields: _llama(fields, qkv_bias=True),
+        _qwen2,
+        QWEN2,
         "Qwen2ForCausalLM",
-        choices=DENSE
-        | {"qkv_bias": True, "output_bias": False, "mlp_bias": False, "qk_norm": False},
+        _qwen_fields,
+        DENSE | NO_BIAS | {"qkv_bias": True, "qk_norm": False},
     ),
     "qwen3": Family(
         _qwen3,
+        QWEN3,
         "Qwen3ForCausalLM",
-        choices=DENSE | {"qk_norm": True, "mlp_bias": False},
+        _qwen_fields,
+        DENSE | {"qk_norm": True, "mlp_bias": False},
     ),
     "mixtral": Family(
         _mixtral,
+        MIXTRAL,
         "MixtralForCausalLM",
         _mixtral_fields,
-        {"norm": "rms", "mlp": "gated", "qk_norm": False, "moe_layers": 1} | NO_BIAS,
+        RMS | NO_BIAS | SHORT | {"qk_norm": False, "moe_layers": 1},
+        fixed={"use_sliding_window": True} | ALL_LAYERS,
+        aliases={"num_experts": "num_local_experts"},
     ),
     "qwen3_moe": Family(
         _qwen3_moe,
+        QWEN3_MOE,
         "Qwen3MoeForCausalLM",
         _qwen3_moe_fields,
-        {"norm": "rms", "mlp": "gated", "qk_norm": True, "mlp_bias": False},
+        {"norm": "rms", "mlp": "gated", "qk_norm": True, "mlp_bias": False} | SHORT,
+        fixed=ALL_LAYERS,
+        aliases={"num_local_experts": "num_experts"},
     ),
     "gpt2": Family(
         _gpt2,
+        GPT2,
         "GPT2LMHeadModel",
         _gpt2_fields,
         {"norm": "layer", "mlp": "plain", "qk_norm": False, "experts": 0}
-        | {"qkv_bias": True, "output_bias": True, "mlp_bias": True},
+        | {"qkv_bias": True, "output_bias": True, "mlp_bias": True, "window": None},
+        aliases={
+            "hidden_size": "n_embd",
+            "max_position_embeddings": "n_positions",
+            "num_attention_heads": "n_head",
+            "num_hidden_layers": "n_layer",
+        },
     ),
 }
 """By `model_type`; the first that fits is the one written."""
+KNOWN = {name for family in FAMILIES.values() for name in family.defaults}
 
 
 def read_config(values: Mapping[str, Any], file: pathlib.Path) -> TransformerConfig:
@@ -338,16 +291,35 @@ def read_config(values: Mapping[str, Any], file: pathlib.Path) -> TransformerCon
       >>> read_config(fields, pathlib.Path("config.json")).activation
       'gelu_tanh'
     """
-    fields = Fields(file, values)
-    family = fields.need("model_type")
-    if family not in FAMILIES:
+    name = Fields(file, values).need("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError(
-            f"{file}: model_type is {family!r}; expected one of {', '.join(FAMILIES)}."
+            f"{file}: model_type is {name!r}; expected one of {', '.join(FAMILIES)}."
         )
+    family = FAMILIES[name]
+    named = _by_one_name(file, values, family.aliases)
+    fields = Fields(file, {**family.defaults, **named, **family.fixed})
+    fields.refuse_unknown(KNOWN)
     try:
-        return FAMILIES[family].read(fields)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file}: {error}.") from error
+        return family.read(fields)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{file}: {error}. Remedy: get the model's own config.json."
+        ) from error
+
+
+def _by_one_name(
+    file: pathlib.Path, values: Mapping[str, Any], aliases: Mapping[str, str]
+) -> dict[str, Any]:
+    """The fields by the names that the families use."""
+    named = dict(values)
+    for other, name in aliases.items():
+        if other in values and values[other] != named.setdefault(name, values[other]):
+            raise CheckpointError(
+                f"{file}: {other} is {values[other]!r} and {name} {values[name]!r}, "
+                "which mean the same. Remedy: get the model's own config.json."
+            )
+    return named
 
 
 def family_of(config: TransformerConfig) -> str:
@@ -361,16 +333,17 @@ def family_of(config: TransformerConfig) -> str:
       'llama'
     """
     for name, family in FAMILIES.items():
-        if not family.architecture or config.soft_cap or config.head_bias:
+        if config.soft_cap or config.head_bias:
             continue
         same = all(getattr(config, x) == value for x, value in family.choices.items())
-        rotary = config.rope is not None
+        rotary = config.rope is not None and not config.rope.factors
         plain = config.heads * config.head_dim == config.width
         plain = plain and config.kv_heads == config.heads
         learned = name == "gpt2"
         biases = learned or name == "qwen2" or config.qkv_bias == config.output_bias
         mixture = (config.experts > 0) == ("experts" not in family.choices)
-        if same and mixture and biases and rotary != learned and (rotary or plain):
+        positions = config.rope is None and plain if learned else rotary
+        if same and mixture and biases and positions:
             return name
     raise ValueError(
         f"no family of the Hugging Face layout has the choices of {config}; keep such "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from kljax.models.configuration import TransformerConfig
 from kljax.models.pretrained_config import family_of
 
-__all__ = ["GGUF", "Entry", "Spelling", "entries", "spelling_of"]
+__all__ = ["GGUF", "LLAMA", "SPELLINGS", "Entry", "Spelling", "entries", "spelling_of"]
 
 Path = tuple[str | int, ...]
 
@@ -66,7 +66,10 @@ LLAMA_PARTS = {
     "down": "mlp.down_proj",
 }
 LLAMA = Spelling(
-    LLAMA_PARTS, "model.layers.{}.", prefix="model.", ignored=("rotary_emb.inv_freq",)
+    LLAMA_PARTS,
+    "model.layers.{}.",
+    prefix="model.",
+    ignored=tuple(f"rotary_emb.{x}" for x in ("inv_freq", "cos_cached", "sin_cached")),
 )
 MIXTRAL = Spelling(
     LLAMA_PARTS,
@@ -128,7 +131,11 @@ GGUF = Spelling(
     "blk.{}.",
     interleaved=True,
 )
-SPELLINGS = {"mixtral": MIXTRAL, "qwen3_moe": QWEN3_MOE, "gpt2": GPT2}
+SPELLINGS: dict[str, Spelling] = {
+    "mixtral": MIXTRAL,
+    "qwen3_moe": QWEN3_MOE,
+    "gpt2": GPT2,
+}
 
 
 def spelling_of(config: TransformerConfig) -> Spelling:

@@ -1,10 +1,10 @@
-"""The weights of a checkpoint as parameters, and back, one tensor at a time."""
+"""The weights of a checkpoint as parameters, one tensor at a time."""
 
+import dataclasses
 import functools
-import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,19 +19,15 @@ from kljax.models.pretrained_layout import (
     Path,
     Spelling,
     entries,
-    spelling_of,
     stored_bytes,
     stored_shape,
 )
 from kljax.models.sharding import partition_specs
-from kljax.models.tensor_files import INDEX, Stored, read, shards, write_safetensors
+from kljax.models.tensor_files import DTYPES, Stored, read
 from kljax.models.transformer import PureTransformer, transformer
 from kljax.typing import PyTree
 
-__all__ = ["load_weights", "structure", "write_json", "write_weights"]
-
-ROWS = 1024
-"""How many rows of a tensor are turned and written at a time."""
+__all__ = ["at", "load_weights", "settled", "structure"]
 
 
 @functools.lru_cache(maxsize=8)
@@ -69,15 +65,11 @@ def load_weights(
       CheckpointError: a tensor is missing, truncated, of another shape or foreign.
     """
     shapes = structure(config)[1]
-    prefix = spelling.prefix
-    if prefix and not any(name.startswith(prefix) for name in tensors):
-        head = f"{spelling.parts['head']}.weight"
-        tensors = {x if x == head else prefix + x: tensors[x] for x in tensors}
     wanted = entries(config, spelling)
     _check(config, spelling, wanted, shapes, tensors, source)
     sized = sorted(
         wanted,
-        key=lambda e: -stored_bytes(e, [_at(shapes, x).shape for x in e.leaves], 1),
+        key=lambda e: -stored_bytes(e, [at(shapes, x).shape for x in e.leaves], 1),
     )
     specs = None if mesh is None else partition_specs(config, shapes, mesh)
     params: dict = {}
@@ -85,17 +77,77 @@ def load_weights(
     for entry in sized:
         kind = _dtype(dtype, tensors[entry.names[0]])
         array = _array(entry, tensors, kind)
-        widths = [_at(shapes, leaf).shape[-1] for leaf in entry.leaves]
+        widths = [at(shapes, leaf).shape[-1] for leaf in entry.leaves]
         for leaf, part in zip(
             entry.leaves, np.split(array, np.cumsum(widths)[:-1], axis=-1)
         ):
             place = None
             if mesh is not None:
-                place = NamedSharding(mesh, _at(specs, leaf))
+                place = NamedSharding(mesh, at(specs, leaf))
             # A copy that JAX owns, so that a training step may donate it.
             _put(params, leaf, jax.device_put(part, place, may_alias=False))
-            jax.block_until_ready(_at(params, leaf))
+            jax.block_until_ready(at(params, leaf))
     return _ordered(params)
+
+
+def settled(
+    config: TransformerConfig,
+    spelling: Spelling,
+    tensors: Mapping[str, Stored],
+    source: pathlib.Path,
+) -> tuple[TransformerConfig, dict[str, Stored]]:
+    """Configuration and tensors, once it is known what the file calls its parts.
+
+    Names may lack the prefix of their family, or have another before it (of a wrapper
+    of torch). As in transformers, a head that differs from the embedding is not tied
+    to it, whatever the configuration says, and one that stands alone serves as both.
+
+    Args:
+      config: what config.json says.
+      spelling: what the tensors are called.
+      tensors: by name, not read yet.
+      source: the folder, for the warning.
+    """
+    tensors = _by_prefix(spelling, tensors)
+    embedding, head = (f"{spelling.parts[x]}.weight" for x in ("embedding", "head"))
+    if not config.tied or head not in tensors:
+        return config, tensors
+    if embedding not in tensors:
+        return config, {**tensors, embedding: tensors[head]}
+    if _same(tensors[embedding], tensors[head]):
+        return config, tensors
+    warnings.warn(
+        f"{source / 'config.json'}: tie_word_embeddings is true, but {head} differs "
+        f"from {embedding}; they are not tied, as in transformers. Remedy: say "
+        "tie_word_embeddings: false there, or remove the tensor that is out of date.",
+        stacklevel=2,
+    )
+    return dataclasses.replace(config, tied=False), tensors
+
+
+def _by_prefix(spelling: Spelling, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    inner = f"{spelling.parts['embedding']}.weight".removeprefix(spelling.prefix)
+    found = [x for x in tensors if x == inner or x.endswith(f".{inner}")]
+    if len(found) != 1:
+        return dict(tensors)
+    before = found[0].removesuffix(inner)
+    around = before.removesuffix(spelling.prefix)
+
+    def named(name: str) -> str:
+        if name == f"{spelling.parts['head']}.weight":
+            return name
+        if name.startswith(before):
+            return spelling.prefix + name.removeprefix(before)
+        return name.removeprefix(around)
+
+    return {named(name): tensors[name] for name in tensors}
+
+
+def _same(one: Stored, other: Stored) -> bool:
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    pairs = zip(one.blocks(), other.blocks(), strict=True)
+    return all(np.array_equal(a, b, equal_nan=True) for (_, a), (_, b) in pairs)
 
 
 def _dtype(dtype: Any, stored: Stored) -> np.dtype:
@@ -137,7 +189,7 @@ def _check(
 ) -> None:
     """That the tensors are there, of the right shapes, and no others."""
     expected = {
-        name: stored_shape(entry, [_at(shapes, leaf).shape for leaf in entry.leaves])
+        name: stored_shape(entry, [at(shapes, leaf).shape for leaf in entry.leaves])
         for entry in wanted
         for name in entry.names
     }
@@ -150,6 +202,12 @@ def _check(
             "model."
         )
     for name, shape in expected.items():
+        if tensors[name].kind:
+            raise CheckpointError(
+                f"{tensors[name].file}: {name} has dtype {tensors[name].kind}; "
+                f"expected one of {', '.join(DTYPES)}. Remedy: get the weights as "
+                "they were before quantisation."
+            )
         if tensors[name].shape != shape:
             raise CheckpointError(
                 f"{tensors[name].file}: {name} has shape {tensors[name].shape}, its "
@@ -169,7 +227,8 @@ def _check(
         )
 
 
-def _at(tree: Any, path: Path) -> Any:
+def at(tree: Any, path: Path) -> Any:
+    """What lies in nested dicts at the end of a path."""
     for key in path:
         tree = tree[key]
     return tree
@@ -185,86 +244,3 @@ def _ordered(tree: Any) -> Any:
     return (
         {k: _ordered(tree[k]) for k in sorted(tree)} if isinstance(tree, dict) else tree
     )
-
-
-def write_weights(
-    target: pathlib.Path,
-    config: TransformerConfig,
-    params: PyTree,
-    kind: np.dtype,
-    shard_bytes: int,
-) -> None:
-    """Writes the weights, and an index where there are several shards.
-
-    Args:
-      target: the folder.
-      config: sizes and choices.
-      params: of that configuration, layers as a list.
-      kind: dtype in the file.
-      shard_bytes: most bytes per file.
-
-    Raises:
-      ValueError: `params` is of another configuration.
-    """
-    _check_params(config, params)
-    tensors: dict[str, Any] = {}
-    for entry in entries(config, spelling_of(config)):
-        shape = stored_shape(entry, [_at(params, x).shape for x in entry.leaves])
-        for i, name in enumerate(entry.names):
-            leaves = [_at(params, x) for x in entry.leaves]
-            index = i if len(entry.names) > 1 else None
-            tensors[name] = (shape, _Blocks(leaves, index, entry.transposed))
-    sizes = {
-        name: int(np.prod(shape)) * kind.itemsize
-        for name, (shape, _) in tensors.items()
-    }
-    # An index that is left over would lead a reader to the weights before these.
-    (target / INDEX).unlink(missing_ok=True)
-    placed = {}
-    for file, group in shards(sizes, shard_bytes):
-        write_safetensors(target / file, {x: tensors[x] for x in group}, kind)
-        placed |= dict.fromkeys(group, file)
-    if len(set(placed.values())) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": placed}
-        write_json(target / INDEX, index)
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """The numbers of one tensor, some rows at a time."""
-
-    leaves: Sequence[Any]
-    index: int | None
-    transposed: bool
-
-    def __call__(self) -> Iterator[np.ndarray]:
-        parts = [np.asarray(leaf) for leaf in self.leaves]
-        if self.index is not None:
-            parts = [part[self.index] for part in parts]
-        array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-        array = array.T if self.transposed else array
-        for first in range(0, len(array), ROWS):
-            yield array[first : first + ROWS]
-
-
-def _check_params(config: TransformerConfig, params: PyTree) -> None:
-    shapes = structure(config)[1]
-    want = {
-        jax.tree_util.keystr(k): x.shape for k, x in jax.tree.leaves_with_path(shapes)
-    }
-    have = {
-        jax.tree_util.keystr(k): x.shape for k, x in jax.tree.leaves_with_path(params)
-    }
-    for name in want | have:
-        if want.get(name) != have.get(name):
-            raise ValueError(
-                f"params{name} has shape {have.get(name)}; config asks for "
-                f"{want.get(name)}. Give the config that the parameters were made with"
-            )
-
-
-def write_json(file: pathlib.Path, value: Any) -> None:
-    """Writes JSON beside the file, then renames it."""
-    part = file.with_name(f".part-{file.name}")
-    part.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-    part.replace(file)

@@ -25,7 +25,7 @@ class Rope:
 
     Args:
       base: the period's base, above 1 (`rope_theta`).
-      scaling: None, "linear", "llama3" or "yarn".
+      scaling: None, "linear", "llama3", "yarn" or "factors".
       factor: how many times longer the context became, at least 1.
       original_length: context that the model was first trained with, in tokens
         ("llama3", "yarn").
@@ -36,6 +36,7 @@ class Rope:
       beta_slow: "yarn" divides those with fewer turns than this by `factor`.
       attention_factor: "yarn" multiplies queries and keys by it; None is
         `1 + 0.1 ln(factor)`.
+      factors: "factors" divides every frequency by its own, `head_dim / 2` numbers.
 
     Raises:
       ValueError: an unknown scaling, or a number out of its range.
@@ -54,6 +55,7 @@ class Rope:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float | None = None
+    factors: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.scaling is not None and self.scaling not in SCALINGS:
@@ -74,6 +76,21 @@ class Rope:
                 f"low_frequency_factor is {self.low_frequency_factor} and "
                 f"high_frequency_factor {self.high_frequency_factor}; expected "
                 "0 < low < high"
+            )
+        given = 1.0 if self.attention_factor is None else self.attention_factor
+        for name, value in (
+            ("beta_fast", self.beta_fast),
+            ("beta_slow", self.beta_slow),
+            ("attention_factor", given),
+        ):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be above 0")
+        if (self.scaling == "factors") != bool(self.factors) or not all(
+            0 < factor < math.inf for factor in self.factors
+        ):
+            raise ValueError(
+                f"factors is {self.factors}; it must be positive numbers, and goes "
+                f"with scaling 'factors'; scaling is {self.scaling!r}"
             )
 
     def frequencies(self, head_dim: int) -> np.ndarray:
@@ -113,14 +130,24 @@ def _yarn(rope: Rope, plain: np.ndarray, head_dim: int) -> np.ndarray:
     first = max(math.floor(pair(rope.beta_fast)), 0)
     last = min(math.ceil(pair(rope.beta_slow)), head_dim - 1)
     slope = np.arange(len(plain)) - first
-    scaled = np.clip(slope / max(last - first, 0.001), 0.0, 1.0)
+    scaled = np.clip(slope / ((last - first) or 0.001), 0.0, 1.0)
     return plain * (1 - scaled + scaled / rope.factor)
+
+
+def _factors(rope: Rope, plain: np.ndarray, head_dim: int) -> np.ndarray:
+    if len(rope.factors) != len(plain):
+        raise ValueError(
+            f"rope has {len(rope.factors)} factors; a head of {head_dim} numbers needs "
+            f"{len(plain)}"
+        )
+    return plain / np.array(rope.factors)
 
 
 SCALINGS: dict[str, Callable[[Rope, np.ndarray, int], np.ndarray]] = {
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+    "factors": _factors,
 }
 
 

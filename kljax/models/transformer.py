@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.models.attention import Attention, Memory
+from kljax.models.attention import Attention, Memory, causal, nearest
 from kljax.models.cache import Cache
+from kljax.models.call_checks import check_call, check_ids
 from kljax.models.configuration import TransformerConfig
 from kljax.models.functional import PureModule, pure
 from kljax.models.layers import MLP, NORMS, Dense, Mixture, draw, wide
@@ -47,6 +48,7 @@ class Layer(nnx.Module):
                 config.activation,
                 count=config.experts,
                 chosen=config.experts_per_token,
+                normalized=config.expert_sum,
                 bias=config.mlp_bias,
                 shrink=shrink,
                 rngs=rngs,
@@ -82,7 +84,16 @@ class Table(nnx.Module):
         self.table = draw(rngs, (rows, width), 0.02)
 
     def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        return self.table[...][ids]
+        return looked_up(self.table[...], ids, 0)
+
+
+def looked_up(table: Array, ids: Int[Array, "b t"], axis: int) -> Array:
+    """Rows (axis 0) or columns (axis 1); NaN for an id that the table does not have.
+
+    An index below 0 would count from the end, and one above the end would be clamped.
+    """
+    known = jnp.where(ids < 0, table.shape[axis], ids)
+    return jnp.take(table, known, axis=axis, mode="fill", fill_value=jnp.nan)
 
 
 class Stack(nnx.Module):
@@ -136,9 +147,9 @@ class Transformer(nnx.Module):
         if self.config.tied:
             # One array serves both ends; a strided read of few columns costs nothing.
             columns = for_lookup(self.head.kernel[...], 1)
-            x = jnp.moveaxis(jnp.take(columns, tokens, axis=1), 0, -1)
+            x = jnp.moveaxis(looked_up(columns, tokens, 1), 0, -1)
         else:
-            x = jnp.take(for_lookup(self.embedding.table[...], 0), tokens, axis=0)
+            x = looked_up(for_lookup(self.embedding.table[...], 0), tokens, 0)
         x = x.astype(x.dtype if dtype is None else dtype)
         if self.config.rope is None:
             x = x + self.positions(positions).astype(x.dtype)
@@ -168,6 +179,7 @@ class Transformer(nnx.Module):
         remat: bool = False,
     ) -> Any:
         check_call(self.config, tokens, where, positions, cache)
+        check_ids(self.config, tokens, where, positions)
         if cache is None:
             visible, found = causal(tokens.shape[1], where)
         else:
@@ -176,6 +188,13 @@ class Transformer(nnx.Module):
         positions = jnp.broadcast_to(
             found if positions is None else positions, tokens.shape
         )
+        if where is not None:
+            # What is not counted is read as token 0 at position 0: a row of NaN would
+            # reach the others through weights of 0.
+            tokens, positions = (jnp.where(where, x, 0) for x in (tokens, positions))
+        near = nearest(visible, self.config.window or visible.shape[-1])
+        windowed = [self.config.is_windowed(i) for i in range(self.config.depth)]
+        seen = [near if short else visible for short in windowed]
         x = on_examples(self.embed(tokens, positions, dtype))
         rope = self.config.rope
         turn = None if rope is None else rotation(rope, positions, self.config.head_dim)
@@ -185,32 +204,23 @@ class Transformer(nnx.Module):
                     "a cache needs a list of layers, and params holds stacked ones; "
                     "call unstack_layers(params)"
                 )
-            x = scanned(self.layers, x, turn, visible, remat)
+            x = scanned(self.layers, x, turn, (visible, near, windowed), remat)
         elif cache is None:
-            for layer in self.layers:
-                x = one_layer(layer, x, turn, visible, remat)
+            for layer, slots in zip(self.layers, seen, strict=True):
+                x = one_layer(layer, x, turn, slots, remat)
         else:
             kept = []
-            for layer, key, value in zip(
-                self.layers, cache.keys, cache.values, strict=True
+            for layer, key, value, slots in zip(
+                self.layers, cache.keys, cache.values, seen, strict=True
             ):
                 memory = (key, value, cache.cursor - tokens.shape[1])
-                x, written = layer(x, turn, visible, memory)
+                x, written = layer(x, turn, slots, memory)
                 kept.append(written)
             keys, values = zip(*kept, strict=True)
             cache = replace(cache, keys=keys, values=values)
         x = self.final_norm(x)
         out = x if features else self.logits(x)
         return out if cache is None else (out, cache)
-
-
-def causal(t: int, where: Array | None) -> tuple[Array, Array]:
-    """What every token of a block sees, and the tokens' positions."""
-    visible = jnp.tril(jnp.ones((t, t), bool))[None]
-    if where is None:
-        return visible, jnp.arange(t, dtype=jnp.int32)
-    count = jnp.cumsum(where.astype(jnp.int32), axis=1)
-    return visible & where[:, None], jnp.maximum(count - 1, 0)
 
 
 def one_layer(layer: Layer, x: Array, turn: Any, visible: Array, remat: bool) -> Array:
@@ -223,52 +233,29 @@ def one_layer(layer: Layer, x: Array, turn: Any, visible: Array, remat: bool) ->
     return (jax.checkpoint(run) if remat else run)(state, x, turn, visible)
 
 
-def scanned(stack: Stack, x: Array, turn: Any, visible: Array, remat: bool) -> Array:
-    """All layers by one scanned program: a compilation of one period."""
-    structure, state = nnx.split(stack)
+def scanned(
+    stack: Stack,
+    x: Array,
+    turn: Any,
+    slots: tuple[Array, Array, list[bool]],
+    remat: bool,
+) -> Array:
+    """All layers by one scanned program: a compilation of one period.
 
-    def period(x: Array, state: PyTree) -> tuple[Array, None]:
-        for layer in nnx.merge(structure, state).stacked:
-            x = one_layer(layer, x, turn, visible, remat)
+    `slots`: what a token sees without and with the window, and which layers have it.
+    """
+    structure, state = nnx.split(stack)
+    visible, near, windowed = slots
+    windowed = jnp.array(windowed).reshape(-1, len(stack.stacked))
+
+    def period(x: Array, scan: tuple[PyTree, Array]) -> tuple[Array, None]:
+        state, short = scan
+        for i, layer in enumerate(nnx.merge(structure, state).stacked):
+            seen = visible if near is visible else jnp.where(short[i], near, visible)
+            x = one_layer(layer, x, turn, seen, remat)
         return x, None
 
-    return jax.lax.scan(period, x, state)[0]
-
-
-def check_call(
-    config: TransformerConfig,
-    tokens: Array,
-    where: Array | None,
-    positions: Array | None,
-    cache: Cache | None,
-) -> None:
-    """Shapes and dtypes of a call."""
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(
-            f"tokens has shape {tokens.shape} and dtype {tokens.dtype}; expected "
-            "integers of shape [b, t]"
-        )
-    if tokens.shape[1] < 1:
-        raise ValueError(f"tokens has shape {tokens.shape}; expected a token per row")
-    if where is not None and (where.shape != tokens.shape or where.dtype != jnp.bool_):
-        raise ValueError(
-            f"where has shape {where.shape} and dtype {where.dtype}; expected "
-            f"booleans of shape {tokens.shape}"
-        )
-    if positions is not None and positions.shape != tokens.shape:
-        raise ValueError(
-            f"positions has shape {positions.shape}; expected {tokens.shape}"
-        )
-    if cache is None and positions is None and tokens.shape[1] > config.max_length:
-        raise ValueError(
-            f"tokens has shape {tokens.shape}, longer than the context of "
-            f"{config.max_length} tokens; cut it"
-        )
-    if cache is not None and len(cache.keys) != config.depth:
-        raise ValueError(
-            f"cache has {len(cache.keys)} layers and the model {config.depth}; make it "
-            "by init_cache with the model's own config"
-        )
+    return jax.lax.scan(period, x, (state, windowed))[0]
 
 
 @dataclass(frozen=True)
@@ -299,9 +286,12 @@ class PureTransformer(PureModule):
 
         Args:
           params: a nested dict of arrays, in either layout of the layers.
-          tokens: ids below `vocab_size`.
-          where: which tokens count; the others (padding on either side) are not read
-            by anybody, take no position, and have meaningless logits. None: all.
+          tokens: ids below `vocab_size`. Inside a traced program, where values cannot
+            be looked at, another id that counts makes its whole row NaN, gradients
+            included; so does a position that a learned table does not have.
+          where: which tokens count; the others (padding on either side, of any id)
+            are not read by anybody, take no position, and have meaningless logits.
+            None: all.
           positions: the tokens' positions; None counts the tokens of every row.
           cache: what was read before; the block is written behind it.
           features: return the hidden states `[b, t, width]` after the final norm,
@@ -315,8 +305,9 @@ class PureTransformer(PureModule):
           Logits `[b, t, vocab]`, with a cache `(logits, cache)`.
 
         Raises:
-          ValueError: a wrong shape or dtype, more tokens than the context or the
-            cache has room for, a cache with stacked layers.
+          ValueError: a wrong shape or dtype, an id that is not in the vocabulary, more
+            tokens than the context or the cache has room for, a cache with stacked
+            layers.
         """
         return self.module(params)(
             tokens,

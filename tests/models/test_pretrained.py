@@ -45,6 +45,12 @@ FAMILIES = {
     "qwen3_moe": SIZES
     | MOE
     | {"moe_intermediate_size": 24, "norm_topk_prob": True, "decoder_sparse_step": 2},
+    # Windows that are shorter than the text, in every layer and in the last one.
+    "mistral": SIZES | {"sliding_window": 5},
+    "qwen3 with a window": SIZES
+    | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3_moe of its defaults": SIZES
+    | {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2},
 }
 TOKENS = np.random.default_rng(0).integers(0, 61, (2, 11))
 
@@ -82,6 +88,9 @@ def test_logits_are_those_of_transformers(name, tmp_path):
     assert np.abs(want).max() > 1
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
     assert (tmp_path / "theirs/model.safetensors.index.json").exists() == bool(saving)
+    # And so it is where the file says only what is not the family's default.
+    least = FAMILIES[name] | {"model_type": name.split()[0]}
+    assert read_config(least, pathlib.Path("config.json")) == model.config
 
     # And back: what we write, they read.
     shards = {"shard_bytes": 20_000} if name == "gpt2" else {}
@@ -158,13 +167,31 @@ def test_stacked_layers_are_saved_as_a_list(tmp_path):
         save_pretrained(tmp_path, other, params)
 
 
-def test_a_window_bounds_the_context():
-    """Within the window, attention over a window is attention over everything."""
-    fields = SIZES | {"model_type": "mistral", "sliding_window": 20, "rope_theta": 1e6}
-    config = read_config(fields, pathlib.Path("config.json"))
-    assert config.max_length == 20 and config.rope == Rope(1e6)
-    fields |= {"model_type": "qwen2", "use_sliding_window": False}
-    assert read_config(fields, pathlib.Path("config.json")).max_length == 64
+@pytest.mark.parametrize("name", sorted({x.split()[0] for x in FAMILIES}))
+def test_what_a_file_leaves_out_is_what_transformers_says(name):
+    file = pathlib.Path("config.json")
+    config = read_config({"model_type": name}, file)
+    theirs = transformers.AutoConfig.for_model(name)
+    assert config == read_config(json.loads(theirs.to_json_string()), file)
+    heads, width = theirs.num_attention_heads, theirs.hidden_size
+    got = (config.width, config.depth, config.heads, config.vocab_size)
+    want = (width, theirs.num_hidden_layers, heads, theirs.vocab_size)
+    assert got == want
+    kv_heads = getattr(theirs, "num_key_value_heads", heads)
+    head_dim = getattr(theirs, "head_dim", None) or width // heads
+    assert (config.kv_heads, config.head_dim) == (kv_heads, head_dim)
+    assert config.max_length == theirs.max_position_embeddings
+    eps = getattr(theirs, "rms_norm_eps", None) or theirs.layer_norm_epsilon
+    assert (config.norm_eps, config.tied) == (eps, theirs.tie_word_embeddings)
+    assert config.window == getattr(theirs, "sliding_window", None)
+    if config.rope is None:
+        return
+    assert config.hidden == theirs.intermediate_size
+    assert config.rope == Rope(theirs.rope_parameters["rope_theta"])
+    experts = getattr(theirs, "num_local_experts", getattr(theirs, "num_experts", 0))
+    chosen = getattr(theirs, "num_experts_per_tok", 0)
+    assert (config.experts, config.experts_per_token) == (experts, chosen)
+    assert config.expert_sum == getattr(theirs, "norm_topk_prob", True)
 
 
 def test_configurations_return_from_their_fields(tmp_path):
@@ -176,9 +203,13 @@ def test_configurations_return_from_their_fields(tmp_path):
     cases = {
         "llama": {"rope": llama3, "mlp_bias": True, "norm_eps": 1e-6} | flags,
         "qwen2": {"rope": yarn, "qkv_bias": True, "tied": False},
-        "qwen3": {"qk_norm": True, "head_dim": 16} | flags,
-        "mixtral": {"hidden": 40, "tied": False} | mixture,
-        "qwen3_moe": {"qk_norm": True, "expert_hidden": 24, "moe_layers": 2} | mixture,
+        "qwen3": {"qk_norm": True, "head_dim": 16, "window": 9, "window_layers": (0,)}
+        | flags,
+        "mixtral": {"hidden": 40, "tied": False, "window": 9} | mixture,
+        "qwen3_moe": {"qk_norm": True, "expert_hidden": 24, "moe_layers": 2}
+        | {"window": 9, "expert_sum": False}
+        | mixture,
+        "mistral": {"window": 9, "tied": False},
         "gpt2": {"norm": "layer", "mlp": "plain", "activation": "gelu_tanh"}
         | {"rope": None, "mlp_bias": True, "kv_heads": 4}
         | flags,
@@ -193,6 +224,8 @@ def test_configurations_return_from_their_fields(tmp_path):
         {"head_bias": True},
         {"rope": None},
         {"norm": "layer"},
+        {"window": 9, "window_layers": (1,)},
+        {"rope": Rope(scaling="factors", factors=(1.0, 2.0, 3.0, 4.0))},
         {"output_bias": True},
         {"qk_norm": True, "mlp_bias": True},
         {"experts": 2, "experts_per_token": 1, "moe_layers": 2},

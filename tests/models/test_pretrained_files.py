@@ -1,11 +1,16 @@
 """What is wrong with a checkpoint is said with its file and tensor."""
 
+import contextlib
+import dataclasses
 import json
 import os
+import pathlib
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -17,6 +22,8 @@ from kljax.models.pretrained_config import read_config
 from kljax.models.pretrained_weights import structure
 from kljax.models.tensor_files import open_safetensors, read, write_safetensors
 from kljax.models.transformer import TransformerConfig
+
+transformers = pytest.importorskip("transformers")
 
 CONFIG = TransformerConfig(vocab_size=61, width=32, depth=2, heads=4, kv_heads=2)
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -133,6 +140,99 @@ def test_saving_over_shards_leaves_no_stale_index(folder, params):
     )
 
 
+class Stopped(Exception):
+    pass
+
+
+def stopping(act, left):
+    """A rename or removal that fails when `left[0]` others have been made."""
+
+    def instead(self, *args, **kwargs):
+        if left[0] == 0:
+            raise Stopped
+        left[0] -= 1
+        return act(self, *args, **kwargs)
+
+    return instead
+
+
+FORMS = {"single": 1 << 30, "shards": 12_000}
+
+
+@pytest.mark.parametrize("before", FORMS)
+@pytest.mark.parametrize("after", FORMS)
+def test_a_save_that_is_stopped_leaves_one_model(before, after, tmp_path, monkeypatch):
+    """At every rename and every removal: the old model or the new one, whole."""
+    config = dataclasses.replace(CONFIG, depth=1, hidden=32)
+    shapes = structure(config)[1]
+    models = [
+        jax.tree.map(lambda x, i=i: np.full(x.shape, i, "f4"), shapes) for i in (1, 2)
+    ]
+    save_pretrained(tmp_path / "old", config, models[0], shard_bytes=FORMS[before])
+    read, finished = [], False
+    while not finished:
+        folder = tmp_path / f"{len(read)}"
+        shutil.copytree(tmp_path / "old", folder)
+        left = [len(read)]
+        with monkeypatch.context() as patched:
+            for act in (pathlib.Path.replace, pathlib.Path.unlink):
+                patched.setattr(pathlib.Path, act.__name__, stopping(act, left))
+            with contextlib.suppress(Stopped):
+                save_pretrained(folder, config, models[1], shard_bytes=FORMS[after])
+                finished = True
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*out of date")
+            found = jax.tree.leaves(from_pretrained(folder).params)
+        (value,) = {float(x) for leaf in found for x in (leaf.min(), leaf.max())}
+        read.append(value)
+    assert read == sorted(read) and read[0] == 1 and len(read) > 3
+    names = {x.name for x in folder.iterdir()}
+    listed = {WEIGHTS}
+    if after == "shards":
+        listed = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+        assert len(listed) > 1
+        names.remove(INDEX)
+    assert names == listed | {"config.json", "generation_config.json"}
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert all((x == 2).all() for x in theirs.parameters())
+
+
+def test_a_config_that_changes_is_never_read_with_other_weights(
+    tmp_path, params, monkeypatch
+):
+    save_pretrained(tmp_path, CONFIG, params)
+    other = dataclasses.replace(CONFIG, norm_eps=1e-3)
+    moved = pathlib.Path.replace
+
+    def stopping(self, target):
+        if target.name == "config.json":
+            raise Stopped
+        return moved(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(type(tmp_path), "replace", stopping)
+        save_pretrained(tmp_path, other, params)
+    refuse(tmp_path, "no config.json")
+    save_pretrained(tmp_path, other, params)
+    assert from_pretrained(tmp_path).config == other
+
+
+def test_what_cannot_be_written_is_said(tmp_path, params):
+    (tmp_path / "file").write_text("")
+    for how, message in (
+        ({"dtype": "int8"}, "dtype is int8; expected one of float64"),
+        ({"shard_bytes": 0}, "shard_bytes is 0"),
+        ({"folder": tmp_path / "file"}, "folder is .*file', a file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_pretrained(
+                **{"folder": tmp_path / "m"} | how, config=CONFIG, params=params
+            )
+    assert not (tmp_path / "m").exists()
+    with pytest.raises(ValueError, match="dtype is 'int8'; expected a floating"):
+        from_pretrained(tmp_path, dtype="int8")
+
+
 def test_pickles_are_never_read(folder):
     class Trap:
         def __reduce__(self):
@@ -182,8 +282,8 @@ def test_models_of_the_hugging_face_cache_are_found(folder, monkeypatch):
         ({"rope_parameters": {"rope_type": "yarn"}}, "no factor"),
         ({"num_key_value_heads": 3}, "kv_heads is 3; it must divide heads"),
         ({"num_attention_heads": "four"}, "invalid literal"),
-        ({"model_type": "qwen3_moe"}, "norm_topk_prob is not true"),
-        ({"model_type": "mixtral"}, "no num_local_experts"),
+        ({"model_type": "qwen3_moe", "norm_topk_prob": None}, "no norm_topk_prob"),
+        ({"model_type": "mixtral", "num_local_experts": None}, "no num_local_experts"),
         ({"model_type": "gpt2", "scale_attn_weights": False}, "scale_attn_weights"),
     ],
 )

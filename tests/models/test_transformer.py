@@ -10,7 +10,12 @@ import pytest
 import transformer_reference as reference
 
 from kljax.models.cache import init_cache
-from kljax.models.transformer import Rope, TransformerConfig, transformer
+from kljax.models.transformer import (
+    Rope,
+    TransformerConfig,
+    looked_up,
+    transformer,
+)
 
 SIZES = {"vocab_size": 97, "width": 32, "depth": 2, "heads": 4, "max_length": 64}
 CASES = {
@@ -39,7 +44,9 @@ CASES = {
         "experts_per_token": 2,
         "expert_hidden": 24,
         "moe_layers": 2,
+        "expert_sum": False,
     },
+    "window": {"window": 3, "window_layers": (1,), "rope": Rope(base=500.0)},
 }
 LENGTHS = np.array([9, 4, 6])
 TOKENS = np.random.default_rng(0).integers(0, 97, (3, 9)).astype(np.int32)
@@ -103,7 +110,7 @@ def test_cached_blocks_equal_numpy(name):
     assert not cache.valid[:, 9:].any()
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "window"])
 def test_one_token_of_one_row_at_a_time(name):
     """The step of one row has an attention of its own."""
     m = model(name)
@@ -141,6 +148,55 @@ def test_rejected_tokens_are_forgotten():
     assert not grown.valid[:, 12:].any()
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_what_is_masked_may_hold_any_id(name):
+    """Values and gradients, bit for bit; a counted id out of range shows in both."""
+    m = model(name)
+    rng = np.random.default_rng(3)
+    ends = [-100, -1, 97, 98, 2**31 - 1, -(2**31)]
+    weights = rng.normal(size=(*TOKENS.shape, 97)).astype(np.float32)
+
+    @jax.jit
+    def run(params, tokens):
+        def loss(params):
+            logits = m.apply(params, tokens, WHERE)
+            return jnp.sum(jnp.where(WHERE[..., None], logits * weights, 0)), logits
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    want = run(m.params, TOKENS)
+    assert np.isfinite(want[0][0])
+    for end in ends:
+        tokens = np.where(WHERE, TOKENS, rng.permutation([*ends, end, end, end]))
+        found = run(m.params, tokens.astype(np.int32))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+            np.testing.assert_array_equal(a, b)
+        tokens[2, 7] = end
+        (value, logits), grads = run(m.params, tokens.astype(np.int32))
+        assert np.isnan(value) and np.isnan(logits[2, 7:]).all()
+        np.testing.assert_array_equal(logits[:2], want[0][1][:2])
+        assert np.isnan(grads["head"]["kernel"]).any()
+        assert np.isnan(grads["layers"][0]["mlp"]["up"]["kernel"]).all()
+
+
+def test_ids_that_are_known_are_looked_at():
+    """What a program does not draw is refused if it counts, and else it is not."""
+    m = model("gpt2")
+
+    def shape(*call):
+        return jax.eval_shape(lambda params: m.apply(params, *call), m.params).shape
+
+    for wrong in (-1, -100, 97, 2**31 - 1, 2**32 + 5):  # the last wraps to 5
+        tokens = np.array([[3, wrong, 4]])
+        with pytest.raises(ValueError, match=rf"tokens\[0, 1\] is {wrong}.* has 97"):
+            shape(tokens)
+        assert shape(tokens, np.array([[True, False, True]])) == (1, 3, 97)
+    with pytest.raises(ValueError, match=r"positions\[0, 2\] is 64.* has 64"):
+        shape(TOKENS[:1, :3], None, np.array([[0, 1, 64]]))
+    assert np.isnan(looked_up(jnp.ones((4, 2)), jnp.array([[-1, 4]]), 0)).all()
+    assert np.isfinite(looked_up(jnp.ones((4, 2)), jnp.array([[0, 1]]), 1)).all()
+
+
 BAD_CONFIGS = {
     "kv_heads is 3; it must divide heads, 4": {"kv_heads": 3},
     "head_dim is 7; rotary": {"head_dim": 7},
@@ -149,6 +205,12 @@ BAD_CONFIGS = {
     "activation is 'tanh'": {"activation": "tanh"},
     "mlp is 'deep'": {"mlp": "deep"},
     "soft_cap is -1": {"soft_cap": -1.0},
+    "window is 0": {"window": 0},
+    "window_layers is .2,.; expected layers below 2": {
+        "window": 4,
+        "window_layers": (2,),
+    },
+    "depth, and a window": {"window_layers": (1,)},
     "experts_per_token is 0; expected 1 to 4": {"experts": 4},
 }
 
@@ -166,6 +228,12 @@ def test_bad_rotations():
         Rope(scaling="linear", factor=0.5)
     with pytest.raises(ValueError, match="0 < low < high"):
         Rope(scaling="llama3", low_frequency_factor=4.0)
+    with pytest.raises(ValueError, match="goes with scaling 'factors'"):
+        Rope(factors=(1.0, 2.0))
+    with pytest.raises(ValueError, match="must be positive"):
+        Rope(scaling="factors", factors=(1.0, float("nan")))
+    with pytest.raises(ValueError, match="2 factors; a head of 8 numbers needs 4"):
+        Rope(scaling="factors", factors=(1.0, 2.0)).frequencies(8)
 
 
 def test_bad_calls():
