@@ -81,6 +81,12 @@ def scaled_phi(w: Array, x: Array, total: Array) -> Array:
     return jnp.where(big, grown - scale * (1 + y), scale * phi(jnp.where(big, 0, x)))
 
 
+def _blend(log_p: Array, log_q: Array, l: Array, a) -> Array:
+    """``a log p + (1 − a) log q``, where both overflow from ``l = log p − log q``."""
+    total = (1 - a) * log_q + a * log_p
+    return jnp.where(jnp.isnan(total), log_q + a * l, total)
+
+
 def power_term(w: Array, other: Array, s: Array, a) -> Array:
     """``(e^{(1−a)w + a·other} − a e^other − (1 − a)e^w)/(a(a − 1))``, limits included.
 
@@ -93,7 +99,7 @@ def power_term(w: Array, other: Array, s: Array, a) -> Array:
     big = jnp.abs(x) > 1
     near = scale * s * psi(jnp.where(big, 0, x)) - scaled_phi(w, s, other)
     # The terms linear in s cancel; far out they are left out.
-    power = exp(jnp.where(big, (1 - a) * w + a * other, 0))
+    power = exp(jnp.where(big, _blend(other, w, s, a), 0))
     far = (power - scale) / jnp.where(big, a, 1) - (jnp.exp(other) - scale)
     return jnp.where(big, far, near) / (a - 1)
 
@@ -208,7 +214,8 @@ def power_rise(log_p: Array, log_q: Array, l: Array, q: Array, a) -> Array:
     y = jnp.where(near, x, 0)
     # From the mass, which is known better than its logarithm, if the factor fits.
     fits = jnp.abs(x) < 20
-    power = exp(jnp.where(near, 0, jnp.where(fits, x, (1 - a) * log_q + a * log_p)))
+    direct = _blend(log_p, log_q, l, a)
+    power = exp(jnp.where(near, 0, jnp.where(fits, x, direct)))
     power = jnp.where(fits, q, 1) * power
     return jnp.where(
         near, q * l * (1 + psi_near(y)), (power - q) / jnp.where(near, 1, a)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from kljax import elementary as el
 from kljax import sums
+from kljax.errors import unknown
 from kljax.fdivergence import INF, FDivergence, Moments, Outcomes, generator
 from kljax.typing import Array
 
@@ -713,8 +714,21 @@ _TABLE = MappingProxyType(
 )
 
 
+_ALIASES = MappingProxyType(
+    {
+        "kl": "forward_kl",
+        "js": "jensen_shannon",
+        "jsd": "jensen_shannon",
+        "tv": "total_variation",
+        "chi2": "pearson_chi2",
+    }
+)
+"""Other names, for the same scales. Hellinger's distance itself is a square root, and
+half or twice ours elsewhere: it has none."""
+
+
 def names() -> tuple[str, ...]:
-    """The names of the built-in divergences."""
+    """The names of the built-in divergences, without their short forms."""
     return tuple(_TABLE)
 
 
@@ -722,7 +736,8 @@ def get(divergence: str | FDivergence, **parameters: Any) -> FDivergence:
     """The divergence called by that name; an object is returned as it is.
 
     Args:
-      divergence: a name of `names()`, or an object.
+      divergence: a name of `names()`, a short form (``kl``, ``js``, ``tv``, ``chi2``,
+        ...), or an object.
       **parameters: of the divergence, such as ``alpha=0.3``; with a name only.
 
     Raises:
@@ -742,13 +757,12 @@ def get(divergence: str | FDivergence, **parameters: Any) -> FDivergence:
             "divergence must be a name or an FDivergence object, got "
             f"{type(divergence).__name__}"
         )
-    if divergence not in _TABLE:
-        raise ValueError(
-            f"unknown divergence {divergence!r}; known: {', '.join(_TABLE)}"
-        )
-    cls = _TABLE[divergence]
+    canonical = _ALIASES.get(divergence, divergence)
+    if canonical not in _TABLE:
+        raise ValueError(unknown("divergence", divergence, _TABLE))
+    cls = _TABLE[canonical]
     known = [f.name for f in dataclasses.fields(cls)]
-    unknown = sorted(set(parameters) - set(known))
-    if unknown:
-        raise TypeError(f"{divergence} has no parameter {unknown}; it has {known}")
+    foreign = sorted(set(parameters) - set(known))
+    if foreign:
+        raise TypeError(f"{divergence} has no parameter {foreign}; it has {known}")
     return cls(**parameters)

@@ -25,9 +25,7 @@ class Unit(NamedTuple):
     d: Array
     """``log p − log q`` but for a constant of the row."""
     excess: Array
-    """``e_q − level·e_p``, accurate near ``d = 0``."""
-    level: Array
-    """1; less in a row whose `e_q` had to be scaled down, by this factor."""
+    """``e_q − e_p``, accurate near ``d = 0``."""
     p_missing: Array
     q_missing: Array
     """Outcomes of the one side that the other lacks."""
@@ -37,51 +35,43 @@ class OnePass(NamedTuple):
     """How `D` follows from sums over a row of `Unit`s."""
 
     summands: Callable[[Unit], tuple[Array, ...]]
-    value: Callable[..., tuple[Array, Array]]
-    """``(z_p, z_q, lift, *sums)`` to ``D`` and ``Σ q/Σ p − 1`` in these units.
+    value: Callable[..., Array]
+    """``(z_p, z_q, x, rise, *sums)`` to ``D``.
 
-    `lift` is the logarithm of ``1/level``. The latter result is used below ½ in size.
+    `x` is the accurate ``z_q/z_p − 1``, `rise` the logarithm of ``z_q/z_p``.
     """
-
-
-def ratio_excess(excess: Array, z_p: Array, lift: Array) -> Array:
-    """``z_q/z_p − 1`` from the summed excess; huge in a scaled row."""
-    return jnp.where(lift > 0, jnp.inf, excess / z_p)
 
 
 def _kl_summands(unit: Unit) -> tuple[Array, ...]:
     # e_p φ(−d); an outcome that the target lacks counts with the model's mass, as the
     # expanded form has it.
-    far = unit.e_q + unit.e_p * (unit.d - unit.level)
+    far = unit.e_q + unit.e_p * (unit.d - 1)
     gap = el.phi_of_mass(unit.e_p, -unit.d, far)
-    slope = unit.e_p * unit.d
-    return jnp.where(unit.q_missing, jnp.inf, gap), slope
+    return jnp.where(unit.q_missing, jnp.inf, gap), unit.e_p * unit.d
 
 
-def _kl_value(z_p, z_q, lift, gap, slope):
-    infinite = gap == jnp.inf
-    g, s = jnp.where(infinite, 0, gap) / z_p, slope / z_p
-    x = ratio_excess(jnp.where(infinite, 0, gap) - slope, z_p, lift)
+def _kl_value(z_p, z_q, x, rise, gap, slope):
     small = jnp.abs(x) < 0.5
-    close = g + el.log1p_rest(jnp.where(small, x, 0))
-    direct = s + jnp.log(z_q) - jnp.log(z_p) + lift
-    value = jnp.maximum(jnp.where(small, close, direct), 0)
-    return jnp.where(infinite, jnp.inf, value), x
+    close = gap / z_p + el.log1p_rest(jnp.where(small, x, 0))
+    direct = slope / z_p + rise
+    value = jnp.where(small, close, direct)
+    # Unlike a maximum, these let a NaN through.
+    value = jnp.where(value < 0, 0, value)
+    return jnp.where(gap == jnp.inf, jnp.inf, value)
 
 
 def _jeffreys_summands(unit: Unit) -> tuple[Array, ...]:
     cross = -unit.excess * unit.d
     cross = jnp.where(unit.p_missing | unit.q_missing, jnp.inf, cross)
-    return unit.excess, cross, unit.e_p * unit.d, unit.e_q * unit.d
+    return cross, unit.e_p * unit.d, unit.e_q * unit.d
 
 
-def _jeffreys_value(z_p, z_q, lift, excess, cross, p_slope, q_slope):
-    infinite = cross == jnp.inf
-    x = ratio_excess(excess, z_p, lift)
+def _jeffreys_value(z_p, z_q, x, rise, cross, p_slope, q_slope):
     small = jnp.abs(x) < 0.5
-    close = (jnp.where(infinite, 0, cross) + jnp.where(small, x, 0) * p_slope) / z_q
-    value = jnp.maximum(jnp.where(small, close, p_slope / z_p - q_slope / z_q), 0)
-    return jnp.where(infinite, jnp.inf, value), x
+    close = (cross + jnp.where(small, x, 0) * p_slope) / z_q
+    value = jnp.where(small, close, p_slope / z_p - q_slope / z_q)
+    value = jnp.where(value < 0, 0, value)
+    return jnp.where(cross == jnp.inf, jnp.inf, value)
 
 
 FORWARD_KL = OnePass(_kl_summands, _kl_value)

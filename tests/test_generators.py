@@ -61,8 +61,22 @@ def test_lookup_names_what_it_knows():
     assert get("alpha", alpha=0.3) == Alpha(0.3)
     assert get(ForwardKL()) == ForwardKL()
     assert all(isinstance(get(name), FDivergence) for name in names())
-    with pytest.raises(ValueError, match="unknown divergence 'kl'; known: forward_kl"):
-        get("kl")
+    for name, canonical in {
+        "kl": "forward_kl",
+        "js": "jensen_shannon",
+        "jsd": "jensen_shannon",
+        "tv": "total_variation",
+        "chi2": "pearson_chi2",
+    }.items():
+        assert get(name) == get(canonical) and name not in names()
+    assert get("js", beta=0.3) == JensenShannon(0.3)
+    with pytest.raises(ValueError, match="'zzz'; known: forward_kl"):
+        get("zzz")
+    # Of Hellinger's distance there are three scales: no alias picks one silently.
+    with pytest.raises(ValueError, match="did you mean 'squared_hellinger'"):
+        get("hellinger")
+    with pytest.raises(ValueError, match="did you mean 'reverse_kl'"):
+        get("reverse-kl")
     with pytest.raises(TypeError, match=r"has no parameter \['beta'\]"):
         get("alpha", beta=0.1)
     with pytest.raises(TypeError, match="got int"):

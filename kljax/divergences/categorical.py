@@ -12,11 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kljax.divergences._arguments import check_positive, rows_shaped
+from kljax.divergences._probabilities import warn_of_probabilities
 from kljax.fdivergence import FDivergence
 from kljax.generators import Alpha, get, names
+from kljax.kernels import normalized
 from kljax.kernels.blocks import by_rows
 from kljax.kernels.logits import row_divergence
-from kljax.kernels.normalized import log_probabilities, masked, reference
+from kljax.kernels.referenced import sharpness_of
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 
@@ -64,11 +67,6 @@ def _mask(where: ArrayLike | None, axis: int, like: Array) -> Array | None:
         ) from None
 
 
-def _check_temperature(temperature: ArrayLike) -> None:
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-
-
 def _pair(
     p_logits: ArrayLike, q_logits: ArrayLike, axis: int, pad_vocab: bool
 ) -> tuple[Array, Array]:
@@ -97,39 +95,34 @@ def _pair(
     return jnp.broadcast_to(p, shape), jnp.broadcast_to(q, shape)
 
 
+def _temperature(value: ArrayLike, rows: tuple[int, ...]) -> Array | None:
+    """As an array that fits the result; `None` for the number 1, which costs nothing.
+
+    Raises for another shape, and for what is known not to be positive.
+    """
+    if isinstance(value, int | float) and value == 1:
+        return None
+    return rows_shaped("temperature", value, rows)
+
+
 @partial(jax.jit, inline=True)
 def _rows(divergence, p, q, temperature, where) -> Array:
-    if temperature is None:
-        return row_divergence(divergence, p, q, where)
-    scale = jnp.asarray(temperature, jnp.promote_types(p.dtype, jnp.float32))
-    if scale.ndim == 0:
-        return row_divergence(divergence, p, q, where, 1 / scale)
-    a, b = reference(*masked(p, q, where))
-    return row_divergence(divergence, a / scale, b / scale)
-
-
-def _not_one(temperature: ArrayLike) -> ArrayLike | None:
-    """`None` for the number 1, which then costs nothing."""
-    return (
-        None
-        if isinstance(temperature, int | float) and temperature == 1
-        else temperature
-    )
+    sharpness = None if temperature is None else sharpness_of(temperature, p, q)
+    return row_divergence(divergence, p, q, where, sharpness)
 
 
 def _by_rows(function: Callable[..., Array], p, q, temperature, where, *more) -> Array:
-    """`function` of both sides, referenced and at their temperature, block by block."""
+    """``function(p, q, where, sharpness, *more)`` block by block.
 
-    def referenced(rows):
-        p, q, where, *more = rows
-        # After the shift, so that a large common offset costs no digits.
-        a, b = reference(*masked(p, q, where))
-        return function(a / temperature, b / temperature, *more)
-
-    rows = p, q, where, *more
-    if jnp.ndim(temperature):
-        return referenced(rows)
-    return by_rows(referenced, rows, p.ndim - 1)
+    The sharpness and what is more are numbers of a row.
+    """
+    lead = p.shape[:-1]
+    if temperature is not None:
+        more = sharpness_of(temperature, p, q), *more
+    more = [jnp.broadcast_to(x, lead) for x in more]
+    if temperature is None:
+        more = [None, *more]
+    return by_rows(lambda rows: function(*rows), (p, q, where, *more), p.ndim - 1)
 
 
 def checked(
@@ -142,7 +135,7 @@ def checked(
     pad_vocab: bool = False,
 ) -> tuple[Array, Array, Array | None]:
     """Both sides and the mask as arrays of one shape, the outcomes last; or raises."""
-    _check_temperature(temperature)
+    check_positive("temperature", temperature)
     p, q = _pair(p_logits, q_logits, axis, pad_vocab)
     return p, q, _mask(where, axis, p)
 
@@ -165,8 +158,8 @@ def divergence(
       q_logits: the model's logits; leading axes broadcast.
       divergence: a name of `names()` or an object.
       axis: the outcomes' axis.
-      temperature: divides both logits; positive, may be traced. No factor T² is
-        applied.
+      temperature: divides both logits; positive, may be traced; one number, or one
+        for each row, of the result's shape. No factor T² is applied.
       where: which outcomes exist, of the logits' rank. Both sides renormalise over
         them; a row without any gives 0.
       pad_vocab: let the shorter vocabulary end in impossible outcomes.
@@ -174,8 +167,13 @@ def divergence(
 
     Returns:
       One value per leading index: float32, or float64 if an input is. Relative error
-      in float32 about 3e-6, also where p and q nearly agree. Never negative or NaN;
-      ``+inf`` where the divergence is. A row of value ``+inf`` has gradient 0.
+      in float32 about 3e-6, also where p and q nearly agree. Never negative; ``+inf``
+      where the divergence is. A row of value ``+inf`` has gradient 0. A row in which a
+      NaN or ``+inf`` counts is NaN, and so is its gradient; what `where` takes away may
+      hold anything and has gradient 0.
+
+      Two arrays of probabilities in place of logits, if they are known, are warned of
+      once.
 
       On a CPU rows are taken in blocks, which gathers logits that `jit` finds split
       over devices: use `divergence_sharded` there, and wherever outcomes are split.
@@ -194,10 +192,10 @@ def divergence(
       Csiszár (1967); Ali and Silvey (1966). Scales: the table in `kljax.generators`.
     """
     objective = get(divergence, **parameters)
-    p, q, mask = checked(
-        p_logits, q_logits, temperature, where, axis=axis, pad_vocab=pad_vocab
-    )
-    return _rows(objective, p, q, _not_one(temperature), mask)
+    p, q = _pair(p_logits, q_logits, axis, pad_vocab)
+    mask = _mask(where, axis, p)
+    warn_of_probabilities(p, q)
+    return _rows(objective, p, q, _temperature(temperature, p.shape[:-1]), mask)
 
 
 def _wrapper(name: str) -> Callable[..., Array]:
@@ -233,7 +231,7 @@ def renyi(
 
     Args:
       p_logits, q_logits, axis, temperature, where, pad_vocab: as in `divergence`.
-      alpha: the order, positive, may be traced.
+      alpha: the order, positive, may be traced; one number or one for each row.
 
     Returns:
       One value per leading index, in nats; ``+inf`` for α >= 1 where the model lacks
@@ -251,46 +249,19 @@ def renyi(
     References:
       van Erven and Harremoës (2014), Eq. 1.
     """
-    if isinstance(alpha, int | float) and not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
-    _check_temperature(temperature)
     p, q = _pair(p_logits, q_logits, axis, pad_vocab)
-    alpha = jnp.asarray(alpha, jnp.promote_types(p.dtype, jnp.float32))
+    rows = p.shape[:-1]
+    alpha = rows_shaped("alpha", alpha, rows)
     mask = _mask(where, axis, p)
-    return _renyi(p, q, alpha, temperature, mask)
+    return _renyi(p, q, alpha, _temperature(temperature, rows), mask)
 
 
 @jax.jit
 def _renyi(p, q, alpha, temperature, where):
-    amari = _rows(Alpha(alpha), p, q, temperature, where)
-    function = partial(_renyi_rows, alpha)
-    return _by_rows(function, p, q, temperature, where, amari)
-
-
-def _renyi_rows(alpha, a, b, amari):
-    # log E = log1p(α(α−1) D_α) keeps the digits of small values; a plain
-    # log-sum-exp those of large ones.
-    x = alpha * (alpha - 1) * amari
-    small = jnp.abs(x) < 0.5
-    near = jnp.where(small, x, 0)
-    factor = jnp.where(
-        jnp.abs(near) < 1e-4,
-        1 - near / 2,
-        jnp.log1p(near) / jnp.where(near == 0, 1, near),
-    )
-    rows = log_probabilities(a, b)
-    p_zero, q_zero = rows.log_p == -jnp.inf, rows.log_q == -jnp.inf
-    joint = ~p_zero & ~q_zero
-    power = alpha * jnp.where(joint, rows.log_p, 0) + (1 - alpha) * jnp.where(
-        joint, rows.log_q, 0
-    )
-    safe = jnp.where(small[..., None], 0, jnp.where(joint, power, -jnp.inf))
-    lone = jnp.all(safe == -jnp.inf, axis=-1, keepdims=True)
-    w = jax.nn.logsumexp(jnp.where(lone, 0, safe), axis=-1)
-    far = jnp.where(lone[..., 0], jnp.inf, w / jnp.where(alpha == 1, 1, alpha - 1))
-    missing = jnp.any(q_zero & ~p_zero, axis=-1) & (alpha >= 1)
-    value = jnp.where(small, alpha * jnp.where(small, amari, 0) * factor, far)
-    return jnp.where(missing, jnp.inf, jnp.maximum(value, 0))
+    alpha = alpha.astype(jnp.result_type(p, q, jnp.float32))
+    of_outcomes = alpha[..., None] if alpha.ndim else alpha
+    amari = _rows(Alpha(of_outcomes), p, q, temperature, where)
+    return _by_rows(normalized.renyi_rows, p, q, temperature, where, alpha, amari)
 
 
 def cauchy_schwarz(
@@ -322,41 +293,14 @@ def cauchy_schwarz(
     References:
       Principe, Information Theoretic Learning (2010), Eq. 2.90: twice the form there.
     """
-    _check_temperature(temperature)
     p, q = _pair(p_logits, q_logits, axis, pad_vocab)
+    temperature = _temperature(temperature, p.shape[:-1])
     return _cauchy_schwarz(p, q, temperature, _mask(where, axis, p))
 
 
 @jax.jit
 def _cauchy_schwarz(p, q, temperature, where):
-    return _by_rows(_cauchy_schwarz_rows, p, q, temperature, where)
-
-
-def _cauchy_schwarz_rows(a, b):
-    rows = log_probabilities(a, b)
-    joint = (a > -jnp.inf) & (b > -jnp.inf)
-    none = rows.empty | ~jnp.any(joint, axis=-1)
-    # With weights p²/Σp² the value is log(1 + Var(q/p)/E(q/p)²): nothing cancels.
-    weight = jax.nn.softmax(jnp.where(none[..., None], 0, 2 * a), axis=-1)
-    log_p2 = jax.nn.logsumexp(2 * jnp.where(none[..., None], 0, rows.log_p), axis=-1)
-    near = jnp.exp(jnp.clip(jnp.where(joint, -rows.log_u, 0), -30.0, 30.0))
-    near = jnp.where(joint, near, 0)
-    mean = jnp.sum(weight * near, axis=-1, keepdims=True)
-    variance = jnp.sum(weight * (near - mean) ** 2, axis=-1)
-    lone = (a == -jnp.inf) & (b > -jnp.inf)
-    outside = jnp.sum(
-        jnp.where(lone, jnp.exp(2 * rows.log_q - log_p2[..., None]), 0), axis=-1
-    )
-    square = mean[..., 0] ** 2
-    small = jnp.log1p((variance + outside) / jnp.where(square == 0, 1, square))
-
-    def moment(x):
-        return jax.nn.logsumexp(jnp.where(none[..., None], 0, x), axis=-1)
-
-    cross = jnp.where(joint, rows.log_p + rows.log_q, -jnp.inf)
-    large = moment(2 * rows.log_p) + moment(2 * rows.log_q) - 2 * moment(cross)
-    value = jnp.where((small < 0.5) & (square > 0), small, jnp.maximum(large, 0))
-    return jnp.where(rows.empty, 0, jnp.where(none, jnp.inf, value))
+    return _by_rows(normalized.cauchy_schwarz_rows, p, q, temperature, where)
 
 
 def entropy(
@@ -413,21 +357,11 @@ def cross_entropy(
       >>> round(float(cross_entropy(jnp.zeros(2), jnp.log(jnp.array([0.9, 0.1])))), 4)
       1.204
     """
-    _check_temperature(temperature)
     p, q = _pair(p_logits, q_logits, axis, pad_vocab)
+    temperature = _temperature(temperature, p.shape[:-1])
     return _cross_entropy(p, q, temperature, _mask(where, axis, p))
 
 
 @jax.jit
 def _cross_entropy(p, q, temperature, where):
-    return _by_rows(_cross_entropy_rows, p, q, temperature, where)
-
-
-def _cross_entropy_rows(a, b):
-    rows = log_probabilities(a, b)
-    p_zero, q_zero = rows.log_p == -jnp.inf, rows.log_q == -jnp.inf
-    mass = jnp.exp(rows.log_p)
-    terms = -mass * jnp.where(p_zero | q_zero, 0, rows.log_q)
-    missing = jnp.any(q_zero & ~p_zero, axis=-1)
-    total = jnp.where(missing, jnp.inf, jnp.sum(terms, axis=-1))
-    return jnp.where(rows.empty, 0, total)
+    return _by_rows(normalized.cross_entropy_rows, p, q, temperature, where)

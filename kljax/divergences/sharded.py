@@ -13,6 +13,7 @@ from kljax.divergences import categorical
 from kljax.fdivergence import FDivergence
 from kljax.generators import get
 from kljax.kernels.logits import row_divergence
+from kljax.kernels.referenced import sharpness_of
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 
@@ -90,8 +91,7 @@ def divergence_sharded(
     )
     sharpness = None
     if not (isinstance(temperature, int | float) and temperature == 1):
-        wide = jnp.promote_types(p.dtype, jnp.float32)
-        sharpness = 1 / jnp.asarray(temperature, wide)
+        sharpness = sharpness_of(temperature, p, q)
     return _rows(mesh, token_axis, vocab_axis, objective, p, q, mask, sharpness)
 
 

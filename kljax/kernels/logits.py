@@ -1,10 +1,8 @@
 """Divergence between two rows of logits: value and analytic gradients.
 
-The log-ratio is referenced to the target's mode. With ``d = a − b`` of the logits
-shifted by their values there, ``log u = d + log(Z_q/Z_p)``, and the small number
-``Z_q/Z_p − 1 = E_p[e^{−d} − 1]`` is computed as such: two separately normalised arrays
-would cancel. Between the forward and the backward pass only the logits and six numbers
-a row are kept; see `kljax.kernels.blocks` for how rows are taken.
+The log-ratio is that of `kljax.kernels.referenced`. Between the forward and the
+backward pass only the logits and six numbers a row are kept; see `kljax.kernels.blocks`
+for how rows are taken.
 
 Where the outcomes of a row are split over an axis of a mesh (``axis``, inside
 `jax.shard_map`), the devices exchange three maxima and the packed sums of each row, and
@@ -20,18 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from kljax import elementary as el
 from kljax.fdivergence import FDivergence, Outcomes
 from kljax.kernels.blocks import by_rows
-from kljax.kernels.normalized import masked
-from kljax.sums import Unit, ratio_excess
+from kljax.kernels.referenced import (
+    FAR,
+    masked,
+    normalizers,
+    offset,
+    origins,
+    outcomes,
+    sides,
+    sums,
+    unit,
+    unsound,
+    within,
+)
 from kljax.typing import Array, Bool, Float
-
-_FAR = 60.0
-"""Beyond this, exponents are scaled or cut off: float32 overflows at 88."""
-
-_IMPOSSIBLE = -1e30
-"""Stands in for ``-inf``: its mass is 0, and no difference of two is a NaN."""
 
 
 class RowState(NamedTuple):
@@ -50,96 +52,6 @@ class RowState(NamedTuple):
     """Whether a side has no outcome, as 0 or 1."""
 
 
-class Sides(NamedTuple):
-    """Both sides of a row in units of the reference; ``[*b, v]``."""
-
-    a: Array
-    b: Array
-    d: Array
-    """``a − b``, huge where one side is impossible."""
-    p_zero: Array
-    q_zero: Array
-
-
-def _origins(
-    a: Array, b: Array, axis: str | None = None
-) -> tuple[Array, Array, Array, Array]:
-    """Where both sides are measured from, the model's maximum, "a side is empty".
-
-    The target's mode among the outcomes possible on both sides; without any, an
-    outcome of each. By maxima alone: an argmax is slow on a CPU, and a gather does
-    not shard.
-    """
-    # What the model lacks comes last, and is still told from what both lack.
-    key = jnp.where(b > -jnp.inf, a, a - 1e6)
-    top = jnp.max(key, axis=-1, keepdims=True)
-    at_top = jnp.max(jnp.where(key == top, b, -jnp.inf), axis=-1, keepdims=True)
-    q_top = jnp.max(b, axis=-1, keepdims=True)
-    if axis is not None:
-        tops = jax.lax.all_gather(jnp.stack([top, at_top, q_top]), axis)
-        tops, there, q_tops = jnp.moveaxis(tops, 1, 0)
-        top, q_top = jnp.max(tops, axis=0), jnp.max(q_tops, axis=0)
-        at_top = jnp.max(jnp.where(tops == top, there, -jnp.inf), axis=0)
-    joint = at_top > -jnp.inf
-    empty = (top == -jnp.inf) | (q_top == -jnp.inf)
-    origin_p = jnp.where(joint, top, top + 1e6)
-    origin_q = jnp.where(joint, at_top, q_top)
-    found = (jnp.where(empty, 0, x) for x in (origin_p, origin_q, q_top))
-    # Numbers of a row are computed once, not again for each of its outcomes.
-    return jax.lax.optimization_barrier((*map(jax.lax.stop_gradient, found), empty))
-
-
-def _difference(a: Array, b: Array) -> tuple[Array, Array]:
-    """``a − b`` and its rounding error (Knuth's two-difference)."""
-    h = a - b
-    t = h - a
-    return h, (a - (h - t)) - (b + t)
-
-
-def _sides(a, b, origin_p, origin_q, sharpness) -> Sides:
-    p_zero, q_zero = a == -jnp.inf, b == -jnp.inf
-    a, b = jnp.maximum(a, _IMPOSSIBLE), jnp.maximum(b, _IMPOSSIBLE)
-    high, low = _difference(a, b)
-    high_0, low_0 = _difference(origin_p, origin_q)
-    d = (high - high_0) + (low - low_0)
-    scale = 1 if sharpness is None else sharpness.astype(a.dtype)
-    a, b = (a - origin_p) * scale, (b - origin_q) * scale
-    return Sides(a, b, d * scale, p_zero, q_zero)
-
-
-def _unit(sides: Sides, lift: Array) -> Unit:
-    """Masses in units of the reference; the model's are scaled down by ``e^lift``."""
-    a, b, d, p_zero, q_zero = sides
-    level = jnp.exp(-lift)
-    # Only outcomes that the model lacks can exceed: if they do they are all the mass.
-    e_p, e_q = jnp.exp(jnp.minimum(a, _FAR)), jnp.exp(b - lift)
-    near = jnp.abs(d) < el.NEAR
-    close = level * e_p * el.expm1_near(-jnp.where(near, d, 0))
-    excess = jnp.where(near, close, e_q - level * e_p)
-    only_q, only_p = p_zero & ~q_zero, q_zero & ~p_zero
-    return Unit(e_p, e_q, d, excess, level, only_q, only_p)
-
-
-def _sums(parts: list[Array], axis: str | None) -> list[Array]:
-    """Over each row; one exchange where outcomes are split over devices."""
-    sums = [jnp.sum(x, axis=-1, keepdims=True) for x in parts]
-    return sums if axis is None else list(jax.lax.psum(sums, axis))
-
-
-def _sum(x: Array, axis: str | None) -> Array:
-    return _sums([x], axis)[0]
-
-
-def _outcomes(sides: Sides, log_zp, log_zq, shift, p=None, q=None) -> Outcomes:
-    """What the generators take; `p` and `q` are the masses, if they are known."""
-    log_p, log_q, log_u = sides.a - log_zp, sides.b - log_zq, sides.d + shift
-    p = jnp.exp(log_p) if p is None else p
-    q = jnp.exp(log_q) if q is None else q
-    near = jnp.abs(log_u) < el.NEAR
-    close = -p * el.expm1_near(-jnp.where(near, log_u, 0))
-    return Outcomes(log_p, log_q, log_u, p, q, jnp.where(near, close, p - q))
-
-
 def _interior(o: Outcomes, either: Array) -> Outcomes:
     """Finite stand-ins of moderate size where a side is impossible."""
     log_p, log_q, log_u, p, q, excess = o
@@ -150,6 +62,10 @@ def _interior(o: Outcomes, either: Array) -> Outcomes:
 def _limit(mass: Array, bound: Any) -> Array:
     infinite = jnp.isinf(bound)
     return jnp.where(infinite, jnp.inf, mass * jnp.where(infinite, 0.0, bound))
+
+
+def _sum(x: Array, axis: str | None) -> Array:
+    return sums([x], axis)[0]
 
 
 def _terms(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
@@ -168,13 +84,12 @@ def _terms(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
     return jnp.where(either, lone, divergence.mass_term(_interior(o, either)))
 
 
-def _gradient(
-    divergence: FDivergence, o: Outcomes, p_zero, q_zero, finite, axis
-) -> Array:
+def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, state, axis):
     """In the model's logits: ``q ⊙ (g − Σ q g)`` with ``g = grad_q``.
 
-    Rows that are not `finite` get 0.
+    Rows of NaN get 1, of which `_settled` makes NaN; others without a gradient 0.
     """
+    finite = jnp.isfinite(state.value) & (state.empty == 0)
     if divergence.limits_included:
         product = divergence.mass_grad(o)
     else:
@@ -184,37 +99,54 @@ def _gradient(
         inside = divergence.mass_grad(_interior(o, either))
         product = jnp.where(either, jnp.where(q_zero, 0, o.q * bound), inside)
     product = jnp.where(finite, product, 0)
-    if divergence.centered:
-        return product
+    if not divergence.centered:
+        product = product - o.q * within(_sum(product, axis))
     # A select at the end keeps the subtraction in the loop that writes the gradient.
-    return jnp.where(finite, product - o.q * _sum(product, axis), 0)
+    return jnp.where(finite, product, jnp.where(jnp.isnan(state.value), 1, 0))
+
+
+def _settled(tangent: Array, state: RowState) -> Array:
+    """0 in a row that is empty or infinite, NaN in one that is NaN.
+
+    But in a row of NaN what is multiplied by 0 stays 0, forward and backward, so that
+    a loss may leave the row out: hence products, the same from either end.
+    """
+    fixed = (state.empty == 1) | (state.value == jnp.inf)
+    tangent = jnp.where(fixed, 0, tangent)
+    nan = jnp.isnan(state.value)
+    large = jnp.where(nan, jnp.finfo(tangent.dtype).max, 1)
+    nothing = jnp.where(nan, 0, 1).astype(tangent.dtype)
+    return tangent * large * large * nothing * large * large
 
 
 def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
     a, b = masked(p, q, where)
-    origin_p, origin_q, q_top, empty = _origins(a, b, axis)
-    sides = _sides(a, b, origin_p, origin_q, sharpness)
-    scale = 1 if sharpness is None else sharpness.astype(a.dtype)
-    # A model that is far above the reference elsewhere would overflow.
-    excess = (q_top - origin_q) * scale
-    lift = jax.lax.optimization_barrier(jnp.where(excess > _FAR, excess, 0))
-    unit = _unit(sides, lift)
+    origin_p, origin_q, empty = origins(a, b, sharpness, axis)
+    both = sides(a, b, origin_p, origin_q, sharpness)
+    units = unit(both)
     one_pass = divergence.one_pass
-    parts = [unit.excess] if one_pass is None else one_pass.summands(unit)
-    z_p, z_q, *sums = _sums([unit.e_p, unit.e_q, *parts], axis)
+    # So small a part that a sum over the row does not overflow where no term does.
+    width = a.shape[-1] * (1 if axis is None else jax.lax.axis_size(axis))
+    most = math.ceil(math.log2(width) + FAR / math.log(2))
+    part = 1.0 if one_pass is None else 2.0**-most
+    e_p, e_q, excess = units.e_p * part, units.e_q * part, units.excess * part
+    parts = []
     if one_pass is not None:
-        value, x = one_pass.value(z_p, z_q, lift, *sums)
+        scaled = units._replace(e_p=e_p, e_q=e_q, excess=excess)
+        parts = one_pass.summands(scaled)
+    z_p, z_q, gap, *found = sums([e_p, e_q, excess, *parts], axis)
+    x = gap / z_p
+    log_zp, log_zq, shift = jax.lax.optimization_barrier(
+        normalizers(z_p / part, z_q / part, x)
+    )
+    if one_pass is not None:
+        value = one_pass.value(z_p, z_q, x, log_zq - log_zp, *found)
     else:
-        value, x = None, ratio_excess(sums[0], z_p, lift)
-    small = jnp.abs(x) < 0.5
-    log_zp, log_zq = jnp.log(z_p), jnp.log(z_q) + lift
-    shift = jnp.where(small, jnp.log1p(jnp.where(small, x, 0)), log_zq - log_zp)
-    log_zp, log_zq, shift = jax.lax.optimization_barrier((log_zp, log_zq, shift))
-    if value is None:
-        masses = unit.e_p / z_p, unit.e_q / z_q
-        o = _outcomes(sides, log_zp, log_zq, shift, *masses)
-        value = _sum(_terms(divergence, o, sides.p_zero, sides.q_zero), axis)
-    value = jnp.where(empty, 0, value)
+        o = outcomes(both, log_zp, log_zq, shift, e_p / z_p, e_q / z_q)
+        value = _sum(_terms(divergence, o, both.p_zero, both.q_zero), axis)
+    wrong = unsound(z_p, z_q)
+    empty &= ~wrong
+    value = jnp.where(empty, 0, jnp.where(wrong, jnp.nan, value))
     log_zp, log_zq, shift = (jnp.where(empty, 0, x) for x in (log_zp, log_zq, shift))
     flag = empty.astype(a.dtype)
     state = value, log_zp, log_zq, shift, origin_p, origin_q, flag
@@ -238,7 +170,7 @@ def row_state(
     p_logits: Float[Array, "*b v"],
     q_logits: Float[Array, "*b v"],
     where: Bool[Array, "*b v"] | None = None,
-    sharpness: Float[Array, ""] | None = None,
+    sharpness: Float[Array, "*b"] | None = None,
     axis: str | None = None,
 ) -> RowState:
     """The divergence of each row, and what its gradient needs.
@@ -248,15 +180,17 @@ def row_state(
       p_logits: target logits, ``-inf`` allowed, of any floating type.
       q_logits: model logits likewise, same shape.
       where: outcomes that exist, same shape.
-      sharpness: one over the temperature.
+      sharpness: one over the temperature, of each row.
       axis: inside `jax.shard_map`, the mesh's axis over which outcomes are split.
 
     Differentiable to any order, forward and reverse, in the logits, the sharpness and
-    the divergence's parameters. A row whose value is infinite has gradient 0.
+    the divergence's parameters. A row whose value is infinite has gradient 0. A NaN or
+    ``+inf`` among the logits, and a NaN elsewhere, makes value and gradient NaN.
     """
 
     def forward(rows):
-        p, q, where = rows
+        p, q, where, sharpness = rows
+        sharpness = _column(sharpness)
         swapped = divergence.one_pass is None and divergence.dual.one_pass is not None
         if not swapped:
             return _forward(divergence, p, q, where, sharpness, axis)
@@ -265,20 +199,26 @@ def row_state(
         )
         return RowState(value, log_zp, log_zq, -shift, origin_p, origin_q, empty)
 
-    rows = p_logits, q_logits, where
+    rows = p_logits, q_logits, where, sharpness
     return _each_row(divergence, forward, rows, p_logits.ndim - 1, axis)
 
 
-def _moved(x: Array, side: Array, dx, sharpness, d_sharpness) -> Array:
-    """The tangent of a side in units of the reference."""
-    change = jnp.zeros_like(side)
+def _column(sharpness: Array | None) -> Array | None:
+    return None if sharpness is None else sharpness[..., None]
+
+
+def _moved(slope, x, where, origin, state, dx, sharpness, d_sharpness, axis) -> Array:
+    """``Σ slope · tangent`` of a side in units of the reference."""
+    total = jnp.zeros_like(origin)
     if dx is not None:
-        dx = dx.astype(side.dtype)
-        change += dx if sharpness is None else dx * sharpness.astype(side.dtype)
+        # What `where` takes away may hold a NaN in a row of NaN.
+        dx = dx if where is None else jnp.where(where, dx, 0)
+        change = _sum(slope * dx.astype(slope.dtype), axis)
+        total += change if sharpness is None else change * sharpness
     if d_sharpness is not None:
-        possible = jnp.where(jnp.isneginf(x), 0, side)
-        change += possible / sharpness.astype(side.dtype) * d_sharpness
-    return change
+        change = _sum(slope * offset(x, origin), axis)
+        total += jnp.where(jnp.isnan(state.value), 1, change) * d_sharpness
+    return total
 
 
 @partial(row_state.defjvp, symbolic_zeros=True)
@@ -306,45 +246,46 @@ def _row_state_jvp(axis, primals, tangents):
     dp, dq, d_sharpness = given(tangents[1]), given(tangents[2]), given(tangents[4])
 
     def of_value(shared, rows):
-        leaves, d_leaves, sharpness, d_sharpness = shared
-        p, q, where, state, dp, dq = rows
+        leaves, d_leaves = shared
+        p, q, where, state, dp, dq, sharpness, d_sharpness = rows
+        sharpness, d_sharpness = _column(sharpness), _column(d_sharpness)
         divergence = structure.unflatten(leaves)
         state = RowState(*(x[..., None] for x in state))
         a, b = masked(p, q, where)
-        sides = _sides(a, b, state.origin_p, state.origin_q, sharpness)
-        o = _outcomes(sides, state.log_zp, state.log_zq, state.shift)
-        p_zero, q_zero = sides.p_zero, sides.q_zero
-        finite = jnp.isfinite(state.value) & (state.empty == 0)
+        both = sides(a, b, state.origin_p, state.origin_q, sharpness)
+        o = outcomes(both, state.log_zp, state.log_zq, state.shift)
+        p_zero, q_zero = both.p_zero, both.q_zero
         total = jnp.zeros_like(state.value)
         if dq is not None or d_sharpness is not None:
-            g = _gradient(divergence, o, p_zero, q_zero, finite, axis)
-            change = _moved(b, sides.b, dq, sharpness, d_sharpness)
-            total += _sum(g * change, axis)
+            g = _gradient(divergence, o, p_zero, q_zero, state, axis)
+            moved = where, state.origin_q, state, dq, sharpness, d_sharpness, axis
+            total += _moved(g, b, *moved)
         if dp is not None or d_sharpness is not None:
-            dual = divergence.dual
-            g = _gradient(dual, o.swapped, q_zero, p_zero, finite, axis)
-            change = _moved(a, sides.a, dp, sharpness, d_sharpness)
-            total += _sum(g * change, axis)
+            g = _gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
+            moved = where, state.origin_p, state, dp, sharpness, d_sharpness, axis
+            total += _moved(g, a, *moved)
         if moving:
+            finite = jnp.isfinite(state.value)
 
             def in_parameters(leaves):
                 terms = _terms(structure.unflatten(leaves), o, p_zero, q_zero)
-                return _sum(terms, axis)
+                return _sum(jnp.where(finite, terms, sum(map(jnp.sum, leaves))), axis)
 
-            change = jax.jvp(in_parameters, (leaves,), (d_leaves,))[1]
-            total += jnp.where(finite, change, 0)
-        return total[..., 0]
+            total += jax.jvp(in_parameters, (leaves,), (d_leaves,))[1]
+        return _settled(total, state)[..., 0]
 
     def of_normalizer(shared, rows):
-        sharpness, d_sharpness = shared
-        x, where, origin, log_z, dx = rows
+        x, where, state, origin, log_z, dx, sharpness, d_sharpness = rows
+        sharpness, d_sharpness = _column(sharpness), _column(d_sharpness)
+        state = RowState(*(y[..., None] for y in state))
         x = masked(x, x, where)[0].astype(log_z.dtype)
-        side = x - origin[..., None]
+        origin, log_z = origin[..., None], log_z[..., None]
+        side = x - origin
         if sharpness is not None:
-            side = side * sharpness.astype(side.dtype)
-        mass = jnp.exp(side - log_z[..., None])
-        moved = _moved(x, side, dx, sharpness, d_sharpness)
-        return _sum(mass * moved, axis)[..., 0]
+            side = jnp.where(jnp.isneginf(x), x, side * sharpness)
+        mass = jnp.where(jnp.isnan(state.value), 1, jnp.exp(side - log_z))
+        moved = where, origin, state, dx, sharpness, d_sharpness, axis
+        return _settled(_moved(mass, x, *moved), state)[..., 0]
 
     # Recomputed in the backward pass: nothing but the inputs and the state is kept.
     def tangent(function, shared, rows):
@@ -356,27 +297,19 @@ def _row_state_jvp(axis, primals, tangents):
 
     d_value = tangent(
         of_value,
-        (leaves, d_leaves if moving else None, sharpness, d_sharpness),
-        (p, q, where, state, dp, dq),
+        (leaves, d_leaves if moving else None),
+        (p, q, where, state, dp, dq, sharpness, d_sharpness),
     )
     zero = jnp.zeros_like(state.value)
-    d_normalizers = []
-    for x, dx, origin, log_z in (
-        (p, dp, state.origin_p, state.log_zp),
-        (q, dq, state.origin_q, state.log_zq),
-    ):
-        fixed = dx is None and d_sharpness is None
-        change = (
-            zero
-            if fixed
-            else tangent(
-                of_normalizer,
-                (sharpness, d_sharpness),
-                (x, where, origin, log_z, dx),
-            )
-        )
-        d_normalizers.append(jnp.where(state.empty == 0, change, 0))
-    d_zp, d_zq = d_normalizers
+
+    def normalizer(x, dx, origin, log_z):
+        if dx is None and d_sharpness is None:
+            return zero
+        rows = x, where, state, origin, log_z, dx, sharpness, d_sharpness
+        return tangent(of_normalizer, (), rows)
+
+    d_zp = normalizer(p, dp, state.origin_p, state.log_zp)
+    d_zq = normalizer(q, dq, state.origin_q, state.log_zq)
     return state, RowState(d_value, d_zp, d_zq, d_zq - d_zp, zero, zero, zero)
 
 
@@ -385,11 +318,14 @@ def row_divergence(
     p_logits: Float[Array, "*b v"],
     q_logits: Float[Array, "*b v"],
     where: Bool[Array, "*b v"] | None = None,
-    sharpness: Float[Array, ""] | None = None,
+    sharpness: Float[Array, "..."] | None = None,
     axis: str | None = None,
 ) -> Float[Array, "*b"]:
     """``D(p‖q)`` of each row of logits; 0 where a side is empty.
 
-    Arguments and derivatives as in `row_state`.
+    Arguments and derivatives as in `row_state`; the sharpness may be one for all rows.
     """
+    if sharpness is not None:
+        dtype = jnp.result_type(p_logits, q_logits, jnp.float32)
+        sharpness = jnp.broadcast_to(sharpness.astype(dtype), p_logits.shape[:-1])
     return row_state(divergence, p_logits, q_logits, where, sharpness, axis).value

@@ -165,7 +165,7 @@ def test_topk_has_a_tail_and_bounds_the_full_value():
         (lambda: kd.forward_kl(P, Q, where=np.ones(5, bool)), ValueError, "rank"),
         (lambda: kd.forward_kl(P, Q, where=np.ones((5, 7))), TypeError, "boolean"),
         (lambda: kd.forward_kl(P, Q, where=np.ones((4, 7), bool)), ValueError, "where"),
-        (lambda: kd.divergence(P, Q, "kl"), ValueError, "known: forward_kl"),
+        (lambda: kd.divergence(P, Q, "klx"), ValueError, "known: forward_kl"),
         (lambda: kd.renyi(P, Q, alpha=-1.0), ValueError, "alpha must be positive"),
         (lambda: kd.topk(P, Q, Q, "alpha"), TypeError, "ids must be integers"),
         (lambda: kd.topk(P, np.zeros(3, int), Q, "alpha"), ValueError, "differ"),
