@@ -9,7 +9,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from kljax.doors import legal, shadow
 from kljax.fdivergence import FDivergence
 from kljax.generators import ForwardKL, get
 from kljax.kernels.neighbours import kth_squared_distances
@@ -70,7 +72,7 @@ def kde_log_density(
     """
     query, data = _points("query", query, "data", data)
     h = _bandwidth(bandwidth, data)
-    log_w = _log_weights("log_weights", log_weights, data)
+    data, log_w = _weighted("log_weights", log_weights, data)
     dims = data.shape[-1]
     constant = jnp.sum(jnp.log(h)) + 0.5 * dims * math.log(2 * math.pi)
     return log_kernel_sums(query, data, log_w, h) - constant
@@ -110,7 +112,7 @@ def kernel_mean(
     """
     query, data = _points("query", query, "data", data)
     h = _bandwidth(bandwidth, data)
-    log_w = _log_weights("log_weights", log_weights, data)
+    data, log_w = _weighted("log_weights", log_weights, data)
     return kernel_sums(query, data, log_w, h)
 
 
@@ -150,11 +152,15 @@ def knn_kl(
     x_p, x_q = _points("x_p", x_p, "x_q", x_q)
     n, dims = x_p.shape
     m = x_q.shape[0]
+    if not isinstance(k, int | np.integer):
+        raise TypeError(f"k must be an integer, got {k!r}")
     if not 1 <= k <= min(n - 1, m):
         raise ValueError(
             f"k must be at least 1, below the {n} points of x_p and at most the {m} "
             f"of x_q; got {k}"
         )
+    # Squares of distances must neither overflow nor vanish; their ratios are the same.
+    x_p, x_q = _of_size_one(x_p, x_q)
     spread = jnp.sum(jnp.var(jax.lax.stop_gradient(x_p), axis=0))
     eps, tiny = jnp.finfo(x_p.dtype).eps, jnp.finfo(x_p.dtype).tiny
     floor = jnp.maximum(eps**2 * spread, tiny)
@@ -202,8 +208,8 @@ def mmd(
     """
     x_p, x_q = _points("x_p", x_p, "x_q", x_q)
     h = _bandwidth(bandwidth, x_p)
-    w_p = _log_weights("log_weights_p", log_weights_p, x_p)
-    w_q = _log_weights("log_weights_q", log_weights_q, x_q)
+    x_p, w_p = _weighted("log_weights_p", log_weights_p, x_p)
+    x_q, w_q = _weighted("log_weights_q", log_weights_q, x_q)
     if unbiased and min(x_p.shape[0], x_q.shape[0]) < 2:
         raise ValueError(
             "unbiased=True needs two points in each sample, got x_p "
@@ -218,7 +224,7 @@ def mmd(
 
     across = jnp.sum(jnp.exp(w_p) * kernel_sums(x_p, x_q, w_q, h))
     value = own(x_p, w_p) + own(x_q, w_q) - 2 * across
-    return value if unbiased else jnp.maximum(value, 0)
+    return value if unbiased else _not_negative(value)
 
 
 def cauchy_schwarz(
@@ -255,12 +261,12 @@ def cauchy_schwarz(
     """
     x_p, x_q = _points("x_p", x_p, "x_q", x_q)
     h = math.sqrt(2) * _bandwidth(bandwidth, x_p)
-    w_p = _log_weights("log_weights_p", log_weights_p, x_p)
-    w_q = _log_weights("log_weights_q", log_weights_q, x_q)
+    x_p, w_p = _weighted("log_weights_p", log_weights_p, x_p)
+    x_q, w_q = _weighted("log_weights_q", log_weights_q, x_q)
 
     own = log_kernel_total(x_p, w_p, h) + log_kernel_total(x_q, w_q, h)
     across = log_sum_exp(w_p + log_kernel_sums(x_p, x_q, w_q, h))
-    return jnp.maximum(own - 2 * across, 0)
+    return _not_negative(own - 2 * across)
 
 
 def histogram_kl(
@@ -292,17 +298,21 @@ def histogram_kl(
       >>> round(float(histogram_kl(x, y, edges, pseudo_count=0.0)), 4)
       0.6931
     """
-    x_p, x_q, edges = jnp.asarray(x_p), jnp.asarray(x_q), jnp.asarray(edges)
+    x_p, x_q, edges = map(_floating, (x_p, x_q, edges))
     if edges.ndim != 1 or edges.shape[0] < 2:
         raise ValueError(f"edges must be [e] with e ≥ 2, got shape {edges.shape}")
-    if x_p.ndim != 1 or x_q.ndim != 1:
+    if x_p.ndim != 1 or x_q.ndim != 1 or 0 in x_p.shape + x_q.shape:
         raise ValueError(
-            f"x_p and x_q must be one-dimensional, got {x_p.shape} and {x_q.shape}"
+            "x_p and x_q must be one-dimensional with a sample at least, got "
+            f"{x_p.shape} and {x_q.shape}"
         )
+    edges = legal("edges", edges, _falling, "increasing")
 
     def counts(x):
         bins = jnp.searchsorted(edges[1:-1], x, side="right")
-        return jnp.bincount(bins, length=edges.shape[0] - 1)
+        count = jnp.bincount(bins, length=edges.shape[0] - 1)
+        # No bin holds a NaN.
+        return count + jnp.sum(shadow(x)) + jnp.sum(shadow(edges))
 
     return counts_kl(counts(x_p), counts(x_q), pseudo_count=pseudo_count)
 
@@ -335,20 +345,37 @@ def counts_kl(
     References:
       Krichevsky, Trofimov, "The performance of universal encoding" (1981).
     """
-    counts_p, counts_q = jnp.asarray(counts_p), jnp.asarray(counts_q)
+    counts_p, counts_q = _floating(counts_p), _floating(counts_q)
     if counts_p.ndim == 0 or counts_p.shape[-1:] != counts_q.shape[-1:]:
         raise ValueError(
             "counts_p and counts_q must have the same classes on the last axis, got "
             f"{counts_p.shape} and {counts_q.shape}"
         )
-    if isinstance(pseudo_count, int | float) and not pseudo_count >= 0:
-        raise ValueError(f"pseudo_count must be at least 0, got {pseudo_count}")
-    dtype = jnp.result_type(jnp.float32, counts_p, counts_q)
-    p = counts_p.astype(dtype) + pseudo_count
-    q = counts_q.astype(dtype) + pseudo_count
-    log_p, log_q = _log_shares(p), _log_shares(q)
-    some = (p.sum(-1) > 0) & (q.sum(-1) > 0)
-    return jnp.where(some, jnp.sum(ForwardKL().term(log_p, log_q), axis=-1), 0)
+    pseudo_count = _floating(pseudo_count)
+    if pseudo_count.shape not in ((), counts_p.shape[-1:]):
+        raise ValueError(
+            f"pseudo_count must be a number or one per class {counts_p.shape[-1:]}, "
+            f"got shape {pseudo_count.shape}"
+        )
+    pseudo_count, counts_p, counts_q = (
+        legal(name, x, lambda x: x < 0, "at least 0")
+        for name, x in (
+            ("pseudo_count", pseudo_count),
+            ("counts_p", counts_p),
+            ("counts_q", counts_q),
+        )
+    )
+    p, q = counts_p + pseudo_count, counts_q + pseudo_count
+    try:
+        jnp.broadcast_shapes(p.shape, q.shape)
+    except ValueError:
+        raise ValueError(
+            "leading axes of counts_p and counts_q do not broadcast: "
+            f"{counts_p.shape} and {counts_q.shape}"
+        ) from None
+    empty = (p.sum(-1) == 0) | (q.sum(-1) == 0)
+    terms = ForwardKL().term(_log_shares(p), _log_shares(q))
+    return jnp.where(empty, 0, jnp.sum(terms, axis=-1))
 
 
 def variational_bound(
@@ -421,6 +448,21 @@ def _floating(x: ArrayLike) -> Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
+def _of_size_one(*samples: Array) -> list[Array]:
+    """Multiplied by the power of two that brings their spread to about 1: exactly.
+
+    Twice: the spread of large numbers would overflow. All NaN where one is not finite.
+    """
+    for measure in (lambda x: x, lambda x: x - samples[0][0]):
+        sizes = [jnp.max(jnp.abs(measure(x))) for x in samples]
+        size = jax.lax.stop_gradient(jnp.stack(sizes)).max()
+        exponent = jnp.clip(jnp.frexp(size)[1], -120, 120)
+        scale = jnp.ldexp(jnp.ones_like(size), -exponent)
+        scale = jnp.where(jnp.isfinite(size), scale, jnp.nan)
+        samples = [x * scale for x in samples]
+    return samples
+
+
 def _critic(name: str, x: ArrayLike) -> Array:
     array = _floating(x)
     if array.ndim == 0 or array.shape[-1] == 0:
@@ -443,6 +485,7 @@ def _bandwidth(bandwidth: ArrayLike, points: Array) -> Array:
     if isinstance(bandwidth, int | float) and not bandwidth > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}")
     h = jnp.asarray(bandwidth, points.dtype)
+    h = legal("bandwidth", h, lambda x: (x <= 0) | (x == jnp.inf), "positive, finite")
     if h.shape not in ((), points.shape[1:]):
         raise ValueError(
             f"bandwidth must be a number or one per coordinate {points.shape[1:]}, "
@@ -451,15 +494,28 @@ def _bandwidth(bandwidth: ArrayLike, points: Array) -> Array:
     return jnp.broadcast_to(h, points.shape[1:])
 
 
-def _log_weights(name: str, log_weights: ArrayLike | None, points: Array) -> Array:
-    """Log-weights that sum to 1; all −inf where there is no weight."""
+def _weighted(
+    name: str, log_weights: ArrayLike | None, points: Array
+) -> tuple[Array, Array]:
+    """Points, those without weight moved onto the mean of the others, and log-weights
+    that sum to 1; all −inf where there is no weight."""
     n = points.shape[0]
     if log_weights is None:
-        return jnp.full(n, -math.log(n), points.dtype)
+        return points, jnp.full(n, -math.log(n), points.dtype)
     log_w = jnp.asarray(log_weights, points.dtype)
     if log_w.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), got {log_w.shape}")
-    return _log_shares_of(log_w)
+    log_w = legal(name, log_w, lambda x: x == jnp.inf, "below infinity")
+    some = (log_w != -jnp.inf)[:, None]
+    count = jnp.maximum(jnp.sum(some), 1)
+    centre = jnp.sum(jnp.where(some, points, 0), axis=0) / count
+    present = jnp.where(some, points, jax.lax.stop_gradient(centre))
+    return present, _log_shares_of(log_w)
+
+
+def _not_negative(x: Array) -> Array:
+    """Without what rounding left below 0; NaN stays, in the derivative too."""
+    return jnp.where(x < 0, 0, x)
 
 
 def _log_shares_of(log_w: Array) -> Array:
@@ -469,6 +525,11 @@ def _log_shares_of(log_w: Array) -> Array:
 
 def _log_shares(mass: Array) -> Array:
     """Logarithm of mass/Σ mass, −inf at 0."""
-    positive = mass > 0
-    log_mass = jnp.where(positive, jnp.log(jnp.where(positive, mass, 1)), -jnp.inf)
+    empty = mass == 0
+    log_mass = jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, mass)))
     return _log_shares_of(log_mass)
+
+
+def _falling(edges):
+    """Where an edge lies below the one before it."""
+    return jnp.append(False, edges[1:] < edges[:-1])
