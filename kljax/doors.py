@@ -35,9 +35,11 @@ def legal(name: str, x: Array, illegal: Callable, words: str) -> Array:
     values = known(x)
     if values is None:
         return x * jnp.where(illegal(x), jnp.nan, 1).astype(x.dtype)
-    found = np.broadcast_to(illegal(values), values.shape)
+    found = np.asarray(illegal(values))
     if found.any():
-        raise ValueError(f"{name} must be {words}, got {values[found].flat[0]}")
+        first = zip(np.argwhere(found)[0], found.shape, values.shape)
+        at = tuple(slice(None) if few < size else i for i, few, size in first)
+        raise ValueError(f"{name} must be {words}, got {values[at].tolist()}")
     return x
 
 

@@ -203,6 +203,7 @@ class _Probe:
             l, self._bend(l), _DEGREE, domain=sorted((0, end))
         )
         series = fitted.convert(kind=np.polynomial.Polynomial).coef
+        series = np.pad(series, (0, _DEGREE + 1 - len(series)))
         l = end * np.linspace(0.03, 1, 14)
         bend, found = self._bend(l), np.polynomial.polynomial.polyval(l, series)
         scale = 1 + abs(self.tangent.level) + abs(self.tangent.slope) + self.kink
