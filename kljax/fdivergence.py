@@ -119,12 +119,18 @@ class FDivergence:
         """A divergence from the textbook generator ``f(u)``, u the ratio itself.
 
         Args:
-          f: convex, elementwise, differentiable at 1; need not be normalised.
+          f: convex, elementwise, of ``jax.numpy`` operations with two derivatives;
+            need not be normalised. At 1 it is smooth or has a corner between sides
+            that are, as ``|u − 1|`` and hinges have.
           dual: ``v f(1/v)``, used where u > 1. Without it the result is accurate for
             ``|log u| <= 15`` only.
           at_zero: ``lim f(u)`` at ``u = 0`` (``inf`` allowed); found numerically
             when left out.
           dual_at_zero: ``lim f(u)/u`` at infinity; found numerically when left out.
+
+        Raises:
+          ValueError: for an f that is none of this, such as ``|u − 1|**1.5``, a dual
+            that is not f's, or a limit that must be given.
 
         Example:
           >>> import jax.numpy as jnp

@@ -2,8 +2,9 @@
 
 Every function comes twice: with full covariances `[..., d, d]`, and as `..._diag` with
 variances `[..., d]` (not standard deviations). Leading axes broadcast, values are in
-nats, and covariances must be positive definite (their symmetric part is used): a matrix
-or variance that is not gives NaN.
+nats, and covariances must be positive definite: a matrix or variance that is not raises
+a ValueError, or gives NaN where it is traced. Matrices may differ from their transposes
+by a thousandth; their symmetric part is used.
 
 All but the Wasserstein distance come from two numbers, with S = αΣq + (1−α)Σp and
 δ = mean_p − mean_q: the Mahalanobis term δᵀS⁻¹δ and the log-determinant gap
@@ -14,10 +15,9 @@ which at α = 1 is the covariance part of the KL divergence. `kljax.kernels.cova
 computes it without the cancellation near p = q, with derivatives of every order.
 """
 
-import math
-
 import jax.numpy as jnp
 
+from kljax.divergences._gaussian_arguments import order, pair
 from kljax.kernels.covariance import (
     log_det_gap,
     log_det_gap_diag,
@@ -306,7 +306,9 @@ def squared_wasserstein2(
     Dowson, Landau, "The Fréchet distance between multivariate normal distributions"
     (1982).
     """
-    mean_p, cov_p, mean_q, cov_q = _checked(mean_p, cov_p, mean_q, cov_q, "cov", 2)
+    mean_p, cov_p, mean_q, cov_q = pair(
+        mean_p, cov_p, mean_q, cov_q, "cov", 2, singular=True
+    )
     delta = mean_p - mean_q
     return jnp.sum(delta**2, axis=-1) + squared_bures(cov_p, cov_q)
 
@@ -332,7 +334,9 @@ def squared_wasserstein2_diag(
 
     As `squared_wasserstein2`.
     """
-    mean_p, var_p, mean_q, var_q = _checked(mean_p, var_p, mean_q, var_q, "var", 1)
+    mean_p, var_p, mean_q, var_q = pair(
+        mean_p, var_p, mean_q, var_q, "var", 1, singular=True
+    )
     # √a − √b as (a − b)/(√a + √b), which does not cancel.
     total = _root(var_p) + _root(var_q)
     gap = (var_p - var_q) / jnp.where(total == 0, 1, total)
@@ -346,8 +350,8 @@ def _root(var: Array) -> Array:
 
 def _full(mean_p, cov_p, mean_q, cov_q, alpha) -> tuple[Array, Array, Array]:
     """J(alpha), δᵀS⁻¹δ, and whether S is positive definite (else both are 0)."""
-    mean_p, cov_p, mean_q, cov_q = _checked(mean_p, cov_p, mean_q, cov_q, "cov", 2)
-    alpha = _order(alpha, mean_p)
+    mean_p, cov_p, mean_q, cov_q = pair(mean_p, cov_p, mean_q, cov_q, "cov", 2)
+    alpha = order(alpha, mean_p)
     gap, mixture, finite = log_det_gap(cov_p, cov_q, alpha)
     distance = mahalanobis(mean_p - mean_q, mixture)
     return gap, jnp.where(finite, distance, 0), finite
@@ -355,55 +359,8 @@ def _full(mean_p, cov_p, mean_q, cov_q, alpha) -> tuple[Array, Array, Array]:
 
 def _diag(mean_p, var_p, mean_q, var_q, alpha) -> tuple[Array, Array, Array]:
     """As `_full`, for variances."""
-    mean_p, var_p, mean_q, var_q = _checked(mean_p, var_p, mean_q, var_q, "var", 1)
-    alpha = _order(alpha, mean_p)
+    mean_p, var_p, mean_q, var_q = pair(mean_p, var_p, mean_q, var_q, "var", 1)
+    alpha = order(alpha, mean_p)
     gap, mixture, finite = log_det_gap_diag(var_p, var_q, alpha)
     distance = jnp.sum((mean_p - mean_q) ** 2 / mixture, axis=-1)
     return gap, jnp.where(finite, distance, 0), finite
-
-
-def _order(alpha: ArrayLike, mean: Array) -> Array:
-    """Alpha, checked where it is a number, with the leading shape of `mean`."""
-    if isinstance(alpha, int | float) and not 0 < alpha < math.inf:
-        raise ValueError(f"alpha must be positive and finite, got {alpha}")
-    try:
-        return jnp.broadcast_to(jnp.asarray(alpha, mean.dtype), mean.shape[:-1])
-    except ValueError:
-        raise ValueError(
-            f"alpha of shape {jnp.shape(alpha)} does not broadcast to the leading "
-            f"axes {mean.shape[:-1]} of the Gaussians"
-        ) from None
-
-
-def _checked(
-    mean_p: ArrayLike,
-    spread_p: ArrayLike,
-    mean_q: ArrayLike,
-    spread_q: ArrayLike,
-    kind: str,
-    rank: int,
-) -> list[Array]:
-    """The four arrays in float32 or float64 with equal leading axes; `rank` event
-    axes of size d in the spreads."""
-    names = ("mean_p", f"{kind}_p", "mean_q", f"{kind}_q")
-    arrays = [jnp.asarray(x) for x in (mean_p, spread_p, mean_q, spread_q)]
-    dtype = jnp.result_type(jnp.float32, *arrays)
-    shapes = ", ".join(f"{n} {x.shape}" for n, x in zip(names, arrays))
-    ranks = (1, rank, 1, rank)
-    if any(x.ndim < r for x, r in zip(arrays, ranks)):
-        raise ValueError(f"means are [..., d], {kind}s {rank} axes of d; got {shapes}")
-    d = arrays[0].shape[-1]
-    if any(x.shape[x.ndim - r :] != (d,) * r for x, r in zip(arrays, ranks)):
-        raise ValueError(
-            f"the last axis of the means and the last {rank} of {kind}_p and {kind}_q "
-            f"must have one size d; got {shapes}"
-        )
-    leads = [x.shape[: x.ndim - r] for x, r in zip(arrays, ranks)]
-    try:
-        lead = jnp.broadcast_shapes(*leads)
-    except ValueError:
-        raise ValueError(f"leading axes do not broadcast: {shapes}") from None
-    return [
-        jnp.broadcast_to(x.astype(dtype), lead + (d,) * r)
-        for x, r in zip(arrays, ranks)
-    ]

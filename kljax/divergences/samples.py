@@ -9,7 +9,20 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from kljax.divergences._sample_arguments import (
+    bandwidth_of,
+    critic,
+    falling,
+    floating,
+    log_shares,
+    not_negative,
+    of_size_one,
+    points_of,
+    weighted,
+)
+from kljax.doors import legal, shadow
 from kljax.fdivergence import FDivergence
 from kljax.generators import ForwardKL, get
 from kljax.kernels.neighbours import kth_squared_distances
@@ -68,9 +81,9 @@ def kde_log_density(
     References:
       Silverman, Density Estimation (1986), ch. 4.
     """
-    query, data = _points("query", query, "data", data)
-    h = _bandwidth(bandwidth, data)
-    log_w = _log_weights("log_weights", log_weights, data)
+    query, data = points_of("query", query, "data", data)
+    h = bandwidth_of(bandwidth, data)
+    data, log_w = weighted("log_weights", log_weights, data)
     dims = data.shape[-1]
     constant = jnp.sum(jnp.log(h)) + 0.5 * dims * math.log(2 * math.pi)
     return log_kernel_sums(query, data, log_w, h) - constant
@@ -108,9 +121,9 @@ def kernel_mean(
     References:
       Gretton et al., "A kernel two-sample test" (2012), §2.2.
     """
-    query, data = _points("query", query, "data", data)
-    h = _bandwidth(bandwidth, data)
-    log_w = _log_weights("log_weights", log_weights, data)
+    query, data = points_of("query", query, "data", data)
+    h = bandwidth_of(bandwidth, data)
+    data, log_w = weighted("log_weights", log_weights, data)
     return kernel_sums(query, data, log_w, h)
 
 
@@ -147,14 +160,18 @@ def knn_kl(
       Wang, Kulkarni, Verdú, "Divergence estimation for multidimensional densities via
       k-nearest-neighbor distances" (2009).
     """
-    x_p, x_q = _points("x_p", x_p, "x_q", x_q)
+    x_p, x_q = points_of("x_p", x_p, "x_q", x_q)
     n, dims = x_p.shape
     m = x_q.shape[0]
+    if not isinstance(k, int | np.integer):
+        raise TypeError(f"k must be an integer, got {k!r}")
     if not 1 <= k <= min(n - 1, m):
         raise ValueError(
             f"k must be at least 1, below the {n} points of x_p and at most the {m} "
             f"of x_q; got {k}"
         )
+    # Squares of distances must neither overflow nor vanish; their ratios are the same.
+    x_p, x_q = of_size_one(x_p, x_q)
     spread = jnp.sum(jnp.var(jax.lax.stop_gradient(x_p), axis=0))
     eps, tiny = jnp.finfo(x_p.dtype).eps, jnp.finfo(x_p.dtype).tiny
     floor = jnp.maximum(eps**2 * spread, tiny)
@@ -200,10 +217,10 @@ def mmd(
     References:
       Gretton et al., "A kernel two-sample test" (2012), Eqs. 3 and 5.
     """
-    x_p, x_q = _points("x_p", x_p, "x_q", x_q)
-    h = _bandwidth(bandwidth, x_p)
-    w_p = _log_weights("log_weights_p", log_weights_p, x_p)
-    w_q = _log_weights("log_weights_q", log_weights_q, x_q)
+    x_p, x_q = points_of("x_p", x_p, "x_q", x_q)
+    h = bandwidth_of(bandwidth, x_p)
+    x_p, w_p = weighted("log_weights_p", log_weights_p, x_p)
+    x_q, w_q = weighted("log_weights_q", log_weights_q, x_q)
     if unbiased and min(x_p.shape[0], x_q.shape[0]) < 2:
         raise ValueError(
             "unbiased=True needs two points in each sample, got x_p "
@@ -218,7 +235,7 @@ def mmd(
 
     across = jnp.sum(jnp.exp(w_p) * kernel_sums(x_p, x_q, w_q, h))
     value = own(x_p, w_p) + own(x_q, w_q) - 2 * across
-    return value if unbiased else jnp.maximum(value, 0)
+    return value if unbiased else not_negative(value)
 
 
 def cauchy_schwarz(
@@ -253,14 +270,14 @@ def cauchy_schwarz(
     References:
       Principe, Information Theoretic Learning (2010), ch. 2.
     """
-    x_p, x_q = _points("x_p", x_p, "x_q", x_q)
-    h = math.sqrt(2) * _bandwidth(bandwidth, x_p)
-    w_p = _log_weights("log_weights_p", log_weights_p, x_p)
-    w_q = _log_weights("log_weights_q", log_weights_q, x_q)
+    x_p, x_q = points_of("x_p", x_p, "x_q", x_q)
+    h = math.sqrt(2) * bandwidth_of(bandwidth, x_p)
+    x_p, w_p = weighted("log_weights_p", log_weights_p, x_p)
+    x_q, w_q = weighted("log_weights_q", log_weights_q, x_q)
 
     own = log_kernel_total(x_p, w_p, h) + log_kernel_total(x_q, w_q, h)
     across = log_sum_exp(w_p + log_kernel_sums(x_p, x_q, w_q, h))
-    return jnp.maximum(own - 2 * across, 0)
+    return not_negative(own - 2 * across)
 
 
 def histogram_kl(
@@ -292,17 +309,21 @@ def histogram_kl(
       >>> round(float(histogram_kl(x, y, edges, pseudo_count=0.0)), 4)
       0.6931
     """
-    x_p, x_q, edges = jnp.asarray(x_p), jnp.asarray(x_q), jnp.asarray(edges)
+    x_p, x_q, edges = map(floating, (x_p, x_q, edges))
     if edges.ndim != 1 or edges.shape[0] < 2:
         raise ValueError(f"edges must be [e] with e ≥ 2, got shape {edges.shape}")
-    if x_p.ndim != 1 or x_q.ndim != 1:
+    if x_p.ndim != 1 or x_q.ndim != 1 or 0 in x_p.shape + x_q.shape:
         raise ValueError(
-            f"x_p and x_q must be one-dimensional, got {x_p.shape} and {x_q.shape}"
+            "x_p and x_q must be one-dimensional with a sample at least, got "
+            f"{x_p.shape} and {x_q.shape}"
         )
+    edges = legal("edges", edges, falling, "increasing")
 
     def counts(x):
         bins = jnp.searchsorted(edges[1:-1], x, side="right")
-        return jnp.bincount(bins, length=edges.shape[0] - 1)
+        count = jnp.bincount(bins, length=edges.shape[0] - 1)
+        # No bin holds a NaN.
+        return count + jnp.sum(shadow(x)) + jnp.sum(shadow(edges))
 
     return counts_kl(counts(x_p), counts(x_q), pseudo_count=pseudo_count)
 
@@ -335,20 +356,37 @@ def counts_kl(
     References:
       Krichevsky, Trofimov, "The performance of universal encoding" (1981).
     """
-    counts_p, counts_q = jnp.asarray(counts_p), jnp.asarray(counts_q)
+    counts_p, counts_q = floating(counts_p), floating(counts_q)
     if counts_p.ndim == 0 or counts_p.shape[-1:] != counts_q.shape[-1:]:
         raise ValueError(
             "counts_p and counts_q must have the same classes on the last axis, got "
             f"{counts_p.shape} and {counts_q.shape}"
         )
-    if isinstance(pseudo_count, int | float) and not pseudo_count >= 0:
-        raise ValueError(f"pseudo_count must be at least 0, got {pseudo_count}")
-    dtype = jnp.result_type(jnp.float32, counts_p, counts_q)
-    p = counts_p.astype(dtype) + pseudo_count
-    q = counts_q.astype(dtype) + pseudo_count
-    log_p, log_q = _log_shares(p), _log_shares(q)
-    some = (p.sum(-1) > 0) & (q.sum(-1) > 0)
-    return jnp.where(some, jnp.sum(ForwardKL().term(log_p, log_q), axis=-1), 0)
+    pseudo_count = floating(pseudo_count)
+    if pseudo_count.shape not in ((), counts_p.shape[-1:]):
+        raise ValueError(
+            f"pseudo_count must be a number or one per class {counts_p.shape[-1:]}, "
+            f"got shape {pseudo_count.shape}"
+        )
+    pseudo_count, counts_p, counts_q = (
+        legal(name, x, lambda x: x < 0, "at least 0")
+        for name, x in (
+            ("pseudo_count", pseudo_count),
+            ("counts_p", counts_p),
+            ("counts_q", counts_q),
+        )
+    )
+    p, q = counts_p + pseudo_count, counts_q + pseudo_count
+    try:
+        jnp.broadcast_shapes(p.shape, q.shape)
+    except ValueError:
+        raise ValueError(
+            "leading axes of counts_p and counts_q do not broadcast: "
+            f"{counts_p.shape} and {counts_q.shape}"
+        ) from None
+    empty = (p.sum(-1) == 0) | (q.sum(-1) == 0)
+    terms = ForwardKL().term(log_shares(p), log_shares(q))
+    return jnp.where(empty, 0, jnp.sum(terms, axis=-1))
 
 
 def variational_bound(
@@ -383,7 +421,7 @@ def variational_bound(
       ratio by convex risk minimization" (2010), Lemma 1, with f' ∘ exp ∘ v as critic.
     """
     divergence = get(divergence)
-    v_p, v_q = _critic("critic_p", critic_p), _critic("critic_q", critic_q)
+    v_p, v_q = critic("critic_p", critic_p), critic("critic_q", critic_q)
     return jnp.mean(divergence.grad_p(v_p), -1) + jnp.mean(divergence.grad_q(v_q), -1)
 
 
@@ -411,64 +449,6 @@ def donsker_varadhan(
     References:
       Belghazi et al., "Mutual information neural estimation" (2018).
     """
-    v_p, v_q = _critic("critic_p", critic_p), _critic("critic_q", critic_q)
+    v_p, v_q = critic("critic_p", critic_p), critic("critic_q", critic_q)
     log_mean = jax.nn.logsumexp(v_q, axis=-1) - math.log(v_q.shape[-1])
     return jnp.mean(v_p, axis=-1) - log_mean
-
-
-def _floating(x: ArrayLike) -> Array:
-    array = jnp.asarray(x)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-
-
-def _critic(name: str, x: ArrayLike) -> Array:
-    array = _floating(x)
-    if array.ndim == 0 or array.shape[-1] == 0:
-        raise ValueError(f"{name} needs samples on its last axis, got {array.shape}")
-    return array
-
-
-def _points(name_x: str, x: ArrayLike, name_y: str, y: ArrayLike) -> list[Array]:
-    x, y = _floating(x), _floating(y)
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in x.shape + y.shape:
-        raise ValueError(
-            f"{name_x} and {name_y} must be [n, d] and [m, d] with one d and at least "
-            f"one point each, got {x.shape} and {y.shape}"
-        )
-    dtype = jnp.promote_types(x.dtype, y.dtype)
-    return [x.astype(dtype), y.astype(dtype)]
-
-
-def _bandwidth(bandwidth: ArrayLike, points: Array) -> Array:
-    if isinstance(bandwidth, int | float) and not bandwidth > 0:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
-    h = jnp.asarray(bandwidth, points.dtype)
-    if h.shape not in ((), points.shape[1:]):
-        raise ValueError(
-            f"bandwidth must be a number or one per coordinate {points.shape[1:]}, "
-            f"got shape {h.shape}"
-        )
-    return jnp.broadcast_to(h, points.shape[1:])
-
-
-def _log_weights(name: str, log_weights: ArrayLike | None, points: Array) -> Array:
-    """Log-weights that sum to 1; all −inf where there is no weight."""
-    n = points.shape[0]
-    if log_weights is None:
-        return jnp.full(n, -math.log(n), points.dtype)
-    log_w = jnp.asarray(log_weights, points.dtype)
-    if log_w.shape != (n,):
-        raise ValueError(f"{name} must have shape ({n},), got {log_w.shape}")
-    return _log_shares_of(log_w)
-
-
-def _log_shares_of(log_w: Array) -> Array:
-    some = jnp.any(log_w != -jnp.inf, axis=-1, keepdims=True)
-    return jnp.where(some, jax.nn.log_softmax(jnp.where(some, log_w, 0)), -jnp.inf)
-
-
-def _log_shares(mass: Array) -> Array:
-    """Logarithm of mass/Σ mass, −inf at 0."""
-    positive = mass > 0
-    log_mass = jnp.where(positive, jnp.log(jnp.where(positive, mass, 1)), -jnp.inf)
-    return _log_shares_of(log_mass)

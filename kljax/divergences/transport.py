@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from kljax.divergences._transport_arguments import checked, floating, present
 from kljax.kernels import transport_rules as rules
 from kljax.kernels.pairwise import squared_distances
 from kljax.kernels.transport_rules import Matrix, SquaredDistances
@@ -43,7 +44,8 @@ class SinkhornResult(NamedTuple):
 
     `f` and `g` are shifted so that their means under a and b are equal. The errors are
     Σ|P1 − a| and Σ|Pᵀ1 − b|. `iterations` is the number asked for, or, with
-    `early_stop`, what each problem took.
+    `early_stop`, what each problem took. A problem of which something is NaN has not
+    converged.
     """
 
     value: Float[Array, "*b"]
@@ -95,8 +97,9 @@ def sinkhorn(
       A `SinkhornResult`.
 
     Raises:
-      ValueError: for shapes that do not fit, or a Python epsilon or iterations ≤ 0, or
-        a tolerance < 0.
+      ValueError: for shapes that do not fit, iterations ≤ 0 or a tolerance < 0; for
+        known values of epsilon ≤ 0, masses < 0 or of another sum than 1 (by 0.01), or
+        costs of −inf. Where these are traced the value is NaN.
 
     Example:
       >>> a = jnp.array([0.5, 0.5])
@@ -114,20 +117,21 @@ def sinkhorn(
       Schmitzer, "Stabilized sparse scaling algorithms for entropy regularized transport
       problems" (2019), §3.1, for scalings that are folded into potentials.
     """
-    problem = _checked(a, b, cost, epsilon, iterations)
+    problem = checked(a, b, cost, epsilon, iterations)
     if not tolerance >= 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}")
     found = problem.potentials(iterations, tolerance if early_stop else None)
     a, b, geometry, epsilon = problem.parts
     f, g, taken = found
-    value = rules.dual_value(a, b, geometry, epsilon, f, g)
+    value = rules.dual_value(a, b, geometry, epsilon, f, g) + problem.level
     fixed = lax.stop_gradient((geometry, a, b, epsilon, f, g))
     alpha, beta = rules.marginals(*fixed)
     error_a = jnp.sum(jnp.abs(alpha - fixed[1]), axis=-1)
     error_b = jnp.sum(jnp.abs(beta - fixed[2]), axis=-1)
     converged = (error_a <= tolerance) & (error_b <= tolerance)
     count = taken if early_stop else iterations
-    return SinkhornResult(value, f, g, error_a, error_b, converged, count)
+    half = 0.5 * problem.middle[..., None]
+    return SinkhornResult(value, f + half, g + half, error_a, error_b, converged, count)
 
 
 def transport_plan(
@@ -162,7 +166,7 @@ def transport_plan(
     References:
       As `sinkhorn`.
     """
-    problem = _checked(a, b, cost, epsilon, iterations)
+    problem = checked(a, b, cost, epsilon, iterations)
     held = problem.geometry
     if isinstance(held, SquaredDistances):
         held = Matrix(_matrix(held))
@@ -205,10 +209,10 @@ def transport_cost(
       Luise et al., "Differential properties of Sinkhorn approximation for learning with
       Wasserstein distance" (2018), who call it the sharp Sinkhorn distance.
     """
-    problem = _checked(a, b, cost, epsilon, iterations)
+    problem = checked(a, b, cost, epsilon, iterations)
     f, g, _ = problem.potentials(iterations)
     a, b, geometry, epsilon = problem.parts
-    return rules.sharp_cost(geometry, a, b, epsilon, f, g)
+    return rules.sharp_cost(geometry, a, b, epsilon, f, g) + problem.level
 
 
 def sinkhorn_divergence(
@@ -247,7 +251,7 @@ def sinkhorn_divergence(
       Feydy et al., "Interpolating between optimal transport and MMD using Sinkhorn
       divergences" (2019), Eq. 3, whose cost is half of this one.
     """
-    x_p, x_q = _floating(x_p), _floating(x_q)
+    x_p, x_q = floating(x_p), floating(x_q)
     if x_p.ndim < 2 or x_q.ndim < 2 or x_p.shape[-1] != x_q.shape[-1]:
         raise ValueError(
             "x_p and x_q must be [..., n, d] and [..., m, d] with one d, got "
@@ -255,6 +259,10 @@ def sinkhorn_divergence(
         )
     a = jnp.full(x_p.shape[:-1], 1 / x_p.shape[-2], x_p.dtype) if a is None else a
     b = jnp.full(x_q.shape[:-1], 1 / x_q.shape[-2], x_q.dtype) if b is None else b
+
+    a, b = floating(a), floating(b)
+    if a.shape[-1:] == x_p.shape[-2:-1] and b.shape[-1:] == x_q.shape[-2:-1]:
+        x_p, x_q = present(x_p, a), present(x_q, b)
 
     def value(x, y, mass_x, mass_y):
         cost = SquaredDistances(x, y)
@@ -267,86 +275,3 @@ def sinkhorn_divergence(
 
 def _matrix(cost: SquaredDistances) -> Array:
     return squared_distances(cost.x[..., :, None, :], cost.y[..., None, :, :])
-
-
-def _floating(x: ArrayLike) -> Array:
-    array = jnp.asarray(x)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Problem:
-    """All in one dtype and with equal leading axes."""
-
-    a: Array
-    b: Array
-    geometry: Matrix | SquaredDistances
-    epsilon: Array
-
-    @property
-    def parts(self):
-        return self.a, self.b, self.geometry, self.epsilon
-
-    def potentials(self, iterations, tolerance=None):
-        a, b, geometry, epsilon = self.parts
-        return rules.find(geometry, a, b, epsilon, iterations, tolerance)
-
-
-def _checked(a, b, cost, epsilon, iterations) -> _Problem:
-    a, b = _floating(a), _floating(b)
-    if isinstance(cost, SquaredDistances):
-        x, y = arrays = _floating(cost.x), _floating(cost.y)
-        if (
-            min(a.ndim, b.ndim) < 1
-            or min(x.ndim, y.ndim) < 2
-            or x.shape[-1] != y.shape[-1]
-            or (a.shape[-1], b.shape[-1]) != (x.shape[-2], y.shape[-2])
-            or 0 in x.shape + y.shape
-        ):
-            raise ValueError(
-                "a [..., n], b [..., m] and SquaredDistances of x [..., n, d] and y "
-                f"[..., m, d] do not fit: {a.shape}, {b.shape}, {x.shape}, {y.shape}"
-            )
-    else:
-        cost = _floating(cost)
-        arrays = (cost,)
-        if (
-            min(a.ndim, b.ndim) < 1
-            or cost.ndim < 2
-            or (a.shape[-1], b.shape[-1]) != cost.shape[-2:]
-            or 0 in cost.shape
-        ):
-            raise ValueError(
-                f"a [..., n], b [..., m] and cost [..., n, m] do not fit: {a.shape}, "
-                f"{b.shape}, {cost.shape}"
-            )
-    if isinstance(epsilon, int | float) and not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
-    dtype = jnp.result_type(a, b, *arrays)
-    epsilon = jnp.asarray(epsilon, dtype)
-    leads = [x.shape[:-2] for x in arrays]
-    try:
-        lead = jnp.broadcast_shapes(a.shape[:-1], b.shape[:-1], *leads, epsilon.shape)
-    except ValueError:
-        name = "cost" if len(arrays) == 1 else "points"
-        shapes = ", ".join(str(x.shape) for x in arrays)
-        raise ValueError(
-            f"leading axes do not broadcast: a {a.shape}, b {b.shape}, "
-            f"{name} {shapes}, epsilon {epsilon.shape}"
-        ) from None
-    wide = [jnp.broadcast_to(x.astype(dtype), lead + x.shape[-2:]) for x in arrays]
-    return _Problem(
-        jnp.broadcast_to(a.astype(dtype), lead + a.shape[-1:]),
-        jnp.broadcast_to(b.astype(dtype), lead + b.shape[-1:]),
-        Matrix(*wide) if len(wide) == 1 else _centered(*wide),
-        jnp.broadcast_to(epsilon, lead),
-    )
-
-
-def _centered(x: Array, y: Array) -> SquaredDistances:
-    """Moved to the origin together: norms that are small cancel to more digits."""
-    both = lax.stop_gradient(jnp.concatenate([x, y], axis=-2))
-    middle = jnp.mean(both, axis=-2, keepdims=True)
-    return SquaredDistances(x - middle, y - middle)

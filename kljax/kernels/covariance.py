@@ -115,7 +115,8 @@ def log_det_gap(
         jnp.isnan(jnp.linalg.cholesky(lax.stop_gradient(c))).any((-2, -1))
         for c in (mixture, cov_p, cov_q)
     ]
-    finite = ~bad[0] | bad[1] | bad[2]
+    # An order that is NaN is no reason for an infinity.
+    finite = ~bad[0] | bad[1] | bad[2] | jnp.isnan(alpha)
     gap = _gap(cov_p, cov_q, jnp.where(finite, alpha, 1))
     eye = jnp.eye(cov_p.shape[-1], dtype=cov_p.dtype)
     return (

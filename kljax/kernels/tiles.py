@@ -217,8 +217,8 @@ def _sums(
             top, total = lax.fori_loop(i if half else 0, blocks, add, state)
         if not logarithm:
             return total
-        some = total > 0
-        return jnp.where(some, top + jnp.log(jnp.where(some, total, 1)), -jnp.inf)
+        none = total == 0
+        return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, total)))
 
     steps = -(-n // tile.queries)
     if steps == 1:

@@ -60,9 +60,9 @@ def log_sum_exp(x: Array, axis: int) -> Array:
 
 
 def log_mass(mass: Array) -> Array:
-    """Logarithm; −inf at 0, with gradient 0 there."""
-    positive = mass > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, mass, 1)), -jnp.inf)
+    """Logarithm; −inf at 0, with gradient 0 there. NaN stays."""
+    none = mass == 0
+    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, mass)))
 
 
 def potential(lse: Array, mass: Array) -> Array:

@@ -21,6 +21,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from kljax.kernels.transport import Solution, every, log_mass, solve
+from kljax.kernels.transport_gentle import Rows, polished
 from kljax.kernels.transport_points import side, solve_points
 from kljax.typing import Array, Float
 
@@ -62,7 +63,8 @@ def find(geometry, a, b, epsilon, iterations, tolerance=None) -> Solution:
     else:
         x, y = fixed
         found = solve_points(mass_a, mass_b, x, y, scale, iterations, tolerance)
-    f, g = _centered(mass_a, mass_b, found.f, found.g)
+    f, g = polished(Rows(*fixed), mass_a, mass_b, scale, found.f, found.g)
+    f, g = _centered(mass_a, mass_b, f, g)
     return Solution(*_fixed_point(a, b, geometry, epsilon, f, g), found.iterations)
 
 
@@ -111,7 +113,7 @@ def sharp_cost(geometry, a, b, epsilon, f, g) -> Float[Array, "*b"]:
 
 
 def _marginal(mass: Array, potential: Array, lse: Array, epsilon: Array) -> Array:
-    some = mass > 0
+    some = mass != 0
     exponent = jnp.where(some, potential / epsilon[..., None] + lse, 0)
     return jnp.where(some, mass * jnp.exp(exponent), 0)
 

@@ -1,0 +1,149 @@
+"""The arguments of `kljax.divergences.transport`: one dtype, equal leading axes."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from kljax.doors import legal, shadow
+from kljax.kernels import transport_rules as rules
+from kljax.kernels.transport_rules import Matrix, SquaredDistances
+from kljax.typing import Array, ArrayLike
+
+
+def floating(x: ArrayLike) -> Array:
+    array = jnp.asarray(x)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """All in one dtype and with equal leading axes."""
+
+    a: Array
+    b: Array
+    geometry: Matrix | SquaredDistances
+    epsilon: Array
+    middle: Array
+    """Taken away from a matrix, so that small differences of large costs survive."""
+
+    @property
+    def level(self):
+        """What `middle` adds to a cost; in `a` and `b` as the potentials have it."""
+        return 0.5 * self.middle * (jnp.sum(self.a, -1) + jnp.sum(self.b, -1))
+
+    @property
+    def parts(self):
+        return self.a, self.b, self.geometry, self.epsilon
+
+    def potentials(self, iterations, tolerance=None):
+        a, b, geometry, epsilon = self.parts
+        return rules.find(geometry, a, b, epsilon, iterations, tolerance)
+
+
+def checked(a, b, cost, epsilon, iterations) -> Problem:
+    a, b = floating(a), floating(b)
+    if isinstance(cost, SquaredDistances):
+        x, y = arrays = floating(cost.x), floating(cost.y)
+        if (
+            min(a.ndim, b.ndim) < 1
+            or min(x.ndim, y.ndim) < 2
+            or x.shape[-1] != y.shape[-1]
+            or (a.shape[-1], b.shape[-1]) != (x.shape[-2], y.shape[-2])
+            or 0 in x.shape + y.shape
+        ):
+            raise ValueError(
+                "a [..., n], b [..., m] and SquaredDistances of x [..., n, d] and y "
+                f"[..., m, d] do not fit: {a.shape}, {b.shape}, {x.shape}, {y.shape}"
+            )
+    else:
+        cost = floating(cost)
+        arrays = (cost,)
+        if (
+            min(a.ndim, b.ndim) < 1
+            or cost.ndim < 2
+            or (a.shape[-1], b.shape[-1]) != cost.shape[-2:]
+            or 0 in cost.shape
+        ):
+            raise ValueError(
+                f"a [..., n], b [..., m] and cost [..., n, m] do not fit: {a.shape}, "
+                f"{b.shape}, {cost.shape}"
+            )
+    if isinstance(epsilon, int | float) and not epsilon > 0:
+        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    if not isinstance(iterations, int | np.integer):
+        raise TypeError(f"iterations must be an integer, got {iterations!r}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    dtype = jnp.result_type(a, b, *arrays)
+    with np.errstate(over="ignore"):
+        epsilon = jnp.asarray(epsilon, dtype)
+    what = f"positive and finite in {dtype}"
+    epsilon = legal("epsilon", epsilon, lambda x: (x <= 0) | (x == jnp.inf), what)
+    a, b = (_masses(name, x.astype(dtype)) for name, x in (("a", a), ("b", b)))
+    leads = [x.shape[:-2] for x in arrays]
+    try:
+        lead = jnp.broadcast_shapes(a.shape[:-1], b.shape[:-1], *leads, epsilon.shape)
+    except ValueError:
+        name = "cost" if len(arrays) == 1 else "points"
+        shapes = ", ".join(str(x.shape) for x in arrays)
+        raise ValueError(
+            f"leading axes do not broadcast: a {a.shape}, b {b.shape}, "
+            f"{name} {shapes}, epsilon {epsilon.shape}"
+        ) from None
+    wide = [jnp.broadcast_to(x.astype(dtype), lead + x.shape[-2:]) for x in arrays]
+    a = jnp.broadcast_to(a, lead + a.shape[-1:])
+    b = jnp.broadcast_to(b, lead + b.shape[-1:])
+    geometry, middle = (_priced if len(wide) == 1 else _centered)(a, b, *wide)
+    # What counts and is NaN, or infinite where a point lies, is in the potentials of
+    # its problem at least; this brings it into every derivative too.
+    unknown = sum(jnp.sum(shadow(x), axis=(-2, -1)) for x in geometry)
+    unknown = lax.stop_gradient(unknown + shadow(epsilon))[..., None]
+    a, b, epsilon = a + unknown, b + unknown, jnp.broadcast_to(epsilon, lead)
+    return Problem(a, b, geometry, epsilon, jnp.broadcast_to(middle, lead))
+
+
+def _masses(name: str, mass: Array) -> Array:
+    mass = legal(name, mass, lambda x: x < 0, "at least 0")
+    return legal(name, mass, _unbalanced, "of sum 1 (divide it by its sum)")
+
+
+def _unbalanced(mass):
+    """Whether masses do not sum to 1 up to the rounding of half precision."""
+    return abs(mass.sum(-1, keepdims=True) - 1) > 1e-2
+
+
+def _priced(a: Array, b: Array, cost: Array) -> tuple[Matrix, Array]:
+    """The cost less its mean over the pairs that count, and that mean.
+
+    NaN between points of which one has no mass counts as 0.
+    """
+    cost = legal("cost", cost, lambda x: x == -jnp.inf, "above −infinity")
+    idle = (a == 0)[..., :, None] | (b == 0)[..., None, :]
+    cost = jnp.where(idle & jnp.isnan(cost), 0, cost)
+    some = lax.stop_gradient(~idle & (cost != jnp.inf))
+    # Divided first: the sum of large costs would overflow.
+    size = jnp.maximum(jnp.sum(some, axis=(-2, -1), keepdims=True), 1)
+    share = lax.stop_gradient(jnp.where(some, cost / size, 0))
+    middle = jnp.sum(share, axis=(-2, -1))
+    return Matrix(cost - middle[..., None, None]), middle
+
+
+def _centered(a: Array, b: Array, x: Array, y: Array) -> tuple[SquaredDistances, Array]:
+    """Moved to the origin together: norms that are small cancel to more digits.
+
+    Points without mass that are not finite are put there.
+    """
+    x, y = present(x, a), present(y, b)
+    both = lax.stop_gradient(jnp.concatenate([x, y], axis=-2))
+    middle = jnp.mean(both, axis=-2, keepdims=True)
+    return SquaredDistances(x - middle, y - middle), jnp.zeros((), x.dtype)
+
+
+def present(points: Array, mass: Array) -> Array:
+    """Points, with the mean of the others for one without mass that is not finite."""
+    absent = (mass == 0)[..., None] & ~jnp.isfinite(points).all(-1, keepdims=True)
+    kept = lax.stop_gradient(jnp.where(absent, 0, points))
+    count = jnp.maximum(jnp.sum(~absent, axis=-2, keepdims=True), 1)
+    return jnp.where(absent, jnp.sum(kept, axis=-2, keepdims=True) / count, points)
