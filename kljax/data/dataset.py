@@ -20,8 +20,8 @@ class Dataset:
       images: uint8 `[n, h, w, c]` with values in `0 .. levels - 1`, c = 1 or 3.
       labels: int32 `[n]` in `0 .. num_classes - 1`, or None when there are none.
       num_classes: number of classes of the whole data set, 0 without labels.
-      levels: number of grey levels of the raw data (scikit-learn's digits 17, else
-        256).
+      levels: number of grey levels of the raw data: 17 of scikit-learn's digits, 2 of
+        images of zeros and ones, else 256 or as the file says.
       manifest: JSON-able record of the origin: `name`, `source`, `version`, `sha256`
         (of the pixels and labels of all splits), `n`, `shapes`, `split_rule`,
         `synthetic` and more. `manifest["synthetic"]` is True for a stand-in and for
