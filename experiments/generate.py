@@ -132,20 +132,19 @@ def _run(options: argparse.Namespace) -> int:
     made = _drafted if options.draft else _streamed
     decoder = _Decoder(large.tokenizer, ids)
     notes = [""]
+
+    def show(piece: _Piece) -> None:
+        style = _shade(piece.alpha, options.max_weight)
+        console.print(piece.text, end="", style=style, soft_wrap=True)
+        shown.append(piece)
+
     try:
         for tokens, alphas, note in made(options, models, ids, sampling):
             notes.append(note)
             for piece in decoder.pieces(tokens, alphas):
-                console.print(
-                    piece.text,
-                    end="",
-                    style=_shade(piece.alpha, options.max_weight),
-                    soft_wrap=True,
-                )
-                shown.append(piece)
+                show(piece)
         for piece in decoder.rest():
-            console.print(piece.text, end="", soft_wrap=True)
-            shown.append(piece)
+            show(piece)
     finally:
         console.print()
     seconds = time.perf_counter() - start

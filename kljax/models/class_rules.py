@@ -9,7 +9,11 @@ is a tokenizer.json, `add_bos_token` and `add_eos_token` beside it are not read.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["QWEN2_SPLIT", "ClassRules", "class_rules", "metaspace"]
+__all__ = ["QWEN2_SPLIT", "SAVED", "ClassRules", "class_rules", "metaspace"]
+
+SAVED = "kljax_complete"
+"""The field by which a tokenizer.json that we wrote is known: its rules are all there,
+whatever the family of the model beside it."""
 
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -36,6 +40,8 @@ def class_rules(
       fields: of tokenizer_config.json.
       model: of config.json.
     """
+    if fields.get(SAVED):
+        return AS_IT_IS
     family = model.get("model_type")
     declared = fields.get("tokenizer_class") or model.get("tokenizer_class")
     declared = declared.removesuffix("Fast") if isinstance(declared, str) else None

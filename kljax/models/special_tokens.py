@@ -230,8 +230,8 @@ def _added(beside: Beside, value: Any, **flags: bool) -> Any:
     from tokenizers import AddedToken
 
     try:
-        text = isinstance(value, str)
-        fields = {"content": value, "special": True} if text else dict(value)
+        text = {"content": value, "special": True}
+        fields: dict[str, Any] = text if isinstance(value, str) else dict(value)
         known = {key: fields[key] for key in FLAGS if key in fields}
         return AddedToken(fields["content"], **{**known, **flags})
     except (KeyError, TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ import numpy as np
 
 from kljax.errors import CheckpointError
 from kljax.models.chat_template import chosen, render
-from kljax.models.class_rules import class_rules
+from kljax.models.class_rules import SAVED, class_rules
 from kljax.models.gguf_file import GgufFile, open_gguf
 from kljax.models.gguf_vocabulary import gguf_core, gguf_templates, surround
 from kljax.models.special_tokens import (
@@ -224,6 +224,7 @@ class Tokenizer:
         target.mkdir(parents=True, exist_ok=True)
         self.core.save(str(target / "tokenizer.json"))
         fields: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        fields |= {SAVED: True, "split_special_tokens": self.core.encode_special_tokens}
         fields |= {"pad_token": self.core.id_to_token(self.pad_id), **self._names()}
         if isinstance(self.chat_template, Mapping):
             fields["chat_template"] = [

@@ -345,3 +345,14 @@ def test_ids_are_those_of_transformers(kind, tmp_path):
     assert ours.vocabulary == theirs.get_vocab()
     assert (ours.bos_id, ours.eos_id) == (theirs.bos_token_id, theirs.eos_token_id)
     assert ours.named == theirs.special_tokens_map
+    ours.save(tmp_path / "saved")
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "saved")
+    # Whatever family the model is written as.
+    (tmp_path / "saved" / "config.json").write_text('{"model_type": "qwen2"}')
+    again = load_tokenizer(tmp_path / "saved")
+    for text in TEXTS:
+        for special in (False, True):
+            want = ours.encode(text, special=special)
+            assert again.encode(text, special=special) == want
+            assert theirs.encode(text, add_special_tokens=special) == want
+    assert again.vocabulary == ours.vocabulary and again.eos_id == ours.eos_id
