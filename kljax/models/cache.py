@@ -60,13 +60,20 @@ class Cache:
           `next_position` moved on, and the old keys and values.
 
         Raises:
-          ValueError: the block is longer than the cache.
+          ValueError: the block is longer than the cache, or, where the cursor is
+            known, than what is left of it.
         """
         b, t = where.shape
         if b != self.valid.shape[0] or t > self.slots:
             raise ValueError(
                 f"a block of {t} tokens and {b} rows does not fit a cache of "
                 f"{self.slots} slots and {self.valid.shape[0]} rows"
+            )
+        known = not isinstance(self.cursor, jax.core.Tracer)
+        if known and int(self.cursor) + t > self.slots:
+            raise ValueError(
+                f"a block of {t} tokens does not fit a cache of {self.slots} slots, of "
+                f"which {int(self.cursor)} are taken; make it larger, or call grow"
             )
         valid = write(self.valid, where, self.cursor, axis=1)
         last = self.cursor + jnp.arange(t, dtype=jnp.int32)

@@ -21,6 +21,12 @@ def check_call(
     cache: Cache | None,
 ) -> None:
     """Shapes and dtypes of a call."""
+    for name, given in (("tokens", tokens), ("where", where), ("positions", positions)):
+        if given is not None and not hasattr(given, "ndim"):
+            raise TypeError(
+                f"{name} is a {type(given).__name__}; expected an array of shape [b, "
+                "t], as jnp.asarray makes of it"
+            )
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(
             f"tokens has shape {tokens.shape} and dtype {tokens.dtype}; expected "

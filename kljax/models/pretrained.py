@@ -104,7 +104,8 @@ def from_pretrained(
 
     Where files disagree it is as in transformers, with a warning that names them:
     model.safetensors goes before an index of shards, and a head that differs from the
-    embedding is not tied to it. An adapter beside the model is not applied.
+    embedding is not tied to it. An adapter beside the model is not applied. Fields that
+    config.json leaves out are those of the family's configuration class there.
 
     Raises:
       CheckpointError: a file or tensor is missing, truncated, of another shape or not

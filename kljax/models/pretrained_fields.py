@@ -4,7 +4,6 @@ Rotary positions and windows of attention, which several families share, are rea
 written here as well.
 """
 
-import math
 import pathlib
 import re
 from collections.abc import Collection, Mapping
@@ -67,10 +66,14 @@ class Fields:
 
     def whole(self, name: str, most: int = 2**31 - 1) -> int:
         """A whole number from 0 to `most`."""
-        value = self.need(name)
-        if isinstance(value, bool) or int(value) != value or not 0 <= value <= most:
-            raise self._other(name, f"a whole number from 0 to {most}")
-        return int(value)
+        value, expected = self.need(name), f"a whole number from 0 to {most}"
+        try:
+            whole = int(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise self._other(name, f"{expected} ({error})") from error
+        if isinstance(value, bool) or whole != value or not 0 <= whole <= most:
+            raise self._other(name, expected)
+        return whole
 
     def count(self, name: str) -> int:
         """A number of parts, each of which has tensors of its own."""
@@ -79,7 +82,8 @@ class Fields:
     def number(self, name: str) -> float:
         """A finite number."""
         value = self.need(name)
-        if isinstance(value, bool | str) or not math.isfinite(value):
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        if not plain or not -1e38 < value < 1e38:
             raise self._other(name, "a finite number")
         return float(value)
 
@@ -120,7 +124,8 @@ class Fields:
     def activation(self, name: str) -> str:
         """An activation by its name there."""
         value = self.need(name)
-        self.refuse(name, *ACTIVATIONS)
+        if not isinstance(value, str) or value not in ACTIVATIONS:
+            self.refuse(name, *ACTIVATIONS)
         return ACTIVATIONS[value]
 
 

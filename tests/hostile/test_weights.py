@@ -245,7 +245,17 @@ REFUSED = [
         "rms_norm_eps is nan",
     ),
     ("truth as text", LLAMA, fields(attention_bias="no"), "attention_bias is 'no'"),
-    ("a list of sizes", LLAMA, fields(intermediate_size=[64]), "config.json: int"),
+    ("a list of sizes", LLAMA, fields(intermediate_size=[64]), "_size is .64.; exp"),
+    ("a list of families", LLAMA, fields(model_type=["llama"]), "model_type is .'ll"),
+    ("a list of activations", LLAMA, fields(hidden_act=["silu"]), "hidden_act is ."),
+    ("a word as end", LLAMA, fields(eos_token_id="</s>"), "eos_token_id is '</s>'"),
+    ("too many layers", LLAMA, fields(num_hidden_layers=2**31), "num_hidden_layers is"),
+    (
+        "a text as base",
+        LLAMA,
+        fields(rope_parameters={"rope_theta": ["x"]}),
+        "rope_theta is .'x'.; exp",
+    ),
     ("rope as a list", LLAMA, fields(rope_scaling=["yarn"]), "rope_scaling is .'yarn'"),
     (
         "dynamic rope",

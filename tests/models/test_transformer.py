@@ -256,6 +256,11 @@ def test_bad_calls():
     for message, change in bad.items():
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(m.apply, m.params, **{"tokens": tokens, **change})
+    with pytest.raises(TypeError, match="tokens is a list; expected an array"):
+        m.apply(m.params, tokens.tolist())
+    _, _, taken = cache.advance(jnp.ones((2, 3), bool))
+    with pytest.raises(ValueError, match=r"2 tokens does not fit .* which 3 are taken"):
+        taken.advance(jnp.ones((2, 2), bool))
     with pytest.raises(ValueError, match="block is 5; expected 1 to 4"):
         cache.keep(jnp.zeros(2, int), 5)
     with pytest.raises(ValueError, match="counts has shape"):
