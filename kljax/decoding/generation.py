@@ -303,8 +303,7 @@ def checked(
         )
     if total < 1:
         raise ValueError(f"max_new_tokens is {total}; expected 1 or more")
-    _check_models(models, prompt.shape[1], total, combine)
-    vocabulary = max(apply.config.vocab_size for apply, _ in models)
+    vocabulary = _check_models(models, prompt.shape[1], total, combine)
     prompt = checked_ids("prompt", ids, vocabulary, where)
     ends = np.asarray(tuple(stop_tokens), np.int64)
     ends = checked_ids("stop_tokens", ends, vocabulary)
@@ -341,8 +340,8 @@ def _check_models(
     tokens: int,
     total: int,
     combine: Combine | None,
-) -> None:
-    """Each model has a config, room for the text, and the same vocabulary."""
+) -> int:
+    """Each model has a config, room for the text, and the vocabulary returned."""
     sizes = []
     for number, (apply, _) in enumerate(models):
         config = getattr(apply, "config", None)
@@ -368,6 +367,7 @@ def _check_models(
             f"there are {len(models)} models and no combine, which makes one row of "
             "logits out of theirs; give for instance kljax.decoding.Fusion()"
         )
+    return max(sizes)
 
 
 def _head_dtype(params: PyTree) -> Any:

@@ -19,16 +19,14 @@ def excess_allowed(dtype: Any) -> float:
     return 0.01 + 4 * float(jnp.finfo(dtype).eps)
 
 
-def repeated(ids: Int[Array, "*b k"], xp: Any = jnp) -> Bool[Array, "*b"]:
-    """Lists in which an outcome comes twice."""
+def repeated(ids: Any, xp: Any = jnp) -> Any:
+    """Lists ``[*b, k]`` in which an outcome comes twice; `xp` is their module."""
     ordered = xp.sort(ids, axis=-1)
     return xp.any(ordered[..., 1:] == ordered[..., :-1], axis=-1)
 
 
-def total_mass(
-    log_p: Float[Array, "*b k"], log_tail: Float[Array, "*b"] | None, xp: Any = jnp
-) -> Float[Array, "*b"]:
-    """What a list and its tail, if that is given, sum to."""
+def total_mass(log_p: Any, log_tail: Any, xp: Any = jnp) -> Any:
+    """What a list ``[*b, k]`` and its tail, ``[*b]`` or None, sum to."""
     wide = jnp.promote_types(log_p.dtype, jnp.float32)
     total = xp.sum(xp.exp(log_p.astype(wide)), axis=-1)
     return total if log_tail is None else total + xp.exp(log_tail.astype(wide))

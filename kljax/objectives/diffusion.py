@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from kljax import generators
 from kljax.divergences import scores
-from kljax.kernels.rows import settled
+from kljax.kernels.rows import settled, shown
 from kljax.objectives.ratio import (
     AlphaController,
     RatioBins,
@@ -355,7 +355,7 @@ def generator_loss(
         game = adversarial_loss(settled(example_weights, logits))
         metrics["gan/generator"] = jnp.mean(stop(game))
         loss = loss + gan_weight * game  # Eq. 11
-    return GeneratorLoss(loss, metrics, bins, weights)
+    return GeneratorLoss(shown(loss), metrics, bins, weights)
 
 
 def _event_mean(x: Array) -> Array:

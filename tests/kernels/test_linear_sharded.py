@@ -174,3 +174,32 @@ def test_what_is_not_offered_raises():
     single = lambda h: kd.linear_divergence("forward_kl", **{**SIDES, "q_hidden": h})
     want = jax.jvp(single, (SIDES["q_hidden"],), (tangent,))[1]
     close(got, want, 1e-4, 1e-6)
+
+
+def test_what_does_not_count_and_a_nan_that_does():
+    weights = np.float32(np.arange(N) % 3)
+    junk = {k: SIDES[k].copy() for k in ("p_hidden", "q_hidden")}
+    junk["q_hidden"][::3] = [[np.nan], [np.inf], [3e38]] * 3
+    junk["p_hidden"][0] = -np.inf
+
+    @jax.jit
+    def loss(arrays):
+        whole = lambda arrays: sharded(
+            "forward_kl", arrays, weights=weights, chunk_size=4
+        )
+        return jax.value_and_grad(whole)(arrays)
+
+    value, gradient = loss(SIDES)
+    got, slopes = loss(SIDES | junk)
+    close(got, value, 1e-6)
+    jax.tree.map(lambda x, y: close(x, y, 1e-5, 1e-7), slopes, gradient)
+    junk["q_hidden"][7] = np.nan
+    broken, slopes = loss(SIDES | junk)
+    assert np.isnan(broken) and np.isnan(slopes["q_head"]).all()
+    assert np.isnan(slopes["q_hidden"][7]).all()
+    assert np.isfinite(np.delete(slopes["q_hidden"], 7, axis=0)).all()
+    # One column of a head: a device sees it, and all have to hear of it.
+    head = SIDES["q_head"].copy()
+    head[0, -1] = np.nan
+    broken, slopes = loss(SIDES | {"q_head": head})
+    assert np.isnan(broken) and np.isnan(slopes["q_bias"]).all()
