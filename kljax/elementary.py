@@ -69,8 +69,8 @@ def psi(x: Array) -> Array:
 def exp(x: Array) -> Array:
     """``eˣ`` whose derivative is 0 where it overflows to infinity."""
     top = math.log(float(jnp.finfo(x.dtype).max))
-    fits = x < top
-    return jnp.where(fits, jnp.exp(jnp.where(fits, x, 0)), jnp.inf)
+    over = x >= top
+    return jnp.where(over, jnp.inf, jnp.exp(jnp.where(over, 0, x)))
 
 
 def scaled_phi(w: Array, x: Array, total: Array) -> Array:
@@ -171,8 +171,8 @@ def log1p_rest(x: Array) -> Array:
 
 def mass_ratio(x: Array, y: Array) -> Array:
     """``x/y``, 0 where the mass `y` has underflowed."""
-    fits = y > 0
-    return jnp.where(fits, x / jnp.where(fits, y, 1), 0)
+    gone = y <= 0
+    return jnp.where(gone, 0, x / jnp.where(gone, 1, y))
 
 
 def log_mixture_over(p: Array, q: Array, l: Array, weight) -> tuple[Array, Array]:

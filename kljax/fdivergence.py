@@ -263,7 +263,9 @@ class FDivergence:
 def _split(log_p, log_q, log_u):
     """Where p and q are 0, and finite stand-ins for the arguments there."""
     log_p, log_q = jnp.asarray(log_p), jnp.asarray(log_q)
-    p_zero, q_zero = log_p == -jnp.inf, log_q == -jnp.inf
+    # Beside a NaN nothing is impossible: it would be hidden by the limit.
+    nan = jnp.isnan(log_p) | jnp.isnan(log_q)
+    p_zero, q_zero = (log_p == -jnp.inf) & ~nan, (log_q == -jnp.inf) & ~nan
     either = p_zero | q_zero
     log_p, log_q = jnp.where(either, 0, log_p), jnp.where(either, 0, log_q)
     log_u = log_p - log_q if log_u is None else jnp.where(either, 0, log_u)

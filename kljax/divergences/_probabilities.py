@@ -19,8 +19,9 @@ def warn_of_probabilities(p_logits: Any, q_logits: Any) -> None:
     """
     if _warn.cache_info().currsize:
         return
-    sides = [_seen(x) for x in (p_logits, q_logits)]
-    if any(x is None or (x.reshape(-1)[:_GLANCE] < 0).any() for x in sides):
+    known = (_seen(x) for x in (p_logits, q_logits))
+    sides = [x for x in known if x is not None]
+    if len(sides) < 2 or any((x.reshape(-1)[:_GLANCE] < 0).any() for x in sides):
         return
     if all(map(_normalized, sides)) and not all(map(_constant, sides)):
         _warn()
@@ -31,7 +32,8 @@ def _seen(x: Any) -> np.ndarray | None:
     if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
         return None
     here = x.is_fully_addressable and {d.platform for d in x.devices()} == {"cpu"}
-    if not here or (x.size > _SMALL and not x.is_ready()):
+    ready = x.size <= _SMALL or x.is_ready()  # pyrefly: ignore[missing-attribute]
+    if not here or not ready:
         return None
     return np.asarray(x)
 

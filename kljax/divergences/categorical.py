@@ -294,8 +294,8 @@ def cauchy_schwarz(
       Principe, Information Theoretic Learning (2010), Eq. 2.90: twice the form there.
     """
     p, q = _pair(p_logits, q_logits, axis, pad_vocab)
-    temperature = _temperature(temperature, p.shape[:-1])
-    return _cauchy_schwarz(p, q, temperature, _mask(where, axis, p))
+    warmth = _temperature(temperature, p.shape[:-1])
+    return _cauchy_schwarz(p, q, warmth, _mask(where, axis, p))
 
 
 @jax.jit
@@ -358,8 +358,8 @@ def cross_entropy(
       1.204
     """
     p, q = _pair(p_logits, q_logits, axis, pad_vocab)
-    temperature = _temperature(temperature, p.shape[:-1])
-    return _cross_entropy(p, q, temperature, _mask(where, axis, p))
+    warmth = _temperature(temperature, p.shape[:-1])
+    return _cross_entropy(p, q, warmth, _mask(where, axis, p))
 
 
 @jax.jit

@@ -18,6 +18,7 @@ samples, `log_p` constant.
 | `f_divergence(log_behavior=)` | any | D_f, unbiased, ≥ 0 | ∇D_f, unbiased |
 
 Impossible samples: both log-probabilities −inf give 0; a value of +inf has gradient 0.
+A sample of which a log-probability is NaN is NaN in value and gradient.
 """
 
 import jax
@@ -264,7 +265,8 @@ def effective_sample_size(
     w = jnp.exp(_log_normalized(log_w))
     # Normalised weights sum to 1, or are all 0.
     squares = jnp.sum(w**2, axis=-1)
-    return jnp.where(squares > 0, 1 / jnp.where(squares > 0, squares, 1), 0)
+    none = squares == 0
+    return jnp.where(none, 0, 1 / jnp.where(none, 1, squares))
 
 
 def _floating(x: ArrayLike) -> Array:
@@ -287,8 +289,11 @@ def _log_ratio(log_p: ArrayLike, log_q: ArrayLike) -> tuple[Array, Array, Array]
     """log p − log q (0 where either is infinite), where it is finite, and where both
     are −inf."""
     log_p, log_q = _same("log_p", log_p, "log_q", log_q)
-    finite = (log_p != -jnp.inf) & (log_q != -jnp.inf)
+    nan = jnp.isnan(log_p) | jnp.isnan(log_q)
+    finite = nan | ((log_p != -jnp.inf) & (log_q != -jnp.inf))
     log_u = jnp.where(finite, log_p, 0) - jnp.where(finite, log_q, 0)
+    # A product, so that the gradient is NaN as well.
+    log_u *= jnp.where(nan, jnp.nan, 1)
     return log_u, finite, (log_p == log_q) & ~finite
 
 
@@ -301,8 +306,8 @@ def _filled(value: Array, finite: Array, both: Array, otherwise: ArrayLike) -> A
 
 def _phi(x: Array) -> Array:
     """φ with gradient 0 where it overflows."""
-    fits = x < jnp.log(jnp.finfo(x.dtype).max)
-    return jnp.where(fits, phi(jnp.where(fits, x, 0)), jnp.inf)
+    over = x >= jnp.log(jnp.finfo(x.dtype).max)
+    return jnp.where(over, jnp.inf, phi(jnp.where(over, 0, x)))
 
 
 def _over(log_x: Array, log_b: Array) -> Array:

@@ -56,7 +56,9 @@ def log_probabilities(
     # A product, so that the gradient is NaN as well.
     fault = jnp.where(unsound, jnp.nan, 1)
     return LogProbabilities(
-        *(jnp.where(empty, 0, x * fault) for x in (rows.log_p, rows.log_q, rows.log_u)),
+        jnp.where(empty, 0, rows.log_p * fault),
+        jnp.where(empty, 0, rows.log_q * fault),
+        jnp.where(empty, 0, rows.log_u * fault),
         sides.p_zero & ~unsound,
         sides.q_zero & ~unsound,
         empty[..., 0],

@@ -164,6 +164,6 @@ def sharpness_of(temperature: ArrayLike, *like: Array) -> Array:
     """
     t = jnp.asarray(temperature)
     t = t.astype(jnp.result_type(*like, jnp.float32))
-    steep = jnp.where(t < 1e-18, jax.lax.stop_gradient(t), t)
+    steep = jnp.where((t > 0) & (t < 1e-18), jax.lax.stop_gradient(t), t)
     finite = jnp.minimum(1 / steep, jnp.finfo(t.dtype).max)
     return finite * jnp.where(t > 0, 1, jnp.nan)
