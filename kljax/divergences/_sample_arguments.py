@@ -98,8 +98,3 @@ def log_shares(mass: Array) -> Array:
     empty = mass == 0
     log_mass = jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, mass)))
     return _log_shares_of(log_mass)
-
-
-def falling(edges):
-    """Where an edge lies below the one before it."""
-    return jnp.append(False, edges[1:] < edges[:-1])

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax import generators
+from kljax.doors import shadow
 from kljax.typing import Array, Float, Int
 
 __all__ = [
@@ -101,7 +102,8 @@ class RatioBins:
         chosen = jax.nn.one_hot(self.index(sigma), self.mean.shape[-1])
         chosen = chosen.astype(ratio.dtype) * weights[:, None]
         count = _total(jnp.sum(chosen, axis=0), axis_name)
-        ratio = jnp.where(weights > 0, ratio, 0)  # a masked example may hold anything
+        # A masked example may hold anything; the bin of a NaN is any.
+        ratio = jnp.where(weights == 0, 0, ratio + shadow(sigma))
         total = _total(jnp.sum(chosen * ratio[:, None], axis=0), axis_name)
         hit = count > 0
         fresh = total / jnp.where(hit, count, 1)
@@ -184,13 +186,14 @@ def ratio_weights(
     if bins is not None:
         bins = bins.update(jnp.exp(l), sigma, decay=decay, **shared)
         l = l - jnp.log(bins.mean + _EPSILON)[bins.index(sigma)]  # Eq. 9
+        l = l + shadow(sigma)
         metrics["ratio/bin_error"] = jnp.max(jnp.abs(jnp.log(bins.mean)))
     h = jax.lax.stop_gradient(divergence.curvature(l))
     metrics["ratio/ess"] = effective_fraction(l, **shared)
     metrics["weight/ess"] = effective_fraction(jnp.log(h), **shared)
     if normalize:
         h = h / (_mean(h, **shared) + _EPSILON)  # Eq. 10
-    metrics["weight/max"] = jnp.max(jnp.where(weights > 0, h, 0))
+    metrics["weight/max"] = jnp.max(jnp.where(weights == 0, 0, h))
     return RatioWeights(h, l, bins, metrics)
 
 
@@ -210,7 +213,7 @@ def effective_fraction(
     0.8
     """
     weights = _weights(log_weights, example_weights)
-    kept = jnp.where(weights > 0, log_weights, -jnp.inf)
+    kept = jnp.where(weights == 0, -jnp.inf, log_weights)
     top = jax.lax.stop_gradient(jnp.max(kept))
     if axis_name is not None:
         top = jax.lax.pmax(top, axis_name)
@@ -291,9 +294,9 @@ def _total(value: Array, axis_name: AxisName) -> Array:
 
 
 def _mean(value: Array, *, example_weights: Array, axis_name: AxisName) -> Array:
-    kept = jnp.where(example_weights > 0, example_weights * value, 0)
+    kept = jnp.where(example_weights == 0, 0, example_weights * value)
     weight = _total(jnp.sum(example_weights), axis_name)
-    return _total(jnp.sum(kept), axis_name) / jnp.where(weight > 0, weight, 1)
+    return _total(jnp.sum(kept), axis_name) / jnp.where(weight == 0, 1, weight)
 
 
 def _weights(like: Array, weights: Array | None) -> Array:
