@@ -51,7 +51,8 @@ def score_from_denoiser(
         raise ValueError(f"sigma: expected {noisy.shape[:1]}, got {sigma.shape}")
     denoised, noisy = _upcast(denoised, noisy)
     alpha = _column(jnp.broadcast_to(jnp.asarray(alpha), sigma.shape), noisy)
-    return (alpha * denoised - noisy) / _column(sigma, noisy) ** 2
+    unknown = shadow(denoised) + shadow(noisy)  # or only the value would show it
+    return (alpha * denoised - noisy) / _column(sigma, noisy) ** 2 + unknown
 
 
 def score_divergence(
@@ -124,6 +125,7 @@ def integral_divergence(
             raise ValueError(f"weight: expected {sigma.shape}, got {weight.shape}")
         weight = _column(weight, rates)
         rates = jnp.where(weight == 0, 0, rates * weight)
+    rates = rates + shadow(rates)
     # d(t^2) = 2 t dt, with t as the variable: levels are often geometric.
     return jnp.trapezoid(_column(2 * sigma, rates) * rates, sigma, axis=0)
 
