@@ -86,6 +86,13 @@ FOLDERS = {
         {SETTINGS: {"added_tokens_decoder": added("b", 2)}},
         "'b' is added as id 2, but after tokenizer.json it is 3",
     ),
+    "a token that has another id": (
+        {
+            "tokenizer.json": changed(added_tokens=[{"id": 4, **added("<t>", 4)["4"]}]),
+            SETTINGS: {"added_tokens_decoder": added("<t>", 5)},
+        },
+        "'<t>' is added as id 5, but after tokenizer.json it is 4",
+    ),
     "a token of no text": (
         {SETTINGS: {"added_tokens_decoder": {"4": {"special": True}}}},
         r"\{'special': True\} describes no token",
