@@ -227,7 +227,7 @@ class _Probe:
             level, second = self.printed(l), self(u, 2)
             gap = self(u, 1) - self.tangent.slope
             rate = 1 + u * second / np.where(gap == 0, 1, gap)
-        known = np.isfinite(np.stack([level, gap, rate, second])).all(axis=0)
+        known = np.all(np.isfinite([level, gap, rate, second]), axis=0)
         # The farthest point of those up to which all is finite.
         i = int(np.argmax(np.cumprod(known[::-1])[::-1]))
         slope, rate = float(u[i] * gap[i]), float(rate[i])

@@ -109,7 +109,8 @@ def _unbalanced(mass):
 def _unknown(a: Array, b: Array, geometry: Matrix | SquaredDistances) -> Array:
     """0, or NaN where a cost that counts is NaN or −inf."""
     if isinstance(geometry, SquaredDistances):
-        return sum(jnp.sum(shadow(x), axis=(-2, -1)) for x in geometry)
+        x, y = (jnp.sum(shadow(points), axis=(-2, -1)) for points in geometry)
+        return x + y
     cost = geometry.cost
     legal("cost", cost, lambda x: x == -jnp.inf, "above −infinity")
     counts = (a != 0)[..., :, None] & (b != 0)[..., None, :]

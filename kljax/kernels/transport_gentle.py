@@ -39,13 +39,17 @@ class Rows(NamedTuple):
 
     def mean(self, potential: Array, mass: Array, scale: Array, axis: int) -> Array:
         """``log1p(Σ b expm1((g − C)/ε))`` over an axis of the costs, −1 or −2."""
-        if self.right is None:
-            return _mean(self.left, potential, mass, scale, axis)
-        if self.left.ndim > 2:
-            problems = self.left, self.right, potential, mass, scale
-            return lax.map(lambda p: Rows(*p[:2]).mean(*p[2:], axis), problems)
-        sides = self.left, self.right
-        own, others = sides if axis == -1 else sides[::-1]
+        left, right = self
+        if right is None:
+            return _mean(left, potential, mass, scale, axis)
+        if left.ndim > 2:
+
+            def one(problem):
+                left, right, potential, mass, scale = problem
+                return Rows(left, right).mean(potential, mass, scale, axis)
+
+            return lax.map(one, (left, right, potential, mass, scale))
+        own, others = (left, right) if axis == -1 else (right, left)
         size = max(1, _PAIRS // max(1, others.size))
 
         def row(x):
