@@ -49,7 +49,7 @@ CASES = {
         lambda: _sinkhorn(HALF, HALF, np.float32([[INF, INF], [0, 1]])).converged,
         False,
     ),
-    "cost of minus infinity": (
+    "infinite gain": (
         lambda: _sinkhorn(cost=COST - INF),
         "cost must be above",
     ),
@@ -62,7 +62,7 @@ CASES = {
     "no mass at all": (lambda: _sinkhorn(a=0 * A), "a must be of sum 1"),
     "epsilon beyond float32": (lambda: _sinkhorn(epsilon=1e40), "epsilon.*finite"),
     "negative epsilons": (lambda: _sinkhorn(epsilon=np.float32([-1])), "epsilon.*-1"),
-    "half an iteration": (
+    "half a step": (
         lambda: _sinkhorn(iterations=1.5),
         "iterations must be an int",
     ),
