@@ -158,8 +158,8 @@ def make_step(
         grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
         loss = sums["loss"] / weight
         old = state.opt_state[role]
-        updates, new = _updates(player, grads, old, params, loss, mean)
-        opt_state = replacing(f"the optimizer's state of {role!r}", old, new)
+        updates, moved = _updates(player, grads, old, params, loss, mean)
+        opt_state = replacing(f"the optimizer's state of {role!r}", old, moved)
         metrics = {name: value / accumulate for name, value in sums["scalars"].items()}
         metrics |= {name: value / weight for name, value in sums["means"].items()}
         own = _report(role, loss, grads, opt_state)
