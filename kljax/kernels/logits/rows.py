@@ -1,8 +1,7 @@
 """Divergence between two rows of logits: value and analytic gradients.
 
-The log-ratio is that of `kljax.kernels.referenced`. Between the forward and the
-backward pass only the logits and six numbers a row are kept; see `kljax.kernels.blocks`
-for how rows are taken.
+The log-ratio is that of `referenced`. Between the forward and the backward pass only
+the logits and six numbers a row are kept; see `blocks` for how rows are taken.
 
 Where the outcomes of a row are split over an axis of a mesh (``axis``, inside
 `jax.shard_map`), the devices exchange three maxima and the packed sums of each row, and
@@ -18,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.fdivergence import FDivergence, Outcomes
-from kljax.kernels.blocks import by_rows
-from kljax.kernels.referenced import (
+from kljax.generators import FDivergence, Outcomes
+from kljax.kernels.logits.blocks import by_rows
+from kljax.kernels.logits.referenced import (
     FAR,
     masked,
     normalizers,
