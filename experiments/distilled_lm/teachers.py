@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kljax.models.stacking import stack_layers
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.stacking import stack_layers
+from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives.distillation import Hidden, sequence_level_loss
 from kljax.training import Loss, Player
 from kljax.typing import Array, Float, Int, PyTree

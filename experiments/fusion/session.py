@@ -21,9 +21,9 @@ from experiments.fusion.text import (
 )
 from experiments.fusion.training import Models, Trainer, shrunk
 from experiments.harness import mathematics
-from kljax.models.pretrained import Pretrained, from_pretrained
-from kljax.models.task_arithmetic import add_task_vectors, task_vector
-from kljax.models.tokenizer import Tokenizer
+from kljax.models.files.pretrained import Pretrained, from_pretrained
+from kljax.models.files.tokenizer import Tokenizer
+from kljax.models.language.task_arithmetic import add_task_vectors, task_vector
 from kljax.training import Progress, RunFolder
 from kljax.typing import Array, Float, PyTree
 

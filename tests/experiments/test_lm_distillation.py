@@ -13,7 +13,7 @@ from experiments import lm_distillation as experiment
 from experiments.distilled_lm import corpus, scores, teachers, verdicts
 from experiments.distilled_lm.students import Method, Student, StudentConfig
 from kljax.errors import DataError
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 WORDS = [f"Paragraph {i} tells something about a number, no more." for i in range(60)]
 
