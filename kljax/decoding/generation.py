@@ -347,9 +347,9 @@ def _check_models(
         config = getattr(apply, "config", None)
         if not isinstance(config, TransformerConfig):
             raise TypeError(
-                f"model {number} is a {type(apply).__name__} without a config; expected "
-                "the function that kljax.models.language.transformer.transformer "
-                "returns"
+                f"model {number} is a {type(apply).__name__} without a config; "
+                "expected the function that "
+                "kljax.models.language.transformer.transformer returns"
             )
         sizes.append(config.vocab_size)
         length = config.max_length
