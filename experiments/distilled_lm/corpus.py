@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from kljax.data.packages import source_files, syntax_tree
-from kljax.data.text import read_texts
+from kljax.data.readers.python import source_files, syntax_tree
+from kljax.data.readers.text import read_texts
 from kljax.errors import DataError
 from kljax.typing import Int
 
@@ -88,7 +88,7 @@ def docstrings(
 
 
 def own_text(path: str, seed: int) -> Iterator[str]:
-    """The texts of a file or a folder (`kljax.data.text`), shuffled.
+    """The texts of a file or a folder (`kljax.data.readers.text`), shuffled.
 
     One text alone is cut into pieces, since what is held out must come from all of it.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kljax.data.packages import source_files, syntax_tree
+from kljax.data.readers.python import source_files, syntax_tree
 from kljax.errors import DataError
 from kljax.typing import Int
 

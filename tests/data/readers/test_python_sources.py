@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from kljax.data.packages import source_files, syntax_tree
+from kljax.data.readers.python import source_files, syntax_tree
 from kljax.errors import DataError
 
 
