@@ -12,7 +12,7 @@ import numpy as np
 
 from kljax.typing import Array, ArrayLike
 
-__all__ = ["known", "legal", "shadow"]
+__all__ = ["falling", "known", "legal", "shadow"]
 
 
 def known(x: ArrayLike) -> np.ndarray | None:
@@ -46,3 +46,8 @@ def legal(name: str, x: Array, illegal: Callable, words: str) -> Array:
 def shadow(x: Array) -> Array:
     """0, elementwise; NaN, in value and derivative, where `x` is NaN."""
     return jnp.where(jnp.isnan(x), x * x, 0)
+
+
+def falling(edges):
+    """Where an edge lies below the one before it."""
+    return jnp.append(False, edges[1:] < edges[:-1])

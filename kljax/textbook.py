@@ -187,9 +187,9 @@ class _Probe:
 
     def near(self) -> _Near:
         for radius in _RADII:
-            sides = self._side(-radius), self._side(radius)
-            if None not in sides:
-                return _Near(radius, self.kink, *sides)
+            below, above = self._side(-radius), self._side(radius)
+            if below is not None and above is not None:
+                return _Near(radius, self.kink, below, above)
         raise ValueError(
             f"{self.name} is smooth neither at u = 1 nor on both sides of a corner "
             "there, so it cannot be evaluated near 1: derive a class from FDivergence "
@@ -227,9 +227,9 @@ class _Probe:
             level, second = self.printed(l), self(u, 2)
             gap = self(u, 1) - self.tangent.slope
             rate = 1 + u * second / np.where(gap == 0, 1, gap)
-        known = np.isfinite([level, gap, rate, second]).all(0)
+        known = np.all(np.isfinite([level, gap, rate, second]), axis=0)
         # The farthest point of those up to which all is finite.
-        i = int(np.argmax(np.logical_and.accumulate(known[::-1])[::-1]))
+        i = int(np.argmax(np.cumprod(known[::-1])[::-1]))
         slope, rate = float(u[i] * gap[i]), float(rate[i])
         # Below this the slope is rounding, and its rate means nothing.
         slope = slope if abs(slope) > 1e-11 * (1 + abs(level[i])) else 0.0
@@ -258,7 +258,7 @@ class _Probe:
         return float(limit) - level + slope
 
     def made(self, name: str, limit: float | None) -> Textbook:
-        tails = tuple(self.tail(farthest) for farthest in _FARTHEST)
+        tails = self.tail(_FARTHEST[0]), self.tail(_FARTHEST[1])
         limit = self.limit(name) if limit is None else self.stated(name, limit)
         return Textbook(self.f, self.near(), self.tangent, tails, limit, None)
 

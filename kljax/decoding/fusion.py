@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from kljax.decoding import fusion_solver as solver
 from kljax.decoding.fusion_curve import IMPOSSIBLE, Problem, movement, prepare
+from kljax.doors import shadow
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 __all__ = ["RULES", "Weights", "fuse", "solve_weights"]
@@ -94,7 +95,8 @@ def solve_weights(
       `kl_ball` and `jeffreys` the squared gap, for `projection` |E[d] − c|², else
       Σ_t (F − a_t)² + (R − b_t)². Where an expert equals the base, P̃ = P at any weight
       and the weight is only finite. An outcome counts where all models allow it
-      (logit > -1e9). Targets below eps^⅔ drown in rounding: there α is the start value.
+      (logit > -1e9); a NaN that counts gives NaN. Targets below eps^⅔ drown in
+      rounding: there α is the start value.
 
     Raises:
       ValueError: shapes, vocabularies or names that do not fit.
@@ -118,7 +120,7 @@ def solve_weights(
                 problem, high=high, iterations=iterations, ridge=ridge
             )
             gap = movement(problem, alpha).mean - problem.shift
-            return Weights(alpha, jnp.sum(gap**2))
+            return Weights(alpha + _unknown(problem), jnp.sum(gap**2))
         a, b = problem.forward, problem.reverse
         if cross:
             a, b = b, a
@@ -141,6 +143,7 @@ def solve_weights(
             ]
             alone = jnp.diag(jnp.stack(found))
             alpha = alone[0] if count == 1 else _best(problem, alone, cross)
+            alpha += _unknown(problem)
         return Weights(alpha, _loss(rule, problem, alpha, a, b, cross))
 
     flat = [x.reshape(-1, *x.shape[z.ndim - 1 :]) for x in (z, s, experts)]
@@ -150,6 +153,11 @@ def solve_weights(
     alpha, loss = solver.each_row(one, *map(jax.lax.stop_gradient, flat))
     batch = z.shape[:-1]
     return Weights(alpha.reshape(*batch, count), loss.reshape(batch))
+
+
+def _unknown(problem: Problem) -> Array:
+    """0, or NaN where a logit that counts is: comparisons in a search would hide it."""
+    return jnp.sum(shadow(problem.shift)) + shadow(problem.log_partition)
 
 
 def _best(problem: Problem, alone: Array, cross: bool) -> Array:
@@ -215,11 +223,12 @@ def fuse(
             f"alpha: shape {alpha.shape} does not broadcast to {experts.shape[:-1]}, "
             "one weight per expert"
         ) from error
-    base_has = s > IMPOSSIBLE
+    base_has = ~(s <= IMPOSSIBLE)
     for t in range(experts.shape[-2]):
         s_t, weight = experts[..., t, :], alpha[..., t, None]
-        expert_has = s_t > IMPOSSIBLE
-        change = jnp.where(base_has & expert_has, s_t - s, 0)
+        expert_has = ~(s_t <= IMPOSSIBLE)
+        used = base_has & expert_has & (weight != 0)
+        change = jnp.where(used, s_t - s, 0)
         barred = base_has & ~expert_has & (weight > 0)
         z = jnp.where(barred, -jnp.inf, z + weight * change)
     return z

@@ -71,8 +71,9 @@ def prepare(
     """
     dtype = jnp.promote_types(jnp.result_type(large, base, experts), jnp.float32)
     large, base, experts = (x.astype(dtype) for x in (large, base, experts))
-    allowed = (large > IMPOSSIBLE) & (base > IMPOSSIBLE)
-    allowed &= jnp.all(experts > IMPOSSIBLE, axis=0)
+    # "Not below" rather than "above": a NaN must stay one.
+    allowed = ~((large <= IMPOSSIBLE) | (base <= IMPOSSIBLE))
+    allowed &= ~jnp.any(experts <= IMPOSSIBLE, axis=0)
     if where is not None:
         allowed &= where
 

@@ -84,10 +84,11 @@ class Fusion:
         fused = fuse(z, s, experts, alpha, pad_vocab=self.pad_vocab)
         if self.plausibility is not None:
             top = jnp.max(z, axis=-1, keepdims=True)
-            keep = z >= top + jnp.log(self.plausibility)
-            missing = fused.shape[-1] - keep.shape[-1]
-            keep = jnp.pad(keep, [(0, 0)] * (keep.ndim - 1) + [(0, missing)])
-            fused = jnp.where(keep, fused, -jnp.inf)
+            drop = z < top + jnp.log(self.plausibility)
+            missing = fused.shape[-1] - drop.shape[-1]
+            pads = [(0, 0)] * (drop.ndim - 1) + [(0, missing)]
+            drop = jnp.pad(drop, pads, constant_values=True)
+            fused = jnp.where(drop, -jnp.inf, fused)
         return fused, {"alpha": alpha}
 
     def _stacked(self, logits: Sequence[Array]) -> tuple[Array, Array, Array]:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.arguments import check_positive, checked_ids
 from kljax.divergences._arguments import checked_lists
 from kljax.kernels import linear as kernel
+from kljax.kernels.arguments import check_positive, checked_ids
 from kljax.typing import Array, ArrayLike
 
 IMPLEMENTATIONS = ("gradient_in_forward", "recompute")
@@ -71,12 +71,15 @@ def check_vocab(operands: Operands, pad_vocab: bool) -> None:
 def number(
     key: str, argument: str, value: ArrayLike | None, neutral: float | None
 ) -> Operands:
-    """A positive number; left out where it is the neutral one."""
+    """A positive number; left out where it is the neutral one.
+
+    A traced one that is not positive becomes a NaN.
+    """
     if value is None or (isinstance(value, int | float) and value == neutral):
         return {}
-    found = scalar(key, argument, value)
+    found = scalar(key, argument, value)[key]
     check_positive(argument, value)
-    return found
+    return {key: jnp.where(found > 0, found, jnp.nan)}
 
 
 def positive(key: str, argument: str, value: ArrayLike) -> Operands:

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from kljax.doors import legal
+from kljax.doors import legal, shadow
 from kljax.typing import Array, ArrayLike
 
 
@@ -37,7 +37,7 @@ def critic(name: str, x: ArrayLike) -> Array:
     array = floating(x)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name} needs samples on its last axis, got {array.shape}")
-    return array
+    return array + shadow(array)
 
 
 def points_of(name_x: str, x: ArrayLike, name_y: str, y: ArrayLike) -> list[Array]:
@@ -98,8 +98,3 @@ def log_shares(mass: Array) -> Array:
     empty = mass == 0
     log_mass = jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, mass)))
     return _log_shares_of(log_mass)
-
-
-def falling(edges):
-    """Where an edge lies below the one before it."""
-    return jnp.append(False, edges[1:] < edges[:-1])

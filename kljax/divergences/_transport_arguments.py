@@ -25,13 +25,6 @@ class Problem:
     b: Array
     geometry: Matrix | SquaredDistances
     epsilon: Array
-    middle: Array
-    """Taken away from a matrix, so that small differences of large costs survive."""
-
-    @property
-    def level(self):
-        """What `middle` adds to a cost; in `a` and `b` as the potentials have it."""
-        return 0.5 * self.middle * (jnp.sum(self.a, -1) + jnp.sum(self.b, -1))
 
     @property
     def parts(self):
@@ -95,13 +88,12 @@ def checked(a, b, cost, epsilon, iterations) -> Problem:
     wide = [jnp.broadcast_to(x.astype(dtype), lead + x.shape[-2:]) for x in arrays]
     a = jnp.broadcast_to(a, lead + a.shape[-1:])
     b = jnp.broadcast_to(b, lead + b.shape[-1:])
-    geometry, middle = (_priced if len(wide) == 1 else _centered)(a, b, *wide)
+    geometry = Matrix(*wide) if len(wide) == 1 else _centered(a, b, *wide)
     # What counts and is NaN, or infinite where a point lies, is in the potentials of
     # its problem at least; this brings it into every derivative too.
-    unknown = sum(jnp.sum(shadow(x), axis=(-2, -1)) for x in geometry)
-    unknown = lax.stop_gradient(unknown + shadow(epsilon))[..., None]
-    a, b, epsilon = a + unknown, b + unknown, jnp.broadcast_to(epsilon, lead)
-    return Problem(a, b, geometry, epsilon, jnp.broadcast_to(middle, lead))
+    unknown = lax.stop_gradient(_unknown(a, b, geometry) + shadow(epsilon))
+    a, b = (mass + unknown[..., None] for mass in (a, b))
+    return Problem(a, b, geometry, jnp.broadcast_to(epsilon, lead))
 
 
 def _masses(name: str, mass: Array) -> Array:
@@ -114,23 +106,19 @@ def _unbalanced(mass):
     return abs(mass.sum(-1, keepdims=True) - 1) > 1e-2
 
 
-def _priced(a: Array, b: Array, cost: Array) -> tuple[Matrix, Array]:
-    """The cost less its mean over the pairs that count, and that mean.
-
-    NaN between points of which one has no mass counts as 0.
-    """
-    cost = legal("cost", cost, lambda x: x == -jnp.inf, "above −infinity")
-    idle = (a == 0)[..., :, None] | (b == 0)[..., None, :]
-    cost = jnp.where(idle & jnp.isnan(cost), 0, cost)
-    some = lax.stop_gradient(~idle & (cost != jnp.inf))
-    # Divided first: the sum of large costs would overflow.
-    size = jnp.maximum(jnp.sum(some, axis=(-2, -1), keepdims=True), 1)
-    share = lax.stop_gradient(jnp.where(some, cost / size, 0))
-    middle = jnp.sum(share, axis=(-2, -1))
-    return Matrix(cost - middle[..., None, None]), middle
+def _unknown(a: Array, b: Array, geometry: Matrix | SquaredDistances) -> Array:
+    """0, or NaN where a cost that counts is NaN or −inf."""
+    if isinstance(geometry, SquaredDistances):
+        x, y = (jnp.sum(shadow(points), axis=(-2, -1)) for points in geometry)
+        return x + y
+    cost = geometry.cost
+    legal("cost", cost, lambda x: x == -jnp.inf, "above −infinity")
+    counts = (a != 0)[..., :, None] & (b != 0)[..., None, :]
+    bad = counts & ~(cost > -jnp.inf)
+    return jnp.where(jnp.any(bad, axis=(-2, -1)), jnp.nan, 0).astype(cost.dtype)
 
 
-def _centered(a: Array, b: Array, x: Array, y: Array) -> tuple[SquaredDistances, Array]:
+def _centered(a: Array, b: Array, x: Array, y: Array) -> SquaredDistances:
     """Moved to the origin together: norms that are small cancel to more digits.
 
     Points without mass that are not finite are put there.
@@ -138,7 +126,7 @@ def _centered(a: Array, b: Array, x: Array, y: Array) -> tuple[SquaredDistances,
     x, y = present(x, a), present(y, b)
     both = lax.stop_gradient(jnp.concatenate([x, y], axis=-2))
     middle = jnp.mean(both, axis=-2, keepdims=True)
-    return SquaredDistances(x - middle, y - middle), jnp.zeros((), x.dtype)
+    return SquaredDistances(x - middle, y - middle)
 
 
 def present(points: Array, mass: Array) -> Array:

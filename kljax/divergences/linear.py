@@ -54,7 +54,8 @@ def linear_divergence(
       p_head, q_head: matrices from the width to the vocabulary.
       p_bias, q_bias: added to the logits; ``-inf`` takes an outcome away.
       temperature: divides the logits, positive; one for both sides or a pair
-        ``(target, model)``; may be traced. No factor T² is applied.
+        ``(target, model)``, from 1e-30 to 1e30; may be traced, and gives NaN if it is
+        not positive then. No factor T² is applied.
       soft_cap: c of ``c · tanh(z/c)``, applied after the bias and before the
         temperature; positive, one for both sides or a pair; None leaves the logits.
       weights: of the tokens, or a mask. Tokens of weight 0 are put last and cost

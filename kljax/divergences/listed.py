@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.divergences._arguments import checked_lists, for_rows
+from kljax.divergences._linear_arguments import token_weights
 from kljax.divergences.categorical import floating
 from kljax.fdivergence import FDivergence
 from kljax.generators import get
@@ -70,13 +71,15 @@ def topk(
         raise TypeError(f"ids must be integers, got {index.dtype}")
     if index.shape != log_p.shape:
         raise ValueError(f"ids {index.shape} and log_p_topk {log_p.shape} differ")
+    if log_p.ndim == 0 or log_p.shape[-1] == 0:
+        raise ValueError(f"log_p_topk {log_p.shape} lists no outcome on its last axis")
     if q.shape[:-1] != log_p.shape[:-1] or log_p.shape[-1] > q.shape[-1]:
         raise ValueError(
             f"q_logits {q.shape} does not fit log_p_topk {log_p.shape}: leading axes "
             "must agree and k must not exceed the vocabulary"
         )
     rows = log_p.shape[:-1]
-    w = None if weights is None else jnp.broadcast_to(jnp.asarray(weights), rows)
+    w = None if weights is None else token_weights(weights, rows)
     index, tail = checked_lists(log_p_topk, ids, q.shape[-1], log_tail, weights)
     return _topk(for_rows(objective, rows), log_p, index, q, tail, w)
 

@@ -14,7 +14,6 @@ import numpy as np
 from kljax.divergences._sample_arguments import (
     bandwidth_of,
     critic,
-    falling,
     floating,
     log_shares,
     not_negative,
@@ -22,7 +21,7 @@ from kljax.divergences._sample_arguments import (
     points_of,
     weighted,
 )
-from kljax.doors import legal, shadow
+from kljax.doors import falling, legal, shadow
 from kljax.fdivergence import FDivergence
 from kljax.generators import ForwardKL, get
 from kljax.kernels.neighbours import kth_squared_distances

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax import generators
+from kljax.doors import falling, legal, shadow
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [
@@ -50,7 +51,8 @@ def score_from_denoiser(
         raise ValueError(f"sigma: expected {noisy.shape[:1]}, got {sigma.shape}")
     denoised, noisy = _upcast(denoised, noisy)
     alpha = _column(jnp.broadcast_to(jnp.asarray(alpha), sigma.shape), noisy)
-    return (alpha * denoised - noisy) / _column(sigma, noisy) ** 2
+    unknown = shadow(denoised) + shadow(noisy)  # or only the value would show it
+    return (alpha * denoised - noisy) / _column(sigma, noisy) ** 2 + unknown
 
 
 def score_divergence(
@@ -117,10 +119,13 @@ def integral_divergence(
             "sigma: expected [s] with s >= 2, the leading axis of rates, got "
             f"{sigma.shape} for rates {rates.shape}"
         )
+    sigma = legal("sigma", sigma, falling, "increasing")
     if weight is not None:
         if weight.shape != sigma.shape:
             raise ValueError(f"weight: expected {sigma.shape}, got {weight.shape}")
-        rates = rates * _column(weight, rates)
+        weight = _column(weight, rates)
+        rates = jnp.where(weight == 0, 0, rates * weight)
+    rates = rates + shadow(rates)
     # d(t^2) = 2 t dt, with t as the variable: levels are often geometric.
     return jnp.trapezoid(_column(2 * sigma, rates) * rates, sigma, axis=0)
 
@@ -172,7 +177,11 @@ def pairing(
     """
     _check_same("direction", direction, "samples", samples)
     samples, direction = _upcast(samples, direction)
-    g = direction if weight is None else _column(weight, direction) * direction
+    weight = jnp.ones(samples.shape[:1], samples.dtype) if weight is None else weight
+    weight = _column(weight, direction)
+    # A weight of 0 takes away whatever the sample holds.
+    samples = jnp.where(weight == 0, 0, samples)
+    g = jnp.where(weight == 0, 0, weight * direction) + shadow(samples)
     g = jax.lax.stop_gradient(g)
     events = tuple(range(1, samples.ndim))
     moved = samples - jax.lax.stop_gradient(samples)  # zero, with gradient one
@@ -216,7 +225,9 @@ def surrogate(
     _check_same("score_q", score_q, "samples", samples)
     (first,) = _upcast(samples.reshape(samples.shape[0], -1)[:, 0])
     h = _curvature(divergence, log_ratio, first)
-    return pairing(samples, score_q - score_p, h if weight is None else weight * h)
+    if weight is not None:
+        h = jnp.where(weight == 0, 0, weight * h)
+    return pairing(samples, score_q - score_p, h)
 
 
 def _curvature(divergence: Any, log_ratio: Array | None, like: Array) -> Array:

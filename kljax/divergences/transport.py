@@ -123,15 +123,14 @@ def sinkhorn(
     found = problem.potentials(iterations, tolerance if early_stop else None)
     a, b, geometry, epsilon = problem.parts
     f, g, taken = found
-    value = rules.dual_value(a, b, geometry, epsilon, f, g) + problem.level
+    value = rules.dual_value(a, b, geometry, epsilon, f, g)
     fixed = lax.stop_gradient((geometry, a, b, epsilon, f, g))
     alpha, beta = rules.marginals(*fixed)
     error_a = jnp.sum(jnp.abs(alpha - fixed[1]), axis=-1)
     error_b = jnp.sum(jnp.abs(beta - fixed[2]), axis=-1)
     converged = (error_a <= tolerance) & (error_b <= tolerance)
     count = taken if early_stop else iterations
-    half = 0.5 * problem.middle[..., None]
-    return SinkhornResult(value, f + half, g + half, error_a, error_b, converged, count)
+    return SinkhornResult(value, f, g, error_a, error_b, converged, count)
 
 
 def transport_plan(
@@ -212,7 +211,7 @@ def transport_cost(
     problem = checked(a, b, cost, epsilon, iterations)
     f, g, _ = problem.potentials(iterations)
     a, b, geometry, epsilon = problem.parts
-    return rules.sharp_cost(geometry, a, b, epsilon, f, g) + problem.level
+    return rules.sharp_cost(geometry, a, b, epsilon, f, g)
 
 
 def sinkhorn_divergence(

@@ -110,11 +110,12 @@ def sides(
     if sharpness is not None:
         steep = (p_zero, a), (q_zero, b), (p_zero | q_zero, d)
         a, b, d = (jnp.where(zero, 0, x) * sharpness for zero, x in steep)
+        a, b = within(a), within(b)
     # Largest numbers and no infinities: no difference of two is then a NaN.
     a, b = jnp.where(p_zero, -most, a), jnp.where(q_zero, -most, b)
-    a, b, d = within(a), within(b), within(d)
-    lone = jnp.where(p_zero, -most, most)
-    d = jnp.where(p_zero | q_zero, jnp.where(p_zero & q_zero, 0, lone), d)
+    d = jnp.clip(d, -most, most)
+    lone_p, lone_q = jnp.where(q_zero, most, d), jnp.where(q_zero, 0, -most)
+    d = jnp.where(p_zero, lone_q, lone_p)
     return Sides(a, b, d, p_zero, q_zero)
 
 

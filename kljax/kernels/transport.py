@@ -65,6 +65,12 @@ def log_mass(mass: Array) -> Array:
     return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, mass)))
 
 
+def usable(cost: Array, a: Array, b: Array) -> Array:
+    """The cost, 0 for NaN between points of which one has no mass."""
+    idle = (a == 0)[..., :, None] | (b == 0)[..., None, :]
+    return jnp.where(idle & jnp.isnan(cost), 0, cost)
+
+
 def potential(lse: Array, mass: Array) -> Array:
     """−lse; 0 at points that have neither mass nor a pair that is allowed."""
     return jnp.where((mass > 0) | (lse != -jnp.inf), -lse, 0)
@@ -130,7 +136,8 @@ class _Problem(NamedTuple):
 
     def exponent(self, left: Array, right: Array) -> Array:
         # In this order: C/ε alone would be kept, an array as large as the kernel.
-        slack = left[..., :, None] + right[..., None, :] - self.cost
+        cost = usable(self.cost, self.a, self.b)
+        slack = left[..., :, None] + right[..., None, :] - cost
         return slack * (1 / self.scale)[..., None]
 
     def update_f(self, g: Array) -> Array:

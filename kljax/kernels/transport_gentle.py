@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.kernels.transport import every, potential
+from kljax.kernels.transport import every, potential, usable
 from kljax.typing import Array, Float
 
 _GENTLE = 0.5
@@ -26,12 +26,6 @@ class Rows(NamedTuple):
     left: Float[Array, "*b n k"]
     right: Float[Array, "*b m d"] | None = None
 
-    @property
-    def transposed(self) -> "Rows":
-        if self.right is None:
-            return Rows(jnp.matrix_transpose(self.left))
-        return Rows(self.right, self.left)
-
     def spread(self, a: Array, b: Array) -> Array:
         """At least the range of the costs that count."""
         if self.right is None:
@@ -41,35 +35,41 @@ class Rows(NamedTuple):
             return _range(self.left.reshape(flat), some.reshape(flat))
         sides = (self.left, a), (self.right, b)
         norms = [jnp.where(m != 0, jnp.sum(x**2, axis=-1), 0) for x, m in sides]
-        return 2 * sum(jnp.max(square, axis=-1) for square in norms)
+        return 2 * jnp.max(norms[0], axis=-1) + 2 * jnp.max(norms[1], axis=-1)
 
-    def mean(self, potential: Array, mass: Array, scale: Array) -> Array:
-        """``log1p(Σ_j b_j expm1((g_j − C_ij)/ε))`` of each row, [*b n]."""
-        if self.right is None:
-            return _mean(self.left, potential, mass, scale)
-        if self.left.ndim > 2:
-            problems = self.left, self.right, potential, mass, scale
-            return lax.map(lambda p: Rows(*p[:2]).mean(*p[2:]), problems)
-        size = max(1, _PAIRS // max(1, self.right.size))
+    def mean(self, potential: Array, mass: Array, scale: Array, axis: int) -> Array:
+        """``log1p(Σ b expm1((g − C)/ε))`` over an axis of the costs, −1 or −2."""
+        left, right = self
+        if right is None:
+            return _mean(left, potential, mass, scale, axis)
+        if left.ndim > 2:
+
+            def one(problem):
+                left, right, potential, mass, scale = problem
+                return Rows(left, right).mean(potential, mass, scale, axis)
+
+            return lax.map(one, (left, right, potential, mass, scale))
+        own, others = (left, right) if axis == -1 else (right, left)
+        size = max(1, _PAIRS // max(1, others.size))
 
         def row(x):
-            cost = jnp.sum((x - self.right) ** 2, axis=-1)
-            return _mean(cost[None], potential, mass, scale)[0]
+            cost = jnp.sum((x - others) ** 2, axis=-1)
+            return _mean(cost[None], potential, mass, scale, -1)[0]
 
-        return lax.map(row, self.left, batch_size=min(size, self.left.shape[0]))
+        return lax.map(row, own, batch_size=min(size, own.shape[0]))
 
 
-def _mean(cost: Array, potential: Array, mass: Array, scale: Array) -> Array:
-    exponent = (potential[..., None, :] - cost) / scale[..., None, None]
-    weighted = jnp.where(
-        (mass == 0)[..., None, :], 0, mass[..., None, :] * jnp.expm1(exponent)
-    )
+def _mean(cost: Array, potential: Array, mass: Array, scale: Array, axis: int) -> Array:
+    along = -3 - axis
     total = jnp.sum(mass, axis=-1)[..., None]
-    return jnp.log1p(jnp.sum(weighted, axis=-1) / total)
+    potential, mass = (jnp.expand_dims(x, along) for x in (potential, mass))
+    exponent = (potential - cost) / scale[..., None, None]
+    weighted = jnp.where(mass == 0, 0, mass * jnp.expm1(exponent))
+    return jnp.log1p(jnp.sum(weighted, axis=axis) / total)
 
 
 def polished(
-    rows: Rows,
+    given: Rows,
     a: Float[Array, "*b n"],
     b: Float[Array, "*b m"],
     epsilon: Float[Array, "*b"],
@@ -78,15 +78,17 @@ def polished(
 ) -> tuple[Float[Array, "*b n"], Float[Array, "*b m"]]:
     """The potentials, done over in the problems whose exponents are all near 0."""
     spread = sum(_range(x, mass != 0) for x, mass in ((f, a), (g, b)))
-    gentle = spread + rows.spread(a, b) < _GENTLE * epsilon
+    gentle = spread + given.spread(a, b) < _GENTLE * epsilon
     wide = epsilon[..., None]
 
-    def update(_, state):
-        f, g = state
-        f = wide * potential(rows.mean(g, b, epsilon), a)
-        return f, wide * potential(rows.transposed.mean(f, a, epsilon), b)
-
     def over(f, g):
+        rows = given if given.right is not None else Rows(usable(given.left, a, b))
+
+        def update(_, state):
+            f, g = state
+            f = wide * potential(rows.mean(g, b, epsilon, -1), a)
+            return f, wide * potential(rows.mean(f, a, epsilon, -2), b)
+
         new = lax.fori_loop(0, _UPDATES, update, (f, g))
         chosen = gentle[..., None]
         return jnp.where(chosen, new[0], f), jnp.where(chosen, new[1], g)

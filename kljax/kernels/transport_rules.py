@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.kernels.transport import Solution, every, log_mass, solve
+from kljax.kernels.transport import Solution, every, log_mass, solve, usable
 from kljax.kernels.transport_gentle import Rows, polished
 from kljax.kernels.transport_points import side, solve_points
 from kljax.typing import Array, Float
@@ -285,8 +285,9 @@ def _of_points(points, a, b, epsilon, f, g) -> _Conditionals:
 
 def _of_matrix(geometry, a, b, epsilon, f, g, d_cost, d_epsilon):
     """Its conditionals, and Σ_j R_ij change_ij and Σ_i Q_ij change_ij."""
-    allowed = geometry.cost != jnp.inf
-    finite = jnp.where(allowed, geometry.cost, 0)
+    cost = usable(geometry.cost, a, b)
+    allowed = cost != jnp.inf
+    finite = jnp.where(allowed, cost, 0)
     slack = jnp.where(allowed, _slack(finite, epsilon, f, g), 0)
     rows = _conditional(log_mass(b)[..., None, :], slack, allowed, -1)
     columns = _conditional(log_mass(a)[..., :, None], slack, allowed, -2)

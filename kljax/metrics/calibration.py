@@ -35,7 +35,8 @@ def reliability(
       Three arrays with one entry per bin.
 
     Raises:
-      ValueError: shapes that differ, no values, or confidences outside [0, 1].
+      ValueError: shapes that differ, no values, values outside [0, 1], or confidences
+        that are NaN. A NaN in `correct` shows in its bin.
 
     Example:
       >>> found = reliability([0.9, 0.7, 0.2], [True, False, False], bins=2)
@@ -56,8 +57,12 @@ def reliability(
         raise ValueError(
             f"confidence: expected values in [0, 1], got {p.min()} to {p.max()}"
         )
-    if bins < 1:
-        raise ValueError(f"bins: expected at least 1, got {bins}")
+    if ((hit < 0) | (hit > 1)).any():
+        raise ValueError(
+            f"correct: expected values in [0, 1], got {hit.min()} to {hit.max()}"
+        )
+    if not isinstance(bins, int | np.integer) or bins < 1:
+        raise ValueError(f"bins: expected at least 1, an integer, got {bins!r}")
     index = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins).astype(np.float64)
     total = np.maximum(count, 1)

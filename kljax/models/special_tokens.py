@@ -169,15 +169,14 @@ def add_tokens(
     named = {key: name for key in ordered if (name := _name(values[key]))}
     special = [_added(beside, values[key], special=True) for key in named]
     special += [_added(beside, value) for value in _further(beside.fields)]
-    for index, token in sorted(_numbered(beside, special).items()):
-        _add_numbered(core, beside, index, token)
-    rows = beside.model.get("vocab_size")
+    _add_numbered(core, beside, _numbered(beside, special))
+    rows, there = beside.model.get("vocab_size"), _contents(core)
     for token in special:
         # What the model has no row for could never be read by it.
         full = isinstance(rows, int) and core.get_vocab_size() >= rows
         if core.token_to_id(token.content) is None and full:
             continue
-        if token.content not in _contents(core):
+        if token.content not in there:
             core.add_tokens([token])
     return named
 
@@ -246,15 +245,22 @@ def _contents(core: Any) -> dict[str, Any]:
     return {token.content: token for token in core.get_added_tokens_decoder().values()}
 
 
-def _add_numbered(core: Any, beside: Beside, index: int, token: Any) -> None:
-    if beside.fields.get("added_tokens_decoder") is None:
-        # Legacy files only add: what tokenizer.json says of a token stands.
-        if token.content in _contents(core):
-            return
-    core.add_tokens([token])
-    if (given := core.token_to_id(token.content)) != index:
-        raise CheckpointError(
-            f"{beside.folder}: {token.content!r} is added as id {index}, but after "
-            f"tokenizer.json it is {given}. Remedy: get the tokenizer.json that "
-            "belongs to these files."
-        )
+def _add_numbered(core: Any, beside: Beside, numbered: Mapping[int, Any]) -> None:
+    # Legacy files only add: what tokenizer.json says of a token stands.
+    legacy = beside.fields.get("added_tokens_decoder") is None
+    there = _contents(core)
+    new = [
+        token
+        for _, token in sorted(numbered.items())
+        if token.content not in there
+        or not (legacy or repr(there[token.content]) == repr(token))
+    ]
+    # All at once: each call builds the automaton of all of them again.
+    core.add_tokens(new)
+    for index, token in numbered.items():
+        if (given := core.token_to_id(token.content)) != index:
+            raise CheckpointError(
+                f"{beside.folder}: {token.content!r} is added as id {index}, but after "
+                f"tokenizer.json it is {given}. Remedy: get the tokenizer.json that "
+                "belongs to these files."
+            )

@@ -156,6 +156,8 @@ class Tokenizer:
             raise ValueError(f"side is {side!r}; expected 'left' or 'right'")
         if isinstance(texts, str):
             raise TypeError("texts is one string; expected a list of strings")
+        if not isinstance(length, int | np.integer | None):
+            raise TypeError(f"length is {length!r}; expected an integer or None")
         rows = [self.encode(text, special=special) for text in texts]
         if not rows or not all(rows):
             raise ValueError(f"texts has {len(rows)} texts; expected some, none empty")

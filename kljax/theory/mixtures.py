@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from kljax.doors import shadow
 from kljax.typing import Array, ArrayLike, Float, Int, Key
 
 __all__ = ["GaussianMixture"]
@@ -94,7 +95,9 @@ class GaussianMixture:
         pick, noise = jax.random.split(key)
         k = jax.random.categorical(pick, self.log_weights, shape=(n,))
         z = jax.random.normal(noise, (n, self.means.shape[1]), self.means.dtype)
-        return self.means[k] + self.std[k, None] * z
+        # A draw by NaN weights is any component.
+        unknown = jnp.sum(shadow(self.log_weights))
+        return self.means[k] + self.std[k, None] * z + unknown
 
     def nearest(self, x: Float[Array, "*b d"]) -> tuple[Int[Array, "*b"], Array]:
         """The component with the nearest mean, and the distance in its std."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from kljax.training.arguments import described
 from kljax.training.players import Loss
+from kljax.training.state import is_key
 from kljax.typing import Array, PyTree
 
 
@@ -154,11 +155,13 @@ def replacing(name: str, old: PyTree, new: PyTree) -> PyTree:
     had, has = jax.tree.structure(old), jax.tree.structure(new)
     if had != has:
         raise ValueError(
-            f"{name} changed its structure: the state holds {had}, the loss returned "
-            f"{has}; give init_state the initial value"
+            f"{name} changed its structure: it was {had} and became {has}; give "
+            "init_state the initial value"
         )
 
     def like(path, old_leaf, new_leaf):
+        if is_key(new_leaf):
+            return new_leaf
         old_leaf, new_leaf = jnp.asarray(old_leaf), jnp.asarray(new_leaf)
         if old_leaf.shape != new_leaf.shape:
             raise ValueError(

@@ -27,10 +27,8 @@ def remedy(n: int, metrics: dict[str, Any], batch: dict[str, Any], frozen: PyTre
     weights = _host(batch.get("weights", 1))
     counts = None if weights is None or np.ndim(weights) != 1 else weights != 0
     if found := [*_faults(batch, "batch", counts), *_faults(frozen, "frozen", None)]:
-        return (
-            f"{'; '.join(found)}: mend the data, or give such examples weight 0; no "
-            "learning rate helps"
-        )
+        idle = ", or give such examples weight 0" if "batch" in found[0] else ""
+        return f"{'; '.join(found)}: mend that{idle}; no learning rate helps"
     doubts = _doubts(batch, counts)
     losses, slopes = (
         all(np.isfinite(v).all() for k, v in metrics.items() if k.endswith(end))

@@ -25,7 +25,7 @@ def in_words(number: int) -> str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, saved a checkpoint and can be resumed.
+    """The run was asked to stop, saved what was trained and can be resumed.
 
     `except Exception` lets it through, as it should. `signal_number` says who asked
     (`signal.SIGTERM` or `signal.SIGINT`), `step` is the last finished step.

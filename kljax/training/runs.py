@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from kljax.errors import CheckpointError
+from kljax.training.arguments import described
 
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 
@@ -47,6 +48,7 @@ class RunFolder:
         env: versions and devices; None collects them.
 
     Raises:
+        TypeError: `path` is no path, or `config` no mapping.
         FolderInUse: another writer is at work here.
         CheckpointError: the folder belongs to another configuration, or cannot be made.
 
@@ -65,6 +67,13 @@ class RunFolder:
         *,
         env: Mapping[str, Any] | None = None,
     ):
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be a folder's path, got {described(path)}")
+        if not isinstance(config, Mapping) and not dataclasses.is_dataclass(config):
+            raise TypeError(
+                "config must be a dict of what changes the mathematics, got "
+                f"{described(config)}"
+            )
         self.path = pathlib.Path(path).absolute()
         self.config = _plain(config)
         self.config_hash = config_hash(config)

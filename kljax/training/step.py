@@ -157,9 +157,9 @@ def make_step(
         weight = jnp.where(sums["weight"] == 0, 1, sums["weight"])
         grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
         loss = sums["loss"] / weight
-        updates, opt_state = _updates(
-            player, grads, state.opt_state[role], params, loss, mean
-        )
+        old = state.opt_state[role]
+        updates, moved = _updates(player, grads, old, params, loss, mean)
+        opt_state = replacing(f"the optimizer's state of {role!r}", old, moved)
         metrics = {name: value / accumulate for name, value in sums["scalars"].items()}
         metrics |= {name: value / weight for name, value in sums["means"].items()}
         own = _report(role, loss, grads, opt_state)

@@ -67,6 +67,9 @@ def text(function, prompt, **options):
 
 
 OUTSIDE = [
+    ("topk, nothing", lambda: topk(IDS[:, :0], LOG_P[:, :0]), "lists no outcome"),
+    ("topk, a number", lambda: topk(IDS[0, 0], LOG_P[0, 0]), "lists no outcome"),
+    ("topk, weights [3]", lambda: topk(weights=np.ones(3)), r"weights of shape \(3,\)"),
     (
         "topk, id v",
         lambda: topk(edited(IDS, (1, 0), V)),

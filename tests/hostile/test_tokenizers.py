@@ -86,6 +86,13 @@ FOLDERS = {
         {SETTINGS: {"added_tokens_decoder": added("b", 2)}},
         "'b' is added as id 2, but after tokenizer.json it is 3",
     ),
+    "a token that has another id": (
+        {
+            "tokenizer.json": changed(added_tokens=[{"id": 4, **added("<t>", 4)["4"]}]),
+            SETTINGS: {"added_tokens_decoder": added("<t>", 5)},
+        },
+        "'<t>' is added as id 5, but after tokenizer.json it is 4",
+    ),
     "a token of no text": (
         {SETTINGS: {"added_tokens_decoder": {"4": {"special": True}}}},
         r"\{'special': True\} describes no token",
@@ -139,6 +146,11 @@ INPUTS = {
     ),
     "words of no vocabulary": (lambda: BARE.encode("zz"), ValueError, "'zz' cannot be"),
     "one text for rows": (lambda: FOUND.rows("a b"), TypeError, "texts is one string"),
+    "half a column": (
+        lambda: FOUND.rows(["a"], length=2.5),
+        TypeError,
+        "length is 2.5",
+    ),
     "a number in rows": (lambda: FOUND.rows(["a", 3]), TypeError, "text is a int"),
     "an id below": (lambda: FOUND.decode([2, -1]), ValueError, "holds -1; .* 0 to 3"),
     "an id above": (lambda: FOUND.decode([4]), ValueError, "ids holds 4; .* 0 to 3"),

@@ -300,6 +300,16 @@ ROWS = {
         TypeError,
         "optimizer of 'm' cannot be updated from gradients, .*'temperature'",
     ),
+    "an optimizer whose state grows": (
+        lambda _: trained_by(growing()),
+        ValueError,
+        "the optimizer's state of 'm' changed its structure",
+    ),
+    "a schedule that takes no count": (
+        lambda _: trained_by(optax.adam(lambda: 0.1)),
+        TypeError,
+        "optimizer of 'm' cannot be updated .* 0 positional arguments but 1 was given",
+    ),
     "a mask of other leaves": (
         lambda _: begun({"m": {"w": 1.0}}, optimizer=masked("v")),
         TypeError,
@@ -359,6 +369,16 @@ ROWS = {
     ),
     # ---- folders and meshes
     "a file as folder": (taken, CheckpointError, "cannot be a run's folder: .*exists"),
+    "a run of no config": (
+        lambda folder: RunFolder(folder, "adam"),
+        TypeError,
+        "config must be a dict .* got the str 'adam'",
+    ),
+    "a run of no path": (
+        lambda _: RunFolder(None, {}),
+        TypeError,
+        "path must be a folder's path, got None",
+    ),
     "half a checkpoint to keep": (
         lambda folder: Checkpoints(folder, keep=2.5),
         TypeError,
@@ -374,6 +394,13 @@ ROWS = {
 
 def masked(name):
     return optax.masked(optax.adam(0.1), {name: True})
+
+
+def growing():
+    def update(updates, state, params=None):
+        return updates, (*state, jnp.zeros(()))
+
+    return optax.GradientTransformation(lambda params: (), update)
 
 
 def heated():

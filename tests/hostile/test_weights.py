@@ -254,7 +254,7 @@ REFUSED = [
         "a text as base",
         LLAMA,
         fields(rope_parameters={"rope_theta": ["x"]}),
-        "rope_theta is .'x'.; exp",
+        "rope_theta is .'x'., which",
     ),
     ("rope as a list", LLAMA, fields(rope_scaling=["yarn"]), "rope_scaling is .'yarn'"),
     (

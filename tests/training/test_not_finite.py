@@ -99,7 +99,10 @@ CASES = {
     "NaN in x": (
         bad(x=spoilt(X, np.nan, 1, 4)),
         None,
-        [r"batch\['x'\] holds NaN in 2 of 6 examples: mend", "no learning rate helps"],
+        [
+            r"batch\['x'\] holds NaN in 2 of 6 examples: mend that, or give",
+            "no learning rate helps",
+        ],
     ),
     "inf in y": (
         bad(y=spoilt(Y, np.inf, 0)),
@@ -120,7 +123,11 @@ CASES = {
         None,
         [r"batch\['x'\] holds NaN in 1 of 6 examples"],
     ),
-    "frozen": (bad(), {"shift": np.nan}, [r"step 1, .*frozen\['shift'\] holds NaN"]),
+    "frozen": (
+        bad(),
+        {"shift": np.nan},
+        [r"step 1, .*frozen\['shift'\] holds NaN: mend that; no l"],
+    ),
     "a scale of 0": (
         bad(scale=np.zeros(6, np.float32)),
         None,

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import threading
 
@@ -212,16 +213,24 @@ def saved_tree(value):
     return {"w": np.full(3, value, np.float32)}
 
 
-@pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize("fatal", range(4))
+@pytest.fixture(scope="module")
+def two_saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        for step in (3, 5):
+            checkpoints.save(step, saved_tree(step))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("again", "fatal"), [(False, n) for n in range(3)] + [(True, n) for n in range(3)]
+)
 def test_a_kill_at_any_rename_loses_no_written_checkpoint(
-    again, fatal, monkeypatch, tmp_path
+    again, fatal, two_saved, monkeypatch, tmp_path
 ):
     """From the fatal rename on nothing happens any more, as after `kill -9`."""
     last = 5 if again else 10  # written over, or beside what must go for it
-    with Checkpoints(tmp_path) as checkpoints:
-        for step in (2, 3, 5):
-            checkpoints.save(step, saved_tree(step))
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     calls = []
 
     def dying(plain):
