@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import kljax.data.batching
 import kljax.data.dataset
 import kljax.data.loading
+import kljax.data.pairs
 import kljax.data.readers.python
 import kljax.data.readers.text
 import kljax.data.routes.hub
@@ -369,8 +371,10 @@ def test_splits_other_than_train_and_test_are_refused():
 def test_examples_in_the_docstrings(tmp_path, monkeypatch):
     monkeypatch.setenv("KLJAX_CACHE", str(tmp_path))
     modules = (
+        kljax.data.batching,
         kljax.data.dataset,
         kljax.data.loading,
+        kljax.data.pairs,
         kljax.data.readers.python,
         kljax.data.sources,
         kljax.data.readers.text,

@@ -4,7 +4,6 @@ Nothing is imported or downloaded: sources are parsed. A paragraph counts once, 
 it stands, so that what is held out has not been read in training.
 """
 
-import ast
 import dataclasses
 import hashlib
 import textwrap
@@ -12,23 +11,36 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from kljax.data.readers.python import source_files, syntax_tree
+from kljax.data.readers.python import docstrings_of, source_files
 from kljax.data.readers.text import read_texts
 from kljax.errors import DataError
 from kljax.typing import Int
+
+__all__ = [
+    "Corpus",
+    "TextConfig",
+    "docstrings",
+    "fresh",
+    "in_pieces",
+    "own_text",
+    "read_corpus",
+    "windows",
+]
 
 SHORTEST = 40
 """Characters of a paragraph that is worth having."""
 PARAGRAPHS, FEWEST = 40, 10
 """Paragraphs of a piece of a single text, and how many it should have."""
-FIELDS = {"": "data.tokens", "training": "data.tokens", "held-out": "data.held_out"}
+FIELDS = {"": "tokens", "training": "tokens", "held-out": "held_out"}
 """What says how much text a split has."""
 WORDS = 400
 """Characters of a run of words."""
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class TextConfig:
+    """Where the text of a language model comes from, and how much of it."""
+
     path: str | None = None
     """A file of text, JSON lines or parquet, or a folder of them; None: docstrings."""
     packages: tuple[str, ...] = ("numpy", "scipy", "sklearn")
@@ -77,14 +89,7 @@ def docstrings(
     paths = [path for package in packages for path in source_files(package)]
     order = np.random.default_rng(seed).permutation(len(paths))
     for i in order[:files]:
-        tree = syntax_tree(paths[i])
-        found = [
-            text
-            for node in (ast.walk(tree) if tree else ())
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and (text := ast.get_docstring(node))
-        ]
-        yield "\n\n".join(found)
+        yield "\n\n".join(docstrings_of(paths[i]))
 
 
 def own_text(path: str, seed: int) -> Iterator[str]:
@@ -168,7 +173,7 @@ def windows(
     field = FIELDS[split]
     if not 0 < length <= tokens:
         raise DataError(
-            f"{field} is {tokens}, and one window is data.length = {length}; choose at "
+            f"{field} is {tokens}, and one window is length = {length}; choose at "
             "least one window of at least one token"
         )
     count = tokens // length
@@ -192,7 +197,7 @@ def windows(
 
 
 def read_corpus(
-    config: DataConfig, encode: Callable[[str], Sequence[int]], end: int
+    config: TextConfig, encode: Callable[[str], Sequence[int]], end: int
 ) -> Corpus:
     """The held-out windows first, then the training ones, and the ids that occur.
 
