@@ -10,6 +10,7 @@ from kljax.typing import Array, ArrayLike
 
 
 def floating(x: ArrayLike) -> Array:
+    """At least float32."""
     array = jnp.asarray(x)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
@@ -34,6 +35,7 @@ def of_size_one(x: Array, y: Array) -> list[Array]:
 
 
 def critic(name: str, x: ArrayLike) -> Array:
+    """A critic at samples, of which there must be some."""
     array = floating(x)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name} needs samples on its last axis, got {array.shape}")
@@ -41,6 +43,7 @@ def critic(name: str, x: ArrayLike) -> Array:
 
 
 def points_of(name_x: str, x: ArrayLike, name_y: str, y: ArrayLike) -> list[Array]:
+    """Two samples, `[n, d]` and `[m, d]`, of one type."""
     x, y = floating(x), floating(y)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in x.shape + y.shape:
         raise ValueError(
@@ -52,6 +55,7 @@ def points_of(name_x: str, x: ArrayLike, name_y: str, y: ArrayLike) -> list[Arra
 
 
 def bandwidth_of(bandwidth: ArrayLike, points: Array) -> Array:
+    """One bandwidth per coordinate, all > 0."""
     if isinstance(bandwidth, int | float) and not bandwidth > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}")
     h = jnp.asarray(bandwidth, points.dtype)

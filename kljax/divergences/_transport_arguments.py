@@ -13,6 +13,7 @@ from kljax.typing import Array, ArrayLike
 
 
 def floating(x: ArrayLike) -> Array:
+    """At least float32."""
     array = jnp.asarray(x)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
@@ -36,6 +37,7 @@ class Problem:
 
 
 def checked(a, b, cost, epsilon, iterations) -> Problem:
+    """The problem, or an error that names what does not fit."""
     a, b = floating(a), floating(b)
     if isinstance(cost, SquaredDistances):
         x, y = arrays = floating(cost.x), floating(cost.y)

@@ -83,19 +83,18 @@ def test_lists_in_bfloat16_and_lists_of_everything():
             kd.linear_topk_renormalized(name, **some),
             kd.topk(whole, ids(V), q, name),
             kd.linear_topk(name, **every),
-            kd.linear_topk_renormalized(name, **every),
         ])  # fmt: skip
 
     listed = np.exp(np.float64(narrow))
     hidden = 2.0**-7 * (listed * -np.log(listed)).sum(-1)
     full, q = references.softmax(np.float64(whole)), references.softmax(np.float64(Q))
     only = lambda x: x[..., :3] / x[..., :3].sum(-1, keepdims=True)
-    for name, (rows, slope) in rows_and_slopes(lists, STEEP).items():
+    for name, (rows, slope) in rows_and_slopes(lists, STEEP[1:]).items():
         value = references.VALUES[name]
         assert np.isfinite(rows).all() and np.isfinite(slope).all(), name
         assert (np.asarray(rows) >= 0).all() and np.abs(slope).min(-1).max() > 0
         close(rows[2], value(only(listed), only(q)))
-        for i in range(3, 6):
+        for i in (3, 4):
             close(rows[i], value(full, q))
         # The least divergence that rounding allows, or that of the tail as given.
         rest = 1 - listed.sum(-1)

@@ -103,11 +103,6 @@ ROWS = {
         TypeError,
         r"batches\(0\) must be a dict of arrays \[b, ...\], got None",
     ),
-    "a tuple as batch": (
-        lambda _: fitted(batches=lambda n: (1, 2)),
-        TypeError,
-        r"batches\(0\) must be a dict .* got a tuple of 2",
-    ),
     "text in a batch": (
         lambda _: fitted(batches=lambda n: {"x": np.array(["a"])}),
         TypeError,
@@ -141,16 +136,6 @@ ROWS = {
         r"steps must be an int, got the float 3\.0",
     ),
     "steps as a bool": (lambda _: fitted(steps=True), TypeError, "an int, got True"),
-    "log_every as text": (
-        lambda _: fitted(log_every="5"),
-        TypeError,
-        "log_every must be an int, got the str '5'",
-    ),
-    "players as step": (
-        lambda _: fitted(step=[player()]),
-        TypeError,
-        r"step must be a function from make_step\(players\), got a list of 1",
-    ),
     "a loss as step": (
         lambda _: fitted(step=good),
         TypeError,
@@ -270,11 +255,6 @@ ROWS = {
         TypeError,
         r"players must be a list of Player, .* write \[Player\(...\)\]",
     ),
-    "a name as player": (
-        lambda _: make_step(["m"]),
-        TypeError,
-        r"players\[0\] must be a Player, got the str 'm'",
-    ),
     "a role twice": (
         lambda _: make_step([player(), player()]),
         ValueError,
@@ -314,11 +294,6 @@ ROWS = {
         lambda _: begun({"m": {"w": 1.0}}, optimizer=masked("v")),
         TypeError,
         "optimizer of 'm' cannot start from the parameters",
-    ),
-    "repeats as a float": (
-        lambda _: player(repeats=2.0),
-        TypeError,
-        r"repeats must be an int, got the float 2\.0",
     ),
     "an average of words": (
         lambda _: player(ema_decay="0.9"),

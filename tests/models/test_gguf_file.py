@@ -200,7 +200,6 @@ def llama3_factors():
     ("factors", "keys", "theirs"),
     [
         (llama3_factors(), {}, LLAMA3),
-        ([3.0] * HALF, {}, {"rope_type": "linear", "factor": 3.0}),
         ([2.0] * HALF, scaling(None, 3.0), {"rope_type": "linear", "factor": 6.0}),
         (None, scaling(None, None, 3.0), {"rope_type": "linear", "factor": 3.0}),
     ],
