@@ -35,7 +35,7 @@ ROOMS = {
     "training": set(),
     "decoding": {"models", "divergences", "kernels", "fdivergence", "generators"},
     "models": {"data"},
-    "metrics": set(),
+    "metrics": {"divergences"},
     "data": set(),
 }
 

@@ -6,9 +6,9 @@ import shutil
 import tarfile
 import tempfile
 
-from kljax.data.downloads import Report, run
 from kljax.data.guard import reader
-from kljax.data.packaged import verify
+from kljax.data.routes.downloads import Report, run
+from kljax.data.routes.packaged import verify
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 

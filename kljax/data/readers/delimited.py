@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 
 from kljax.data.guard import reader
-from kljax.data.raw import Raw
+from kljax.data.readers.raw import Raw
 from kljax.errors import DataError
 
 __all__ = ["read_csv"]

@@ -8,10 +8,10 @@ import sys
 import tempfile
 import zipfile
 
-from kljax.data.cache import cache_folder
-from kljax.data.downloads import Report, run
 from kljax.data.guard import reader
-from kljax.data.packaged import verify
+from kljax.data.routes.cache import cache_folder
+from kljax.data.routes.downloads import Report, run
+from kljax.data.routes.packaged import verify
 from kljax.data.sources import Missing, Source, find
 from kljax.errors import DataError
 

@@ -9,18 +9,31 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from kljax.data.labels import Labels, check_classes
+from kljax.data.readers.labels import Labels, check_classes
 from kljax.errors import DataError
 
-__all__ = ["SPLITS", "Images", "Raw"]
+__all__ = ["SPLITS", "SPLIT_WORDS", "Images", "Raw", "split_of"]
 
 Images = UInt8[np.ndarray, "n h w c"]
 
 SPLITS = ("train", "val", "test")
 """What the parts of published data are called here."""
 
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "t10k"),
+}
+"""What files, folders and arrays call the parts."""
+
 SMALLEST, LARGEST = 8, 64
 """Legal side lengths in pixels of images that come from a path."""
+
+
+def split_of(word: str) -> str | None:
+    """The part that a word names, in any case, or None."""
+    named = (s for s, words in SPLIT_WORDS.items() if word.lower() in words)
+    return next(named, None)
 
 
 @dataclass(frozen=True)

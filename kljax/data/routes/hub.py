@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kljax.data.labels import integer_labels
-from kljax.data.raw import Raw
+from kljax.data.readers.labels import integer_labels
+from kljax.data.readers.raw import Raw
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 

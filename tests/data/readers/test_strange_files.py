@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from kljax.data import load
-from kljax.data.delimited import read_csv
 from kljax.data.guard import reader
-from kljax.data.text import read_texts
+from kljax.data.readers.delimited import read_csv
+from kljax.data.readers.text import read_texts
 from kljax.errors import DataError
 
 ROUNDS = 60

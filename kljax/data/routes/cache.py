@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from kljax.data.arrays import read_npz
-from kljax.data.raw import Raw
+from kljax.data.readers.arrays import read_npz
+from kljax.data.readers.raw import Raw
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 

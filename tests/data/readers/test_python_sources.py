@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from kljax.data.packages import source_files, syntax_tree
+from kljax.data.readers.python import code, prose, source_files, syntax_tree
 from kljax.errors import DataError
 
 
@@ -56,3 +56,23 @@ def test_files_that_this_python_cannot_read_have_no_tree(tmp_path):
         assert syntax_tree(file) is None
     file.write_bytes(b'"""\xe9."""\n"\\d"')
     assert ast.get_docstring(syntax_tree(file)) == "\N{REPLACEMENT CHARACTER}."
+
+
+def test_text_of_packages():
+    text = code(("numpy/lib",), 20_000)
+    assert len(text) == 20_000 and "def " in text and '"""' not in text
+    with pytest.raises(DataError, match="no_such_package"):
+        prose(("no_such_package",), 100)
+
+
+def test_prose_and_code_of_a_package(package):
+    title = "A title of more than forty letters, in all."
+    doc = f'"""\n    {title}\n\n        Indented, é.\n    """'
+    (package / "b.py").write_text(f'"""Short."""\nasync def f():\n    {doc}\n')
+    (package / "a/c.py").write_text("x = 1  # no docstring")
+    (package / "__init__.py").write_text("print 'old'")
+    assert prose(["sealed"], 999) == f"{title}\nIndented, .\n"
+    assert prose(["sealed"], 7) == title[:7]
+    assert code(["sealed"], 999) == "x = 1\nasync def f():\n    pass\n"
+    with pytest.raises(DataError, match=r"no docstrings in sealed/a\. Remedy: name"):
+        prose(["sealed/a"], 99)

@@ -4,11 +4,10 @@ import pathlib
 
 import numpy as np
 
-from kljax.data.folders import left_alone, visible
 from kljax.data.guard import brief, reader
-from kljax.data.raw import LARGEST, SMALLEST, Raw
-from kljax.data.splits import split_of
-from kljax.data.values import byte_levels
+from kljax.data.readers.folders import left_alone, visible
+from kljax.data.readers.raw import LARGEST, SMALLEST, Raw, split_of
+from kljax.data.readers.values import byte_levels
 from kljax.errors import DataError
 
 __all__ = ["read_pictures"]

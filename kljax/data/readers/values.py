@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kljax.data.raw import Images
+from kljax.data.readers.raw import Images
 from kljax.errors import DataError
 
 __all__ = ["as_levels", "byte_levels"]

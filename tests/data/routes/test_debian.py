@@ -17,7 +17,7 @@ import kljax.data.loading
 import kljax.data.sources
 from kljax.data import load
 from kljax.data.__main__ import main
-from kljax.data.debian import archive_file, download, extract
+from kljax.data.routes.debian import archive_file, download, extract
 from kljax.data.sources import Source
 from kljax.errors import DataError
 
@@ -87,7 +87,7 @@ def tiny(tmp_path, monkeypatch):
         num_classes=2,
     )
     use(monkeypatch, entry)
-    monkeypatch.setattr("kljax.data.debian.SYSTEM", tmp_path / "system")
+    monkeypatch.setattr("kljax.data.routes.debian.SYSTEM", tmp_path / "system")
     apt(tmp_path, monkeypatch, f'cp {tmp_path}/tiny.deb "$2"_all.deb; echo "$@" >&2')
     return entry, tmp_path / "cache", arrays
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from kljax.data.guard import brief, reader
-from kljax.data.labels import integer_labels
-from kljax.data.raw import Raw
-from kljax.data.splits import SPLIT_WORDS, split_of
-from kljax.data.values import as_levels
+from kljax.data.readers.labels import integer_labels
+from kljax.data.readers.raw import SPLIT_WORDS, Raw, split_of
+from kljax.data.readers.values import as_levels
 from kljax.errors import DataError
 
 __all__ = ["read_npz"]
