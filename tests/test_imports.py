@@ -22,13 +22,14 @@ HEAVY = (
 
 # Room -> rooms it may import from; `errors`, `typing` and its own are always allowed.
 ROOMS = {
+    "concrete": set(),
     "elementary": set(),
     "sums": {"elementary"},
     "fdivergence": {"textbook", "sums"},
     "textbook": {"fdivergence"},
     "generators": {"elementary", "fdivergence", "sums"},
     "kernels": {"elementary", "fdivergence", "generators", "sums"},
-    "divergences": {"elementary", "fdivergence", "generators", "kernels"},
+    "divergences": {"concrete", "elementary", "fdivergence", "generators", "kernels"},
     "objectives": {"fdivergence", "generators", "kernels", "divergences"},
     "theory": {"fdivergence", "generators", "divergences", "objectives"},
     "training": set(),
