@@ -1,17 +1,21 @@
-"""Gathers published results into one page: `REPORT.md` and a self-contained HTML file.
-
-The page is a function of `experiments/results/*/*/` alone: nothing is imported from the
-experiments, and two calls write the same bytes.
-"""
+"""The published runs: read from their folders, and what they say together."""
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.harness import SCHEMA, Results, Verdict, read_json, results_from
 
-__all__ = ["Run", "Section", "gather", "published_minutes", "write_report"]
+__all__ = [
+    "STATES",
+    "Run",
+    "Section",
+    "failing",
+    "gather",
+    "published_minutes",
+    "with_interval",
+]
 
 STATES = ("holds", "fails", "not measured")
 _PRESETS = ("smoke", "cpu", "gpu", "paper")
@@ -167,28 +171,6 @@ def published_minutes(folder: pathlib.Path) -> dict[str, float]:
     return minutes
 
 
-# ------------------------------------------------------------------ Markdown
-
-
-def _escape(text: str) -> str:
-    """Text for a Markdown table's cell: bars, stars and angle brackets kept literal."""
-    pieces = " ".join(str(text).split()).replace("|", "\\|").split("`")
-    for i in range(0, len(pieces), 2):  # the odd ones are code
-        pieces[i] = pieces[i].replace("<", "&lt;").replace("*", "\\*")
-    return "`".join(pieces)
-
-
-def _row(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
-
-
-_MARK = {
-    "holds": "✅ holds",
-    "fails": "❌ **fails**",
-    "not measured": "➖ not measured",
-}
-
-
 def with_interval(verdict: Verdict) -> str:
     """What was measured, followed by its interval where there is one."""
     return verdict.measured + (f" ({verdict.interval})" if verdict.interval else "")
@@ -207,96 +189,3 @@ def failing(sections: Sequence[Section]) -> list[tuple[Section, Any, str]]:
             if words:
                 found.append((section, claim, "; ".join(words)))
     return found
-
-
-def _claim_rows(section: Section) -> Iterator[str]:
-    for claim in section.claims:
-        fixed = [
-            f"{claim['id']}: {claim['statement']}",
-            claim["source"],
-            claim["paper"] or "–",
-            f"{claim['measure']}: {claim['bar']}",
-        ]
-        measured = section.measured(claim["id"])
-        for run, verdict in measured:
-            note = f". {verdict.note}" if verdict.note else ""
-            ours = f"{run.label}: {with_interval(verdict)}{note}"
-            yield _row([*fixed, ours])[:-1] + f"| {_MARK[verdict.status]} |"
-            fixed = ["", "", "", ""]
-        if not measured:
-            why = "; ".join(section.notes(claim["id"])) or "–"
-            yield _row([*fixed, why, _MARK["not measured"]])
-
-
-def _markdown_run(section: Section, run: Run) -> Iterator[str]:
-    from experiments.harness import format_cell
-
-    yield f"### {section.name}: {run.label}\n"
-    if run.synthetic:
-        yield "> **Synthetic stand-in data.** Its numbers are not comparable.\n"
-    yield f"{run.device}; {run.duration}; {run.versions}.\n"
-    if run.stored["overrides"]:
-        changed = (f"`{k} = {v}`" for k, v in run.stored["overrides"].items())
-        yield f"Changed from the preset: {', '.join(changed)}.\n"
-    yield f"```\n{run.stored['command']}\n```\n"
-    for table in run.results.tables:
-        yield f"**{_escape(table.title)}**\n"
-        yield _row(table.columns)
-        yield "|" + " --- |" * len(table.columns)
-        for row in table.rows:
-            yield _row([format_cell(cell) for cell in row])
-        yield f"\n{_escape(table.caption)}\n" if table.caption else ""
-    for figure in run.results.figures:
-        path = f"{section.name}/{run.label}/figures/{figure.path}"
-        caption = _escape(figure.caption)
-        yield f"![{caption}]({path})\n\n*{caption}*\n"
-
-
-def markdown(sections: Sequence[Section]) -> str:
-    """The report as Markdown, with pictures by relative path."""
-    lines = [
-        "# Claims and what we measured\n",
-        "Written by `python -m experiments report` from the published runs; do not "
-        "edit by hand.\n",
-    ]
-    if not sections:
-        lines.append(
-            "Nothing is published yet: `python -m experiments run NAME --publish`."
-        )
-    failed = failing(sections)
-    if failed:
-        lines.append("## Claims that fail\n")
-        for section, claim, measured in failed:
-            lines.append(
-                f"- ❌ **{section.name} {claim['id']}**: {_escape(claim['statement'])} "
-                f"Bar: {_escape(claim['bar'])}. Measured: {_escape(measured)}."
-            )
-        lines.append("")
-    if sections:
-        lines.append("| experiment | paper | holds | fails | not measured | runs |")
-        lines.append("| --- | --- | --- | --- | --- | --- |")
-    for section in sections:
-        counts, labels = section.counts(), ", ".join(r.label for r in section.runs)
-        link = f"[{section.name}](#{section.name})"
-        lines.append(_row([link, section.paper, *counts.values(), labels]))
-    for section in sections:
-        lines += [f"\n## {section.name}\n", f"{_escape(section.title)}.\n"]
-        lines.append(f"{_escape(section.paper)}\n")
-        lines.append("| claim | source | paper's figure | bar | ours | verdict |")
-        lines.append("| --- | --- | --- | --- | --- | --- |")
-        lines += [*_claim_rows(section), ""]
-        for run in section.runs:
-            lines += _markdown_run(section, run)
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def write_report(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes `REPORT.md` and `report.html` into the folder of published results."""
-    from experiments.report_html import page
-
-    sections = gather(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / "REPORT.md", folder / "report.html"
-    paths[0].write_text(markdown(sections), encoding="utf-8")
-    paths[1].write_text(page(sections), encoding="utf-8")
-    return paths

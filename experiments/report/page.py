@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from experiments.harness import Table, Verdict, format_cell
-from experiments.report import STATES, Run, Section, failing
+from experiments.report.stored import STATES, Run, Section, failing
 
 __all__ = ["page"]
 
