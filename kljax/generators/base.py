@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from kljax.sums import OnePass
+from kljax.generators.one_pass import OnePass
 from kljax.typing import Array, ArrayLike
 
 INF = math.inf
@@ -80,6 +80,18 @@ def generator(cls):
     return cls
 
 
+def check_range(name: str, value: Any, low: float, high: float, closed: str) -> None:
+    """Raise for a Python number outside its range; let arrays and tracers through."""
+    if not isinstance(value, (int, float)):
+        return
+    x = float(value)
+    above = x >= low if "[" in closed else x > low
+    below = x <= high if "]" in closed else x < high
+    if not (above and below):
+        bounds = f"{closed[0]}{low}, {high}{closed[-1]}"
+        raise ValueError(f"{name} must lie in {bounds}, got {value!r}")
+
+
 def _limit(log_mass: Array, bound: Any) -> Array:
     """``mass · bound``; infinity, whatever the mass, where the bound is infinite."""
     infinite = jnp.isinf(bound)
@@ -138,7 +150,7 @@ class FDivergence:
           >>> round(float(f.value(jnp.log(2.0))), 4)  # 2 log 2 - 1
           0.3863
         """
-        from kljax.textbook import textbook  # the only user of jet, slow to import
+        from kljax.generators.textbook import textbook
 
         return textbook(f, dual, at_zero, dual_at_zero)
 

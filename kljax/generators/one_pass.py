@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from kljax import elementary as el
+from kljax.generators import accurate as el
 from kljax.typing import Array
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from kljax.kernels import referenced
+from kljax.kernels.logits import referenced
 from kljax.typing import Array, Bool, Float
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax import elementary as el
-from kljax.fdivergence import Outcomes
-from kljax.sums import Unit
+from kljax.generators import Outcomes
+from kljax.generators import accurate as el
+from kljax.generators.one_pass import Unit
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 FAR = 20.0

@@ -8,7 +8,7 @@ from divergences.test_conformance import TEXTBOOK
 from jax.scipy.special import entr, xlogy
 
 from kljax.divergences import get
-from kljax.fdivergence import FDivergence
+from kljax.generators import FDivergence
 
 made = FDivergence.from_generator
 INF = np.inf

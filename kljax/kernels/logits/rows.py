@@ -1,8 +1,7 @@
 """Divergence between two rows of logits: value and analytic gradients.
 
-The log-ratio is that of `kljax.kernels.referenced`. Between the forward and the
-backward pass only the logits and six numbers a row are kept; see `kljax.kernels.blocks`
-for how rows are taken.
+The log-ratio is that of `referenced`. Between the forward and the backward pass only
+the logits and six numbers a row are kept; see `blocks` for how rows are taken.
 
 Where the outcomes of a row are split over an axis of a mesh (``axis``, inside
 `jax.shard_map`), the devices exchange three maxima and the packed sums of each row, and
@@ -18,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.fdivergence import FDivergence, Outcomes
-from kljax.kernels.blocks import by_rows
-from kljax.kernels.referenced import (
+from kljax.generators import FDivergence, Outcomes
+from kljax.kernels.logits.blocks import by_rows
+from kljax.kernels.logits.referenced import (
     FAR,
     masked,
     normalizers,
@@ -105,8 +104,8 @@ def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, state, axis)
     return jnp.where(finite, product, jnp.where(jnp.isnan(state.value), 1, 0))
 
 
-def _settled(tangent: Array, state: RowState) -> Array:
-    """0 in a row that is empty or infinite, NaN in one that is NaN.
+def _settled(tangent: Array, state: RowState, axis: str | None) -> Array:
+    """The sum over devices; 0 in a row that is empty or infinite, NaN in one of NaN.
 
     But in a row of NaN what is multiplied by 0 stays 0, forward and backward, so that
     a loss may leave the row out: hence products, the same from either end.
@@ -116,7 +115,8 @@ def _settled(tangent: Array, state: RowState) -> Array:
     nan = jnp.isnan(state.value)
     large = jnp.where(nan, jnp.finfo(tangent.dtype).max, 1)
     nothing = jnp.where(nan, 0, 1).astype(tangent.dtype)
-    return tangent * large * large * nothing * large * large
+    tangent = tangent * large * large * nothing * large * large
+    return tangent if axis is None else jax.lax.psum(tangent, axis)
 
 
 def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
@@ -207,16 +207,16 @@ def _column(sharpness: Array | None) -> Array | None:
     return None if sharpness is None else sharpness[..., None]
 
 
-def _moved(slope, x, where, origin, state, dx, sharpness, d_sharpness, axis) -> Array:
-    """``Σ slope · tangent`` of a side in units of the reference."""
+def _moved(slope, x, where, origin, state, dx, sharpness, d_sharpness) -> Array:
+    """``Σ slope · tangent`` of a side in units of the reference, on this device."""
     total = jnp.zeros_like(origin)
     if dx is not None:
         # What `where` takes away may hold a NaN in a row of NaN.
         dx = dx if where is None else jnp.where(where, dx, 0)
-        change = _sum(slope * dx.astype(slope.dtype), axis)
+        change = _sum(slope * dx.astype(slope.dtype), None)
         total += change if sharpness is None else change * sharpness
     if d_sharpness is not None:
-        change = _sum(slope * offset(x, origin), axis)
+        change = _sum(slope * offset(x, origin), None)
         total += jnp.where(jnp.isnan(state.value), 1, change) * d_sharpness
     return total
 
@@ -258,21 +258,21 @@ def _row_state_jvp(axis, primals, tangents):
         total = jnp.zeros_like(state.value)
         if dq is not None or d_sharpness is not None:
             g = _gradient(divergence, o, p_zero, q_zero, state, axis)
-            moved = where, state.origin_q, state, dq, sharpness, d_sharpness, axis
+            moved = where, state.origin_q, state, dq, sharpness, d_sharpness
             total += _moved(g, b, *moved)
         if dp is not None or d_sharpness is not None:
             g = _gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
-            moved = where, state.origin_p, state, dp, sharpness, d_sharpness, axis
+            moved = where, state.origin_p, state, dp, sharpness, d_sharpness
             total += _moved(g, a, *moved)
         if moving:
             finite = jnp.isfinite(state.value)
 
             def in_parameters(leaves):
                 terms = _terms(structure.unflatten(leaves), o, p_zero, q_zero)
-                return _sum(jnp.where(finite, terms, sum(map(jnp.sum, leaves))), axis)
+                return _sum(jnp.where(finite, terms, sum(map(jnp.sum, leaves))), None)
 
             total += jax.jvp(in_parameters, (leaves,), (d_leaves,))[1]
-        return _settled(total, state)[..., 0]
+        return _settled(total, state, axis)[..., 0]
 
     def of_normalizer(shared, rows):
         x, where, state, origin, log_z, dx, sharpness, d_sharpness = rows
@@ -284,8 +284,8 @@ def _row_state_jvp(axis, primals, tangents):
         if sharpness is not None:
             side = jnp.where(jnp.isneginf(x), x, side * sharpness)
         mass = jnp.where(jnp.isnan(state.value), 1, jnp.exp(side - log_z))
-        moved = where, origin, state, dx, sharpness, d_sharpness, axis
-        return _settled(_moved(mass, x, *moved), state)[..., 0]
+        moved = where, origin, state, dx, sharpness, d_sharpness
+        return _settled(_moved(mass, x, *moved), state, axis)[..., 0]
 
     # Recomputed in the backward pass: nothing but the inputs and the state is kept.
     def tangent(function, shared, rows):

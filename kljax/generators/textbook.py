@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.fdivergence import FDivergence, generator
+from kljax.generators.base import FDivergence, generator
 from kljax.typing import Array
 
 _RADII = (0.3, 0.1, 0.03, 0.01)
