@@ -12,6 +12,7 @@ from kljax.divergences import get
 
 made = kd.from_generator
 INF = np.inf
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def _alpha(u):
