@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.fusion.batches import Rows, Vocabulary
 from experiments.harness import check_names
+from kljax.data.pairs import Rows, Vocabulary
 from kljax.decoding import (
     Fusion,
     Sampling,
