@@ -29,7 +29,7 @@ from kljax.data.batching import passes
 from kljax.data.text import read_corpus
 from kljax.metrics import token_measures
 from kljax.models.functional import parameter_count
-from kljax.models.transformer import transformer
+from kljax.models.language.transformer import transformer
 from kljax.objectives.distillation import Hidden, Logits, distillation_loss
 from kljax.objectives.sides import dense_logits
 from kljax.training import (
@@ -52,7 +52,7 @@ class Session:
         self.config, self.progress = config, progress
         self.pretrained = None
         if config.teacher.source is not None:
-            from kljax.models.pretrained import from_pretrained
+            from kljax.models.files.pretrained import from_pretrained
 
             self.pretrained = from_pretrained(config.teacher.source)
         encode, end = tokenizer_of(self.pretrained)

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from kljax.data.batching import in_parts
-from kljax.models.stacking import stack_layers
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.stacking import stack_layers
+from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives.distillation import Hidden, sequence_level_loss
 from kljax.training import Loss, Player
 from kljax.typing import Array, Float, Int, PyTree

@@ -22,7 +22,11 @@ from kljax.decoding import (
 )
 from kljax.decoding.fusion_grid import grid_weights
 from kljax.models.functional import parameter_count
-from kljax.models.transformer import PureTransformer, TransformerConfig, transformer
+from kljax.models.language.transformer import (
+    PureTransformer,
+    TransformerConfig,
+    transformer,
+)
 from kljax.training import Progress
 from kljax.typing import Array, Float, PyTree
 

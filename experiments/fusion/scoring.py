@@ -19,7 +19,7 @@ from kljax.data.batching import pieces
 from kljax.data.pairs import Rows
 from kljax.decoding.fusion import fuse, solve_weights
 from kljax.decoding.fusion_grid import grid_weights
-from kljax.models.transformer import PureTransformer
+from kljax.models.language.transformer import PureTransformer
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
 __all__ = [

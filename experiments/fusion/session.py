@@ -17,9 +17,9 @@ from experiments.fusion.training import Models, Trainer, shrunk
 from experiments.harness import mathematics
 from kljax.data.pairs import Rows, encoded
 from kljax.data.readers.python import code, prose
-from kljax.models.pretrained import Pretrained, from_pretrained
-from kljax.models.task_arithmetic import add_task_vectors, task_vector
-from kljax.models.tokenizer import Tokenizer
+from kljax.models.files.pretrained import Pretrained, from_pretrained
+from kljax.models.files.tokenizer import Tokenizer
+from kljax.models.language.task_arithmetic import add_task_vectors, task_vector
 from kljax.training import Progress, RunFolder
 from kljax.typing import Array, Float, PyTree
 

@@ -48,7 +48,7 @@ class Tokens:
     """A tokenizer's ids, or the most frequent of them under new numbers.
 
     Args:
-        tokenizer: of `kljax.models.tokenizer`.
+        tokenizer: of `kljax.models.files.tokenizer`.
         texts: what every id is kept of, such as lines of the tasks.
         corpus: text whose most frequent ids fill the rest.
         size: ids to keep; 0 keeps all.

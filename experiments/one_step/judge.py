@@ -22,8 +22,8 @@ from kljax.metrics.images import (
     nearest_distances,
     precision_recall,
 )
-from kljax.models.classifier import ConvClassifier, random_shift
 from kljax.models.functional import functional
+from kljax.models.vision.classifier import ConvClassifier, random_shift
 from kljax.training import (
     Loss,
     Player,

@@ -10,7 +10,7 @@ from transformer_reference import draw
 from experiments import lm_distillation as experiment
 from experiments.distilled_lm import scores, teachers, verdicts
 from experiments.distilled_lm.students import Method, Student, StudentConfig
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,9 @@ from experiments.fusion.verdicts import verdicts
 from kljax.data.pairs import Rows, encoded
 from kljax.data.readers.python import code, prose
 from kljax.errors import DataError
-from kljax.models.pretrained import Pretrained, save_pretrained
-from kljax.models.tokenizer import Tokenizer
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.files.pretrained import Pretrained, save_pretrained
+from kljax.models.files.tokenizer import Tokenizer
+from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.training import silent
 
 # ------------------------------------------------------------------ tasks
