@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from kljax.arguments import described, whole
 from kljax.errors import CheckpointError, NonFiniteLoss
 from kljax.training.arguments import (
     check_batch,
     check_calls,
     check_state,
-    described,
-    whole,
 )
 from kljax.training.checkpoints import Checkpoints
 from kljax.training.diagnosis import remedy

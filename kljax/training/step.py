@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kljax.arguments import whole
 from kljax.training.accumulation import (
     accumulated,
     cast,
@@ -28,7 +29,6 @@ from kljax.training.arguments import (
     check_loss,
     check_trainable,
     several,
-    whole,
 )
 from kljax.training.players import Player
 from kljax.training.state import TrainState
