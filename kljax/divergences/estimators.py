@@ -25,9 +25,8 @@ import jax
 import jax.numpy as jnp
 
 from kljax.arguments import floating
-from kljax.elementary import phi
-from kljax.fdivergence import FDivergence
-from kljax.generators import get
+from kljax.generators import FDivergence, get
+from kljax.generators.accurate import phi
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [

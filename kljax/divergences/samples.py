@@ -21,8 +21,7 @@ from kljax.divergences._sample_arguments import (
     points_of,
     weighted,
 )
-from kljax.fdivergence import FDivergence
-from kljax.generators import ForwardKL, get
+from kljax.generators import FDivergence, ForwardKL, get
 from kljax.kernels.neighbours import kth_squared_distances
 from kljax.kernels.pairwise import (
     kernel_sums,

@@ -71,9 +71,7 @@ class BatchNorm(nnx.Module):
     def _moved(self, x: Array, where: ArrayLike | None) -> tuple[Array, Array]:
         """Mean and variance of what counts; the averages move by them."""
         counts = jnp.ones(x.shape[:1], bool) if where is None else jnp.asarray(where)
-        counts = counts.astype(bool).reshape(
-            *counts.shape, *[1] * (x.ndim - counts.ndim)
-        )
+        counts = jnp.expand_dims(counts != 0, tuple(range(counts.ndim, x.ndim)))
         counts = jnp.broadcast_to(counts, (*x.shape[:-1], 1))
         n = jnp.sum(counts).astype(x.dtype)
         axes = tuple(range(x.ndim - 1))
@@ -86,8 +84,6 @@ class BatchNorm(nnx.Module):
         unbiased = var * n / jnp.maximum(n - 1, 1)
         for average, value in ((self.mean, mean), (self.var, unbiased)):
             old = average[...]
-            new = self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(
-                value
-            )
-            average[...] = jnp.where(n > 0, new, old)
+            new = self.momentum * old + (1 - self.momentum) * value
+            average[...] = jax.lax.stop_gradient(jnp.where(n > 0, new, old))
         return mean, var

@@ -95,7 +95,7 @@ def trained():
 
 
 def test_the_averages_are_those_of_numpy(trained):
-    """The first norm sees the first convolution of what counts, whatever comes after."""
+    """The first norm sees the first convolution of what counts."""
     kernel = np.asarray(state_of().params["net"]["conv_in"]["kernel"], np.float64)
     batch = batch_of(0)
     x = np.pad(batch["x"][batch["weights"] > 0], [(0, 0), (1, 1), (1, 1), (0, 0)])
