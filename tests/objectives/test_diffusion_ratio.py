@@ -117,7 +117,7 @@ def test_h_forgets_the_linear_part_and_scales(x64):
     random = np.random.default_rng(0)
     c, s, a = *random.uniform(0.1, 3, 2), random.uniform(-1, 2, 50)
     f = TEXTBOOK["jensen_shannon"]
-    shifted = generators.FDivergence.from_generator(lambda r: s * f(r) + c * (r - 1))
+    shifted = generators.from_generator(lambda r: s * f(r) + c * (r - 1))
     own = generators.JensenShannon()
     got, want = jax.jit(lambda l: (shifted.curvature(l), s * own.curvature(l)))(l)
     np.testing.assert_allclose(got, want, rtol=1e-6)
