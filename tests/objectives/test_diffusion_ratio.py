@@ -327,8 +327,8 @@ def test_bad_input_names_the_argument():
         ratio_weights(jnp.zeros((1, 1, 1)), jnp.ones(1), "forward_kl")
     with pytest.raises(ValueError, match="example_weights: expected"):
         ratio_weights(l, jnp.ones(3), "forward_kl", example_weights=jnp.ones(2))
-    with pytest.raises(ValueError, match="unknown divergence 'kl'"):
-        ratio_weights(l, jnp.ones(3), "kl")
+    with pytest.raises(ValueError, match="unknown divergence 'klx'"):
+        ratio_weights(l, jnp.ones(3), "klx")
     with pytest.raises(ValueError, match="sigma_min"):
         RatioBins.init(3, sigma_min=2.0, sigma_max=1.0)
     with pytest.raises(ValueError, match="bins: expected"):
