@@ -223,7 +223,7 @@ def _check_tokenizer(large: Any, small: Any) -> None:
 
 
 def _fusion(options: argparse.Namespace, models: Sequence[Any]) -> Any:
-    from kljax.decoding.fusion_settings import Fusion, preset
+    from kljax.decoding.fusion.settings import Fusion, preset
 
     fields: dict[str, Any] = {"max_weight": options.max_weight}
     fields["pad_vocab"] = len({model.config.vocab_size for model in models}) > 1

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.measuring import Contender, Floors, Group
-from kljax.decoding.fusion import solve_weights
-from kljax.decoding.fusion_grid import grid_weights
-from kljax.decoding.fusion_settings import Fusion
+from kljax.decoding.fusion.grid import grid_weights
+from kljax.decoding.fusion.settings import Fusion
+from kljax.decoding.fusion.weights import solve_weights
 from kljax.decoding.lockstep import Readers, advance
 from kljax.decoding.sampling import Sampling
 from kljax.decoding.speculative import one_round

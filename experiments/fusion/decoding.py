@@ -20,7 +20,7 @@ from kljax.decoding import (
     solve_weights,
     speculate,
 )
-from kljax.decoding.fusion_grid import grid_weights
+from kljax.decoding.fusion.grid import grid_weights
 from kljax.models.functional import parameter_count
 from kljax.models.transformer import PureTransformer, TransformerConfig, transformer
 from kljax.training import Progress

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.fusion.batches import Rows
-from kljax.decoding.fusion import fuse, solve_weights
-from kljax.decoding.fusion_grid import grid_weights
+from kljax.decoding.fusion.grid import grid_weights
+from kljax.decoding.fusion.weights import fuse, solve_weights
 from kljax.models.transformer import PureTransformer
 from kljax.typing import Array, Bool, Float, Int, PyTree
 

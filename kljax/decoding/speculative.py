@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.decoding import generation
-from kljax.decoding.fusion import padded
+from kljax.decoding.fusion.weights import padded
 from kljax.decoding.lockstep import (
     Combine,
     Model,
@@ -119,7 +119,7 @@ def speculate(
         be called inside `jax.jit`.
 
     Example:
-      >>> from kljax.decoding.fusion_settings import Fusion
+      >>> from kljax.decoding.fusion.settings import Fusion
       >>> from kljax.models.transformer import TransformerConfig, transformer
       >>> config = TransformerConfig(vocab_size=31, width=16, depth=1, heads=2)
       >>> apply, initial = transformer(config)

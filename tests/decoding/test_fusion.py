@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from kljax.decoding.fusion import fuse, solve_weights
-from kljax.decoding.fusion_curve import movement, prepare
-from kljax.decoding.fusion_grid import grid_weights
-from kljax.decoding.fusion_settings import PRESETS, Fusion, preset
+from kljax.decoding.fusion.curve import movement, prepare
+from kljax.decoding.fusion.grid import grid_weights
+from kljax.decoding.fusion.settings import PRESETS, Fusion, preset
+from kljax.decoding.fusion.weights import fuse, solve_weights
 
 OPTIONS = ("rule", "init", "cross", "target", "pad_vocab")
 N, V = 200, 48  # one shape, so that programs are compiled once

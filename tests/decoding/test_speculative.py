@@ -10,7 +10,7 @@ from scipy import stats
 from transformer_reference import draw
 
 from kljax.decoding import generation, speculative
-from kljax.decoding.fusion_settings import Fusion
+from kljax.decoding.fusion.settings import Fusion
 from kljax.decoding.generation import generate
 from kljax.decoding.sampling import Sampling
 from kljax.decoding.speculative import speculate

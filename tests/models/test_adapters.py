@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformer_reference import draw
 
-from kljax.decoding.fusion_settings import Fusion
+from kljax.decoding.fusion.settings import Fusion
 from kljax.decoding.generation import generate
 from kljax.decoding.sampling import Sampling
 from kljax.models.lora import adapted, init_adapter, merge_adapter, stack_adapters

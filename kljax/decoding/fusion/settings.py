@@ -10,7 +10,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from kljax.decoding.fusion import RULES, Weights, differ, fuse, padded, solve_weights
+from kljax.decoding.fusion.weights import (
+    RULES,
+    Weights,
+    differ,
+    fuse,
+    padded,
+    solve_weights,
+)
 from kljax.typing import Array
 
 __all__ = ["PRESETS", "Fusion", "preset"]

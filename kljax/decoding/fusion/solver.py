@@ -1,4 +1,4 @@
-"""How fusion weights are found on the curves of `kljax.decoding.fusion_curve`."""
+"""How fusion weights are found on the curves of `kljax.decoding.fusion.curve`."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.decoding.fusion_curve import Point, Problem, moments, movement
+from kljax.decoding.fusion.curve import Point, Problem, moments, movement
 from kljax.typing import Array, Float
 
 __all__ = [

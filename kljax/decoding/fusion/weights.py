@@ -5,14 +5,14 @@ The large model's logits are moved by the change that fine-tuning made in a smal
     P̃ ∝ exp(z + Σ_t α_t (s_t − s)),
 
 with a weight per token. `solve_weights` finds it, `fuse` applies it;
-`kljax.decoding.fusion_settings` holds both as one setting of a generation loop.
+`kljax.decoding.fusion.settings` holds both as one setting of a generation loop.
 
 Examples in the prompt need no code here: every model reads the same prompt, few-shot or
 not. Experts merged in weight space: `kljax.models.task_arithmetic`.
 
 Reference:
   Fan et al., "On giant's shoulders: effortless weak to strong by dynamic logits fusion"
-  (2024). Its 21-point grid is `kljax.decoding.fusion_grid`.
+  (2024). Its 21-point grid is `kljax.decoding.fusion.grid`.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.decoding import fusion_solver as solver
-from kljax.decoding.fusion_curve import IMPOSSIBLE, Problem, movement, prepare
+from kljax.decoding.fusion import solver
+from kljax.decoding.fusion.curve import IMPOSSIBLE, Problem, movement, prepare
 from kljax.doors import shadow
 from kljax.typing import Array, ArrayLike, Bool, Float
 
