@@ -18,8 +18,7 @@ import numpy as np
 
 from experiments.benchmarks.measuring import Contender, Floors, Group
 from kljax.decoding.fusion.grid import grid_weights
-from kljax.decoding.fusion.settings import Fusion
-from kljax.decoding.fusion.weights import solve_weights
+from kljax.decoding.fusion.settings import Fusion, solve_weights
 from kljax.decoding.lockstep import Readers, advance
 from kljax.decoding.sampling import Sampling
 from kljax.decoding.speculative import one_round
@@ -110,7 +109,7 @@ def _moments_grid(z: jax.Array, s: jax.Array, experts: jax.Array) -> jax.Array:
 def _solvers() -> dict[str, Callable[..., Any]]:
     def newton(rule: str, iterations: int) -> Callable[..., jax.Array]:
         return lambda z, s, e: (
-            solve_weights(z, s, e, rule=rule, iterations=iterations).alpha
+            solve_weights(z, s, e, Fusion(rule=rule, iterations=iterations)).alpha
         )
 
     return {
@@ -130,9 +129,12 @@ def _errors(function: Callable, width: int) -> Mapping[str, float]:
     alpha = np.asarray(jax.jit(function)(*arrays), np.float64)
     with jax.enable_x64(True):
         exact = [jnp.asarray(x, jnp.float64) for x in arrays]
-        best = jax.jit(functools.partial(solve_weights, iterations=40))(*exact)
-        static = functools.partial(solve_weights, rule="static")
-        losses = [static(*(x[i] for x in exact), weight=alpha[i])[1] for i in range(8)]
+        exhaustive = functools.partial(solve_weights, fusion=Fusion(iterations=40))
+        best = jax.jit(exhaustive)(*exact)
+        losses = []
+        for i, (z, s, e) in enumerate(zip(*exact, strict=True)):
+            static = Fusion(rule="static", weight=alpha[i])
+            losses.append(solve_weights(z, s, e, static).loss)
     wrong = np.abs(alpha - np.asarray(best.alpha)).max()
     return {
         "α": float(wrong),

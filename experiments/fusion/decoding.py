@@ -193,7 +193,7 @@ def timed(config: TimingConfig, progress: Progress) -> dict[str, Any]:
             calls[name] = _call(config, models, combine, batch)
             done += 1
             task.update(done)
-        calls["solve alone"] = _solve_call(config, batch, "dynamic")
+        calls["solve alone"] = _solve_call(config, batch, Fusion())
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
         for _ in range(config.repeats):
             for name, call in calls.items():
@@ -239,7 +239,7 @@ def _call(config: TimingConfig, models: Any, combine: Any, batch: int) -> Any:
     return call
 
 
-def _solve_call(config: TimingConfig, batch: int, rule: str) -> Any:
+def _solve_call(config: TimingConfig, batch: int, fusion: Fusion) -> Any:
     """As many solves as there are steps, each on logits of its own."""
     random = np.random.default_rng(4)
     shape = (3, batch, config.vocabulary)
@@ -249,7 +249,7 @@ def _solve_call(config: TimingConfig, batch: int, rule: str) -> Any:
     def many(z: Array, s: Array, expert: Array) -> Float[Array, ""]:
         def step(i: Array, total: Array) -> Array:
             moved = z + 1e-6 * total  # every solve waits for the one before
-            alpha = solve_weights(moved, s, expert[..., None, :], rule=rule).alpha
+            alpha = solve_weights(moved, s, expert[..., None, :], fusion).alpha
             return total + alpha.mean()
 
         return jax.lax.fori_loop(0, config.tokens, step, jnp.float32(0))

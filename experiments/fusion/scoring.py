@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.fusion.batches import Rows
+from kljax.decoding import Fusion, fuse, solve_weights
 from kljax.decoding.fusion.grid import grid_weights
-from kljax.decoding.fusion.weights import fuse, solve_weights
 from kljax.models.transformer import PureTransformer
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
@@ -42,7 +42,7 @@ CANDIDATES = tuple(0.25 * i for i in range(1, 9))
 
 def _solved(rule: str) -> Callable[..., Array]:
     def weights(z: Array, s: Array, experts: Array, tuned: Array) -> Array:
-        return solve_weights(z, s, experts, rule=rule).alpha
+        return solve_weights(z, s, experts, Fusion(rule=rule)).alpha
 
     return weights
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.decoding import generation
-from kljax.decoding.fusion.weights import padded
+from kljax.decoding.fusion.logits import padded
 from kljax.decoding.lockstep import (
     Combine,
     Model,

@@ -1,13 +1,14 @@
 """Dynamic logit fusion: a large model steered by what small experts learnt.
 
-`weights` finds the weight of every token and applies it, `settings` holds both as one
-setting of a generation loop and names the methods of the literature, `grid` is the
-search as published; `solver` and `curve` are how weights are found.
+`settings` holds how it is done and names the methods of the literature, `rules` says
+what a weight is to reach, `logits` applies weights, `grid` is the search as published;
+`solver` and `curve` are how weights are found.
 """
 
 from kljax.decoding.fusion.grid import grid_weights
-from kljax.decoding.fusion.settings import PRESETS, Fusion, preset
-from kljax.decoding.fusion.weights import RULES, Weights, fuse, solve_weights
+from kljax.decoding.fusion.logits import fuse
+from kljax.decoding.fusion.rules import RULES, Weights
+from kljax.decoding.fusion.settings import PRESETS, Fusion, preset, solve_weights
 
 __all__ = [
     "PRESETS",
