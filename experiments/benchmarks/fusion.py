@@ -22,7 +22,6 @@ from kljax.decoding.fusion.settings import Fusion, solve_weights
 from kljax.decoding.lockstep import Readers, advance
 from kljax.decoding.sampling import Sampling
 from kljax.decoding.speculative import one_round
-from kljax.models.cache import init_cache
 from kljax.models.transformer import TransformerConfig, transformer
 
 __all__ = ["PRESETS", "groups"]
@@ -168,10 +167,10 @@ def _solve_groups(settings: Sizes) -> Iterator[Group]:
 # ------------------------------------------------------------------ in a step
 
 
-def _state(configs: tuple, batch: int, settings: Sizes) -> Readers:
+def _state(applies: tuple, batch: int, settings: Sizes) -> Readers:
     caches = tuple(
-        init_cache(config, batch, settings.slots, jnp.dtype(settings.dtype))
-        for config in configs
+        apply.init_cache(batch, settings.slots, jnp.dtype(settings.dtype))
+        for apply in applies
     )
     return Readers(
         caches=caches,
@@ -191,7 +190,7 @@ def _steps(
     applies = tuple(transformer(config)[0] for config in configs)
 
     def run(*params: Any) -> jax.Array:
-        state = _state(tuple(configs), batch, settings)
+        state = _state(applies, batch, settings)
         stop, pad = jnp.zeros(0, jnp.int32), jnp.zeros((), jnp.int32)
         chosen = tuple(params[i] for i in used)
         limit = jnp.asarray(count, jnp.int32)
@@ -206,7 +205,7 @@ def _one_round(settings: Sizes, batch: int, draft: int) -> Callable[..., Any]:
     applies = tuple(transformer(config)[0] for config in configs)
 
     def run(*params: Any) -> tuple:
-        state = _state(configs, batch, settings)
+        state = _state(applies, batch, settings)
         found = one_round(applies, Fusion(), _GREEDY, draft, 2, params, {}, state)
         return found.block[0], found.count
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.decoding.sampling import Sampling, sample
-from kljax.models.cache import Cache, init_cache
+from kljax.models.cache import Cache
 from kljax.typing import Array, Bool, Float, Int, Key, PyTree
 
 __all__ = ["Block", "Combine", "Model", "Readers", "advance", "begin", "grow"]
@@ -101,7 +101,7 @@ def begin(
     caches = []
     for apply, values, dtype in zip(applies, params, dtypes, strict=True):
         # Only as many slots as there are tokens: attention reads them all.
-        cache = init_cache(apply.config, b, max(t - 1, 1), dtype)
+        cache = apply.init_cache(b, max(t - 1, 1), dtype)
         if t > 1:
             known = within(apply, prompt[:, :-1])
             _, cache = apply(values, known, where[:, :-1], cache=cache, features=True)

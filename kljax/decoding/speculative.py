@@ -398,16 +398,4 @@ def _rounds(
 
 @partial(jax.jit, donate_argnums=0)
 def _squeezed(cache: Cache) -> Cache:
-    """The same memory without holes: every row's tokens moved to the front."""
-    order = jnp.argsort(~cache.valid, axis=1, stable=True)
-
-    def moved(x: Array) -> Array:
-        return jnp.take_along_axis(x, order[:, None, :, None], axis=2)
-
-    return dataclasses.replace(
-        cache,
-        keys=tuple(map(moved, cache.keys)),
-        values=tuple(map(moved, cache.values)),
-        valid=jnp.take_along_axis(cache.valid, order, axis=1),
-        cursor=jnp.max(jnp.sum(cache.valid, axis=1, dtype=jnp.int32)),
-    )
+    return cache.packed()

@@ -144,7 +144,9 @@ class Transformer(nnx.Module):
 
     def embed(self, tokens: Array, positions: Array, dtype: Any) -> Array:
         """Vectors of tokens (and of positions, where they are learned)."""
-        if self.config.tied:
+        if tokens.ndim == 3:  # vectors already
+            x = tokens.astype(self.head.kernel[...].dtype)
+        elif self.config.tied:
             # One array serves both ends; a strided read of few columns costs nothing.
             columns = for_lookup(self.head.kernel[...], 1)
             x = jnp.moveaxis(looked_up(columns, tokens, 1), 0, -1)
@@ -169,7 +171,7 @@ class Transformer(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "b t"],
+        tokens: Int[Array, "b t"] | Float[Array, "b t d"],
         where: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "b t"] | None = None,
         *,
@@ -183,15 +185,19 @@ class Transformer(nnx.Module):
         if cache is None:
             visible, found = causal(tokens.shape[1], where)
         else:
-            counted = jnp.ones(tokens.shape, bool) if where is None else where
+            counted = jnp.ones(tokens.shape[:2], bool) if where is None else where
             visible, found, cache = cache.advance(counted)
         positions = jnp.broadcast_to(
-            found if positions is None else positions, tokens.shape
+            found if positions is None else positions, tokens.shape[:2]
         )
         if where is not None:
             # What is not counted is read as token 0 at position 0: a row of NaN would
             # reach the others through weights of 0.
-            tokens, positions = (jnp.where(where, x, 0) for x in (tokens, positions))
+            counted = where.reshape(*where.shape, *(1,) * (tokens.ndim - 2))
+            tokens, positions = (
+                jnp.where(counted, tokens, 0),
+                jnp.where(where, positions, 0),
+            )
         near = nearest(visible, self.config.window or visible.shape[-1])
         windowed = [self.config.is_windowed(i) for i in range(self.config.depth)]
         seen = [near if short else visible for short in windowed]
@@ -273,7 +279,7 @@ class PureTransformer(PureModule):
     def __call__(
         self,
         params: PyTree,
-        tokens: Int[Array, "b t"],
+        tokens: Int[Array, "b t"] | Float[Array, "b t d"],
         where: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "b t"] | None = None,
         *,
@@ -288,7 +294,8 @@ class PureTransformer(PureModule):
           params: a nested dict of arrays, in either layout of the layers.
           tokens: ids below `vocab_size`. Inside a traced program, where values cannot
             be looked at, another id that counts makes its whole row NaN, gradients
-            included; so does a position that a learned table does not have.
+            included; so does a position that a learned table does not have. Or
+            vectors `[b, t, width]`, which stand where those of ids would.
           where: which tokens count; the others (padding on either side, of any id)
             are not read by anybody, take no position, and have meaningless logits.
             None: all.
@@ -318,6 +325,37 @@ class PureTransformer(PureModule):
             dtype=dtype,
             remat=remat,
         )
+
+    def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
+        """An empty cache for `batch` rows of `slots` tokens, padding included.
+
+        Example:
+          >>> config = TransformerConfig(vocab_size=9, width=8, depth=3, heads=2)
+          >>> cache = transformer(config)[0].init_cache(batch=2, slots=16)
+          >>> len(cache.keys), cache.keys[0].shape
+          (3, (2, 2, 16, 4))
+        """
+        shape = (batch, self.config.kv_heads, slots, self.config.head_dim)
+        limit = self.config.max_length
+        return Cache.empty(self.config.depth, shape, dtype, limit=limit)
+
+    def step(
+        self,
+        params: PyTree,
+        inputs: Int[Array, "b t"] | Float[Array, "b t d"],
+        cache: Cache,
+        *,
+        where: Bool[Array, "b t"] | None = None,
+    ) -> tuple[Float[Array, "b t v"], Cache]:
+        """Logits behind every input, and the cache with the block in it.
+
+        Args:
+          params: a nested dict of arrays, with a list of layers.
+          inputs: token ids, or vectors in their place.
+          cache: what was read before, at first from `init_cache`.
+          where: which inputs count, as for a call.
+        """
+        return self(params, inputs, where, cache=cache)
 
     def logits(
         self, params: PyTree, features: Float[Array, "*b d"]
