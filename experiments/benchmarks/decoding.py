@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.measuring import Contender, Floors, Group
-from kljax.decoding.generation import generate
-from kljax.decoding.sampling import Sampling
+from kljax.decoding import Decoding, Sampling, generate
 from kljax.models.functional import parameter_count
 from kljax.models.pretrained import Pretrained, from_pretrained, save_pretrained
 from kljax.models.transformer import TransformerConfig, transformer
@@ -267,8 +266,8 @@ def _loops(
     given = jnp.asarray(tokens, jnp.int32)
 
     def ours() -> Any:
-        options: dict[str, Any] = {"max_new_tokens": steps, "sampling": GREEDY}
-        return generate(model.apply, model.params, given, **options).tokens
+        settings = Decoding(steps, GREEDY)
+        return generate([(model.apply, model.params)], given, settings).tokens
 
     own = Contender("kljax generate", ours, compiled=False, arguments=())
     if peer is None:

@@ -13,6 +13,7 @@ import numpy as np
 from experiments.fusion.batches import Rows, Vocabulary
 from experiments.harness import check_names
 from kljax.decoding import (
+    Decoding,
     Fusion,
     Sampling,
     fuse,
@@ -102,18 +103,15 @@ def decode(
     for i, prompt in enumerate(prompts):
         tokens[i, width - len(prompt) :] = prompt
         where[i, width - len(prompt) :] = True
-    (apply, params), *others = models
-    settings: dict[str, Any] = {
-        "where": jnp.asarray(where),
-        "max_new_tokens": steps,
-        "sampling": Sampling(temperature=0.0),
-        "stop_tokens": (vocabulary.end,),
-        "pad_id": vocabulary.end,
-        "combine": Fusion(),
-    }
-    prompt = jnp.asarray(tokens)
-    plain = generate(apply, params, prompt, others=others, **settings)
-    blocks = speculate(models, prompt, draft=DRAFT, **settings)
+    settings = Decoding(
+        steps,
+        Sampling(temperature=0.0),
+        stop_tokens=(vocabulary.end,),
+        pad_id=vocabulary.end,
+        combine=Fusion(),
+    )
+    plain = generate(models, tokens, settings, where=where)
+    blocks = speculate(models, tokens, settings, where=where, draft=DRAFT)
     return Decoded(
         [_until_end(vocabulary, row) for row in np.asarray(plain.tokens)],
         [_until_end(vocabulary, row) for row in np.asarray(blocks.tokens)],
@@ -221,19 +219,10 @@ def _call(config: TimingConfig, models: Any, combine: Any, batch: int) -> Any:
     random = np.random.default_rng(3)
     shape = (batch, config.prompt)
     prompt = jnp.asarray(random.integers(0, config.vocabulary, shape), jnp.int32)
-    (apply, params), *others = models
+    settings = Decoding(config.tokens, Sampling(temperature=0.0), combine=combine)
 
     def call() -> Any:
-        found = generate(
-            apply,
-            params,
-            prompt,
-            max_new_tokens=config.tokens,
-            sampling=Sampling(temperature=0.0),
-            others=others,
-            combine=combine,
-        )
-        return found.tokens
+        return generate(models, prompt, settings).tokens
 
     jax.block_until_ready(call())
     return call
