@@ -23,9 +23,9 @@ import numpy as np
 
 from experiments.benchmarks.measuring import Contender, Floors, Group
 from kljax.decoding import Decoding, Sampling, generate
+from kljax.models.files.pretrained import Pretrained, from_pretrained, save_pretrained
 from kljax.models.functional import parameter_count
-from kljax.models.pretrained import Pretrained, from_pretrained, save_pretrained
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 __all__ = ["PRESETS", "groups"]
 
@@ -156,7 +156,7 @@ print(loaded, peak, now("VmRSS"))
 _OURS = (
     """
 import jax, jax.numpy as jnp
-from kljax.models.pretrained import from_pretrained
+from kljax.models.files.pretrained import from_pretrained
 model = from_pretrained({source!r}, tokenizer=False)
 """,
     """

@@ -23,7 +23,7 @@ from kljax.decoding.fusion.settings import Fusion, solve_weights
 from kljax.decoding.lockstep import Plan, Readers, Values, advance
 from kljax.decoding.sampling import Sampling
 from kljax.decoding.speculative import Drafting, one_round
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 __all__ = ["PRESETS", "groups"]
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from kljax.doors import known
-from kljax.models.stacking import unstack_layers
+from kljax.arguments import concrete
+from kljax.models.language.stacking import unstack_layers
 from kljax.typing import Array, PyTree
 
 __all__ = ["Combine", "Decoder", "Model", "Reader", "opened"]
@@ -24,8 +24,8 @@ __all__ = ["Combine", "Decoder", "Model", "Reader", "opened"]
 class Decoder(Protocol):
     """A model that reads on from what it has read; it hashes.
 
-    `PureTransformer` is one; a cache is a `kljax.models.cache.Cache` or has its
-    methods: `grow` always, `keep` and `packed` for `speculate`.
+    `PureTransformer` is one. A cache is a `kljax.models.language.cache.Cache` or has
+    its methods: `grow` always, `keep` and `packed` for `speculate`.
     """
 
     def init_cache(self, batch: int, slots: int, dtype: Any) -> Any:
@@ -127,7 +127,7 @@ def _pair(number: int, model: Any) -> Model:
         if not callable(getattr(decoder, name, None)):
             raise TypeError(
                 f"model {number} is a {type(decoder).__name__} without {name}; expected"
-                " a decoder, as kljax.models.transformer.transformer returns it"
+                " a decoder, as kljax.models.language.transformer.transformer makes it"
             )
     return decoder, params
 
@@ -136,7 +136,7 @@ def _check_room(number: int, cache: Any, tokens: int, total: int) -> None:
     """Whether what was read, the prompt and the new text fit the context."""
     limit = getattr(cache, "limit", None)
     read = getattr(cache, "next_position", None)
-    if isinstance(read, jax.Array) and known(read) is not None:
+    if isinstance(read, jax.Array) and concrete(read) is not None:
         tokens += int(jnp.max(read))
     if limit is not None and tokens + total > limit:
         raise ValueError(

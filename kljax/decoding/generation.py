@@ -77,7 +77,7 @@ def generate(
         vocabularies, several models without `combine`, no key.
 
     Example:
-      >>> from kljax.models.transformer import TransformerConfig, transformer
+      >>> from kljax.models.language.transformer import TransformerConfig, transformer
       >>> config = TransformerConfig(vocab_size=97, width=32, depth=1, heads=4)
       >>> apply, initial = transformer(config)
       >>> model = apply, initial(jax.random.key(0))
@@ -116,7 +116,7 @@ def stream(
         chunk.
 
     Example:
-      >>> from kljax.models.transformer import TransformerConfig, transformer
+      >>> from kljax.models.language.transformer import TransformerConfig, transformer
       >>> config = TransformerConfig(vocab_size=97, width=32, depth=1, heads=4)
       >>> apply, initial = transformer(config)
       >>> key = jax.random.key(0)

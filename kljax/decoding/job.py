@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import checked_ids, traced
 from kljax.decoding.decoders import Combine, Model, Reader, opened
 from kljax.decoding.lockstep import Block, Plan, Readers, Values, begin, planned
 from kljax.decoding.settings import Decoding
-from kljax.kernels.arguments import checked_ids, traced
 from kljax.typing import Array
 
 __all__ = ["Job", "checked", "padded_length"]

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kljax import arguments
 from kljax.decoding import generation
 from kljax.decoding.decoders import Model
 from kljax.decoding.fusion.logits import padded
@@ -31,7 +32,6 @@ from kljax.decoding.job import checked
 from kljax.decoding.lockstep import Plan, Readers, Values
 from kljax.decoding.sampling import Sampling, greedy, sample, warp
 from kljax.decoding.settings import Decoding
-from kljax.kernels import arguments
 from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key
 
 __all__ = ["Drafting", "Round", "Speculation", "one_round", "speculate"]
@@ -115,7 +115,7 @@ def speculate(
 
     Example:
       >>> from kljax.decoding.fusion import Fusion
-      >>> from kljax.models.transformer import TransformerConfig, transformer
+      >>> from kljax.models.language.transformer import TransformerConfig, transformer
       >>> config = TransformerConfig(vocab_size=31, width=16, depth=1, heads=2)
       >>> apply, initial = transformer(config)
       >>> models = [(apply, initial(jax.random.key(seed))) for seed in range(3)]

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import rows_shaped
 from kljax.divergences import (
     divergence as dense_divergence,
 )
@@ -30,9 +31,8 @@ from kljax.divergences import (
     linear_topk,
     topk,
 )
-from kljax.fdivergence import FDivergence
+from kljax.generators import FDivergence
 from kljax.kernels import rows
-from kljax.kernels.arguments import rows_shaped
 from kljax.objectives.sides import (
     Hidden,
     Logits,

@@ -10,8 +10,8 @@ import transformer_reference as reference
 
 from kljax.decoding import Decoding, Sampling, generate, speculate
 from kljax.models.attention import write
-from kljax.models.cache import Cache
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.cache import Cache
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 V, D, SOURCE, NEW = 23, 16, 6, 10
 LENGTHS = np.array([3, 1, 2])

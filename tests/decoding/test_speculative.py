@@ -16,8 +16,8 @@ from kljax.decoding import (
     speculate,
     speculative,
 )
-from kljax.models.lora import adapted, stack_adapters
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.lora import adapted, stack_adapters
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 GREEDY = Sampling(temperature=0)
 

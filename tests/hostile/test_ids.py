@@ -9,7 +9,7 @@ import pytest
 
 import kljax.divergences as kd
 from kljax.decoding import Decoding, Fusion, Sampling, generate, speculate, stream
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives import on_policy
 from kljax.objectives.distillation import (
     Logits,

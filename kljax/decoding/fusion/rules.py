@@ -23,9 +23,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import shadow
 from kljax.decoding.fusion.curve import Problem, movement
 from kljax.decoding.fusion.solver import SINGLE, along, project
-from kljax.doors import shadow
 from kljax.typing import Array, Float
 
 __all__ = ["RULES", "SINGLE", "Options", "Weights"]

@@ -9,7 +9,7 @@ Proxy-tuning, DExperts and contrastive decoding add the same change at a weight 
 fixed: `PRESETS`.
 
 Examples in the prompt need no code here: every model reads the same prompt, few-shot or
-not. Experts merged in weight space: `kljax.models.task_arithmetic`.
+not. Experts merged in weight space: `kljax.models.language.task_arithmetic`.
 
 Reference:
   Fan et al., "On giant's shoulders: effortless weak to strong by dynamic logits fusion"
@@ -38,9 +38,10 @@ class Fusion:
 
     Called with the logits of the large model, the base and the experts, in this order,
     each [*b, v], it returns the fused logits and ``{"alpha": [*b, t]}``.
-    An entry [*b, n, v] counts as n models, as `kljax.models.lora.adapted` gives them.
-    With no expert the large model is its own: z + α (z − s), contrastive decoding. It
-    hashes as long as its fields are Python values.
+    An entry [*b, n, v] counts as n models, as `adapted` gives them (see
+    `kljax.models.language.lora`). With no expert the large model is its own:
+    z + α (z − s), contrastive decoding. It hashes as long as its fields are Python
+    values.
 
     Example:
       >>> z, s, e = jnp.array([[0.0, 1.0]]), jnp.zeros((1, 2)), jnp.array([[2.0, 0.0]])
