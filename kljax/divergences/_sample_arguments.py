@@ -82,8 +82,8 @@ def weighted(
     log_w = legal(name, log_w, lambda x: x == jnp.inf, "below infinity")
     some = (log_w != -jnp.inf)[:, None]
     count = jnp.maximum(jnp.sum(some), 1)
-    centre = jnp.sum(jnp.where(some, points, 0), axis=0) / count
-    present = jnp.where(some, points, jax.lax.stop_gradient(centre))
+    center = jnp.sum(jnp.where(some, points, 0), axis=0) / count
+    present = jnp.where(some, points, jax.lax.stop_gradient(center))
     return present, _log_shares_of(log_w)
 
 

@@ -11,14 +11,14 @@ All but the Wasserstein distance come from two numbers, with S = αΣq + (1−α
 
     J(α) = (log|S| − (1−α) log|Σp| − α log|Σq|) / (2(1−α)),
 
-which at α = 1 is the covariance part of the KL divergence. `kljax.kernels.covariance`
-computes it without the cancellation near p = q, with derivatives of every order.
+which at α = 1 is the covariance part of the KL divergence. It is computed without the
+cancellation near p = q, with derivatives of every order.
 """
 
 import jax.numpy as jnp
 
 from kljax.divergences._gaussian_arguments import order, pair
-from kljax.kernels.covariance import (
+from kljax.kernels.pairs.covariance import (
     log_det_gap,
     log_det_gap_diag,
     mahalanobis,

@@ -1,6 +1,6 @@
 """Divergences of which only samples are held, `x_p` of the target, `x_q` of the model.
 
-Points are `[n, d]`. Sums over pairs stream (`kljax.kernels.pairwise`): memory does not
+Points are `[n, d]`. Sums over pairs stream (`kljax.kernels.pairs`): memory does not
 grow with n·m, and a million points a side are minutes on a CPU. Derivatives of any
 order recompute the pairs; they are finite where points coincide.
 """
@@ -24,8 +24,8 @@ from kljax.divergences._sample_arguments import (
 from kljax.doors import falling, legal, shadow
 from kljax.fdivergence import FDivergence
 from kljax.generators import ForwardKL, get
-from kljax.kernels.neighbours import kth_squared_distances
-from kljax.kernels.pairwise import (
+from kljax.kernels.pairs.neighbors import kth_squared_distances
+from kljax.kernels.pairs.sums import (
     kernel_sums,
     kernel_total,
     log_kernel_sums,
@@ -129,10 +129,10 @@ def kernel_mean(
 def knn_kl(
     x_p: Float[ArrayLike, "n d"], x_q: Float[ArrayLike, "m d"], k: int
 ) -> Float[Array, ""]:
-    """KL(p‖q) from distances to the k-th nearest neighbours.
+    """KL(p‖q) from distances to the k-th nearest neighbors.
 
     (d/n) Σ_i log(ν_i/ρ_i) + log(m/(n − 1)): ρ_i is the distance from x_p[i] to its k-th
-    neighbour in `x_p` without itself, ν_i that to its k-th one in `x_q`. Consistent for
+    neighbor in `x_p` without itself, ν_i that to its k-th one in `x_q`. Consistent for
     densities, any k; may be negative.
 
     Ties (duplicates, rounded data) mean that there is no density. Distances below the
@@ -142,10 +142,10 @@ def knn_kl(
 
     Args:
       x_p, x_q: the samples, drawn independently of each other.
-      k: which neighbour, 1 ≤ k < n and k ≤ m; larger has less variance and more bias.
+      k: which neighbor, 1 ≤ k < n and k ≤ m; larger has less variance and more bias.
 
     Returns:
-      A scalar, nats. Differentiable in the points where neighbours do not change.
+      A scalar, nats. Differentiable in the points where neighbors do not change.
 
     Raises:
       ValueError: for shapes that do not fit or a k out of range.

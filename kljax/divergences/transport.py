@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from kljax.divergences._transport_arguments import checked, floating, present
-from kljax.kernels import transport_rules as rules
-from kljax.kernels.pairwise import squared_distances
-from kljax.kernels.transport_rules import Matrix, SquaredDistances
+from kljax.kernels.pairs.sums import squared_distances
+from kljax.kernels.transport import rules
+from kljax.kernels.transport.rules import Matrix, SquaredDistances
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 __all__ = [

@@ -9,7 +9,7 @@ import pytest
 from scipy import special, stats
 
 from kljax.divergences import samples as s
-from kljax.kernels import neighbours, tiles
+from kljax.kernels.pairs import neighbors, tiles
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(7, 2)), 0.5 + 1.2 * RNG.normal(size=(9, 2))
@@ -81,7 +81,7 @@ def test_values_gradients_and_blocks(x64, name, monkeypatch):
     ours, reference = CASES[name]
     # Several tiles each way, with a remainder.
     monkeypatch.setattr(tiles, "CPU", tiles.Tile(2, 4))
-    monkeypatch.setattr(neighbours, "_CPU", tiles.Tile(2, 4))
+    monkeypatch.setattr(neighbors, "_CPU", tiles.Tile(2, 4))
     value, gradients = jax.jit(jax.value_and_grad(ours, (0, 1)))(X, Y)
     np.testing.assert_allclose(value, reference(X, Y), rtol=1e-10)
     for i, gradient in enumerate(gradients):

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.kernels.transport import Solution, every, log_mass, solve, usable
-from kljax.kernels.transport_gentle import Rows, polished
-from kljax.kernels.transport_points import side, solve_points
+from kljax.kernels.transport.gentle import Rows, polished
+from kljax.kernels.transport.matrix import Solution, every, log_mass, solve, usable
+from kljax.kernels.transport.points import side, solve_points
 from kljax.typing import Array, Float
 
 _LARGEST = 60.0

@@ -1,13 +1,13 @@
 """Distances to the k-th nearest point: tiles of pairs and a running list of k.
 
 Squared distances come from differences, so that near points keep their digits; the
-search for neighbours is not differentiated, the distance to the one found is.
+search for neighbors is not differentiated, the distance to the one found is.
 """
 
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.kernels.tiles import Tile, along_coordinates, by_platform
+from kljax.kernels.pairs.tiles import Tile, along_coordinates, by_platform
 from kljax.typing import Array, Float
 
 _CPU = Tile(64, 4096)
@@ -24,7 +24,7 @@ def kth_squared_distances(
     """Squared distance of each query to its k-th nearest point.
 
     `skip_own_index` leaves point i out for query i (queries and points are one sample).
-    Differentiable to any order where neighbours do not change.
+    Differentiable to any order where neighbors do not change.
     """
     n, m = queries.shape[0], points.shape[0]
 
