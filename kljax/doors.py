@@ -12,12 +12,18 @@ import numpy as np
 
 from kljax.typing import Array, ArrayLike
 
-__all__ = ["falling", "known", "legal", "shadow"]
+__all__ = ["falling", "floating", "known", "legal", "shadow"]
 
 
 def known(x: ArrayLike) -> np.ndarray | None:
     """The values, or None while they are traced."""
     return None if isinstance(x, jax.core.Tracer) else np.asarray(x)
+
+
+def floating(value: ArrayLike) -> Array:
+    """An array of float32 at least."""
+    array = jnp.asarray(value)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def legal(name: str, x: Array, illegal: Callable, words: str) -> Array:
@@ -50,4 +56,5 @@ def shadow(x: Array) -> Array:
 
 def falling(edges):
     """Where an edge lies below the one before it."""
-    return jnp.append(False, edges[1:] < edges[:-1])
+    below = edges[1:] < edges[:-1]
+    return (np if isinstance(below, np.ndarray) else jnp).append(False, below)

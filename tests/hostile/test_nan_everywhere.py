@@ -47,9 +47,14 @@ POINTS = {"x_p": normal(4, D), "x_q": normal(5, D)}
 LOG_WEIGHTS = {"log_weights_p": normal(4), "log_weights_q": normal(5)}
 CLOUD = {"query": normal(4, D), "data": normal(5, D), "log_weights": normal(5)}
 BANDWIDTH = {"bandwidth": jnp.float32(1.0)}
-MEANS = {"mean_p": normal(D), "mean_q": normal(D)}
-FULL = {**MEANS, "cov_p": 2 * jnp.eye(D), "cov_q": jnp.eye(D)}
-DIAGONAL = {**MEANS, "var_p": positive(D), "var_q": positive(D)}
+FULL = {
+    "p": gaussian.Gaussian(normal(D), 2 * jnp.eye(D)),
+    "q": gaussian.Gaussian(normal(D), jnp.eye(D)),
+}
+DIAGONAL = {
+    "p": gaussian.DiagonalGaussian(normal(D), positive(D)),
+    "q": gaussian.DiagonalGaussian(normal(D), positive(D)),
+}
 ORDER = {"alpha": jnp.float32(0.5)}
 COUPLED = {
     "a": jnp.full(4, 0.25),
@@ -59,7 +64,7 @@ COUPLED = {
 }
 SCORES = {"score_p": normal(4, D), "score_q": normal(4, D)}
 LEVELS = {"score_p": normal(3, 4, D), "score_q": normal(3, 4, D)}
-SIGMA = {"sigma": jnp.array([1.0, 0.5, 0.1])}
+SIGMA = {"sigma": jnp.array([0.1, 0.5, 1.0])}
 ids, labels = jnp.array([[0, 1], [2, 3]]), jnp.array([0, 4])
 
 
@@ -128,9 +133,9 @@ TABLE = {
         {"log_weights": normal(V)},
     ),
     **{
-        f"gaussian.{name}{suffix}": (
-            getattr(gaussian, name + suffix),
-            {**arrays, **(ORDER if name == "renyi" else {})},
+        f"gaussian.{name}": (
+            getattr(gaussian, name),
+            {**FULL, **(ORDER if name == "renyi" else {})},
         )
         for name in (
             "bhattacharyya",
@@ -140,7 +145,6 @@ TABLE = {
             "squared_hellinger",
             "squared_wasserstein2",
         )
-        for suffix, arrays in (("", FULL), ("_diag", DIAGONAL))
     },
     "samples.cauchy_schwarz": (
         samples.cauchy_schwarz,
@@ -195,8 +199,21 @@ TABLE = {
     "transport.transport_cost": (at(transport.transport_cost, iterations=5), COUPLED),
     "transport.transport_plan": (at(transport.transport_plan, iterations=5), COUPLED),
 }
+# Of arguments of another kind.
+VARIANTS = {
+    f"{name} (diagonal)": (function, {**arrays, **DIAGONAL})
+    for name, (function, arrays) in TABLE.items()
+    if name.startswith("gaussian.")
+}
 # Take no arrays, or return what another row of the table looks at.
-OTHERS = {"generator", "get", "names", "categorical.checked", "sharded.check_axes"}
+OTHERS = {
+    "generator",
+    "get",
+    "names",
+    "categorical.checked",
+    "categorical.floating",
+    "sharded.check_axes",
+}
 # Counted, stopped or linear: the gradient is a constant by definition.
 FLAT = {
     "samples.donsker_varadhan": {"critic_p"},
@@ -228,9 +245,9 @@ def test_every_public_function_has_a_row():
     assert set(homes.values()) - OTHERS == set(TABLE)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", {**TABLE, **VARIANTS})
 def test_nan_shows(name):
-    function, arrays = TABLE[name]
+    function, arrays = {**TABLE, **VARIANTS}[name]
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def run(arrays):
@@ -243,9 +260,12 @@ def test_nan_shows(name):
 
     value, gradients = run(arrays)
     assert np.isfinite(value)
-    for argument, array in arrays.items():
+    leaves, shape = jax.tree.flatten(arrays)
+    for i, (path, array) in enumerate(jax.tree.leaves_with_path(arrays)):
         spoiled = jnp.ravel(array).at[0].set(jnp.nan).reshape(array.shape)
-        value, gradients = run({**arrays, argument: spoiled})
-        assert np.isnan(value), argument
-        if argument not in FLAT.get(name, ()):
-            assert np.isnan(gradients[argument]).any(), argument
+        value, gradients = run(
+            shape.unflatten([*leaves[:i], spoiled, *leaves[i + 1 :]])
+        )
+        assert np.isnan(value), path
+        if path[0].key not in FLAT.get(name, ()):
+            assert np.isnan(jax.tree.leaves(gradients)[i]).any(), path
