@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from experiments.distilled_lm.teachers import Teacher, adam
 from kljax.decoding import generate
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives.distillation import (
     Hidden,
     distillation_loss,

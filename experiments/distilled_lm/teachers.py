@@ -1,7 +1,7 @@
 """The teacher: a published model on a trimmed vocabulary, or a small one made here."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kljax.models.stacking import stack_layers
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.data.batching import in_parts
+from kljax.models.language.stacking import stack_layers
+from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives.distillation import Hidden, sequence_level_loss
 from kljax.training import Loss, Player
 from kljax.typing import Array, Float, Int, PyTree
@@ -129,15 +130,11 @@ def adam(rate: float, steps: int) -> optax.GradientTransformation:
 
 def features(
     teacher: Teacher, windows: Int[np.ndarray, "n t"], batch: int, note: Any
-) -> Iterator[np.ndarray]:
-    """Final hidden states in float16, `batch` windows at a time; `note(done)`.
+) -> Float[np.ndarray, "n t d"]:
+    """Final hidden states in float16, read `batch` windows at a time; `note(done)`.
 
     Layers are stacked and scanned: one is compiled.
     """
     run = jax.jit(lambda p, x: teacher.apply(p, x, features=True).astype(jnp.float16))
     stacked = jax.jit(stack_layers)(teacher.params)
-    for start in range(0, len(windows), batch):
-        part = windows[start : start + batch, :-1]
-        filled = np.resize(part, (batch, part.shape[1]))  # one shape, one program
-        yield np.asarray(run(stacked, filled))[: len(part)]
-        note(min(len(windows), start + batch))
+    return in_parts(lambda x: run(stacked, x), batch, windows[:, :-1], note=note)

@@ -1,96 +1,14 @@
-"""Text from installed packages, and vocabularies of characters or of tokens.
+"""Vocabularies of characters or of tokens."""
 
-The text is what every installation has: docstrings, read from the packages' sources
-without importing them. Other versions of the packages give a slightly different text;
-its checksum is part of a run's configuration.
-"""
-
-import ast
 import hashlib
-import inspect
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from kljax.data.packages import source_files, syntax_tree
-from kljax.errors import DataError
 from kljax.typing import Int
 
-__all__ = ["Characters", "Tokens", "checksum", "docstrings", "source"]
-
-
-def _doc(node: ast.AST) -> str | None:
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    return ast.get_docstring(node) if isinstance(node, kinds) else None
-
-
-def docstrings(packages: tuple[str, ...], characters: int) -> str:
-    """The docstrings of packages, one after the other, without their indentation.
-
-    Args:
-        packages: names, each with an optional folder inside: "scipy/stats".
-        characters: where to stop, at least 1.
-
-    Returns:
-        ASCII text of at most that length, blank lines taken out.
-
-    Raises:
-        DataError: a package is not installed, or has no docstring.
-
-    Example:
-        >>> len(docstrings(("numpy/lib",), 500))
-        500
-    """
-    found, length = [], 0
-    for package in packages:
-        for path in source_files(package):
-            tree = syntax_tree(path)
-            for node in ast.walk(tree) if tree else ():
-                text = inspect.cleandoc(_doc(node) or "")
-                lines = [one.rstrip() for one in text.splitlines() if one.strip()]
-                text = "\n".join(lines).encode("ascii", "ignore").decode()
-                if len(text) > 40:
-                    found.append(text + "\n")
-                    length += len(text) + 1
-            if length >= characters:
-                return "".join(found)[:characters]
-    if not found:
-        raise DataError(f"no docstrings in {', '.join(packages)}: name other packages")
-    return "".join(found)
-
-
-def source(packages: tuple[str, ...], characters: int) -> str:
-    """The Python code of packages without its docstrings: another domain of text.
-
-    Args:
-        packages: as in `docstrings`.
-        characters: where to stop.
-
-    Returns:
-        ASCII text of at most that length; "" for no package.
-
-    Raises:
-        DataError: a package is not installed.
-
-    Example:
-        >>> source((), 500)
-        ''
-    """
-    found, length = [], 0
-    for package in packages:
-        for path in source_files(package):
-            if (tree := syntax_tree(path)) is None:
-                continue
-            # Unparsed: comments and layout are gone, docstrings taken out.
-            for node in ast.walk(tree):
-                if _doc(node) is not None:
-                    node.body = node.body[1:] or [ast.Pass()]  # pyrefly: ignore
-            found.append(ast.unparse(tree).encode("ascii", "ignore").decode() + "\n")
-            length += len(found[-1])
-            if length >= characters:
-                return "".join(found)[:characters]
-    return "".join(found)
+__all__ = ["Characters", "Tokens", "checksum"]
 
 
 def checksum(text: str) -> str:
@@ -130,7 +48,7 @@ class Tokens:
     """A tokenizer's ids, or the most frequent of them under new numbers.
 
     Args:
-        tokenizer: of `kljax.models.tokenizer`.
+        tokenizer: of `kljax.models.files.tokenizer`.
         texts: what every id is kept of, such as lines of the tasks.
         corpus: text whose most frequent ids fill the rest.
         size: ids to keep; 0 keeps all.

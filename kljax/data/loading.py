@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from kljax.data.cache import (
+from kljax.data.dataset import Dataset
+from kljax.data.readers.formats import READERS, read_path
+from kljax.data.readers.raw import Raw
+from kljax.data.routes.cache import (
     cache_folder,
     prepared_file,
     read_prepared,
     write_prepared,
 )
-from kljax.data.dataset import Dataset
-from kljax.data.debian import archive_file, download, extract, installed_member
-from kljax.data.formats import READERS, read_path
-from kljax.data.hub import read_hub
-from kljax.data.packaged import package_file, verify
-from kljax.data.raw import Raw
+from kljax.data.routes.debian import archive_file, download, extract, installed_member
+from kljax.data.routes.hub import read_hub
+from kljax.data.routes.packaged import package_file, verify
+from kljax.data.routes.synthetic import stand_in
 from kljax.data.sources import Missing, Source, find, table
 from kljax.data.splits import choose
-from kljax.data.synthetic import stand_in
 from kljax.errors import DataError
 
 __all__ = ["ROUTES", "load", "prepare"]

@@ -7,34 +7,22 @@ import hashlib
 
 import numpy as np
 
-from kljax.data.labels import Labels
-from kljax.data.raw import SPLITS, Images, Raw
+from kljax.data.readers.labels import Labels
+from kljax.data.readers.raw import SPLITS, Images, Raw
 from kljax.errors import DataError
 from kljax.typing import Int
 
-__all__ = ["HELD_OUT", "SPLIT_NAMES", "SPLIT_WORDS", "choose", "held_out", "split_of"]
+__all__ = ["HELD_OUT", "SPLIT_NAMES", "choose", "held_out"]
 
 HELD_OUT = 0.2
 """Share of the images that a made split holds out."""
 
 SPLIT_NAMES = (*SPLITS, "all")
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "t10k"),
-}
-"""What files, folders and arrays call the parts."""
 
 MADE = (
     f"made here: {HELD_OUT:.0%} held out, stratified by class, images ordered by the "
     "SHA-256 of their pixels"
 )
-
-
-def split_of(word: str) -> str | None:
-    """The part that a word names, in any case, or None."""
-    named = (s for s, words in SPLIT_WORDS.items() if word.lower() in words)
-    return next(named, None)
 
 
 def held_out(images: Images, labels: Labels | None) -> Int[np.ndarray, "m"]:

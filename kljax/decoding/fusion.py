@@ -8,7 +8,7 @@ with a weight per token. `solve_weights` finds it, `fuse` applies it;
 `kljax.decoding.fusion_settings` holds both as one setting of a generation loop.
 
 Examples in the prompt need no code here: every model reads the same prompt, few-shot or
-not. Experts merged in weight space: `kljax.models.task_arithmetic`.
+not. Experts merged in weight space: `kljax.models.language.task_arithmetic`.
 
 Reference:
   Fan et al., "On giant's shoulders: effortless weak to strong by dynamic logits fusion"

@@ -26,14 +26,15 @@ from kljax.divergences.linear import (
 from kljax.divergences.linear_sharded import linear_divergence_sharded
 from kljax.divergences.listed import topk
 from kljax.divergences.sharded import divergence_sharded
-from kljax.fdivergence import FDivergence, Moments, generator
 from kljax.generators import (
     Alpha,
     Choice,
+    FDivergence,
     ForwardKL,
     Jeffreys,
     JensenShannon,
     LeCam,
+    Moments,
     NeymanChi2,
     PearsonChi2,
     ReverseKL,
@@ -42,6 +43,7 @@ from kljax.generators import (
     SoftenedReverseKL,
     SquaredHellinger,
     TotalVariation,
+    generator,
     get,
     names,
 )

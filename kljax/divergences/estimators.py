@@ -24,9 +24,8 @@ A sample of which a log-probability is NaN is NaN in value and gradient.
 import jax
 import jax.numpy as jnp
 
-from kljax.elementary import phi
-from kljax.fdivergence import FDivergence
-from kljax.generators import get
+from kljax.generators import FDivergence, get
+from kljax.generators.accurate import phi
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [

@@ -13,8 +13,7 @@ one of several arguments, differentiate in the others or use `jax.lax.stop_gradi
 from typing import Any, Literal
 
 from kljax.divergences import _linear_arguments as arguments
-from kljax.fdivergence import FDivergence
-from kljax.generators import get
+from kljax.generators import FDivergence, get
 from kljax.kernels import rows
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 

@@ -8,8 +8,7 @@ from jax.sharding import Mesh
 
 from kljax.divergences import _linear_arguments as arguments
 from kljax.divergences.sharded import check_axes
-from kljax.fdivergence import FDivergence
-from kljax.generators import get
+from kljax.generators import FDivergence, get
 from kljax.kernels import linear as kernel
 from kljax.kernels import linear_sharded as sharded
 from kljax.kernels import rows

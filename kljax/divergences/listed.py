@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from kljax.divergences._arguments import checked_lists, for_rows
 from kljax.divergences._linear_arguments import token_weights
 from kljax.divergences.categorical import floating
-from kljax.fdivergence import FDivergence
-from kljax.generators import get
+from kljax.generators import FDivergence, get
 from kljax.kernels.rows import settled, topk_divergence, weigh
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 

@@ -22,8 +22,7 @@ from kljax.divergences._sample_arguments import (
     weighted,
 )
 from kljax.doors import falling, legal, shadow
-from kljax.fdivergence import FDivergence
-from kljax.generators import ForwardKL, get
+from kljax.generators import FDivergence, ForwardKL, get
 from kljax.kernels.pairs.neighbors import kth_squared_distances
 from kljax.kernels.pairs.sums import (
     kernel_sums,

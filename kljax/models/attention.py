@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.models.configuration import TransformerConfig
+from kljax.models.language.configuration import TransformerConfig
+from kljax.models.language.rope import rotate
 from kljax.models.layers import Dense, RMSNorm, wide
-from kljax.models.rope import rotate
 from kljax.typing import Array, Bool, Float, Int
 
 __all__ = ["Attention", "attend", "causal", "nearest"]

@@ -30,7 +30,7 @@ from kljax.divergences import (
     linear_topk,
     topk,
 )
-from kljax.fdivergence import FDivergence
+from kljax.generators import FDivergence
 from kljax.kernels import rows
 from kljax.kernels.arguments import rows_shaped
 from kljax.objectives.sides import (

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import logit_fusion
 from experiments.fusion import measures, scoring
-from experiments.fusion.batches import Corpus, Rows, encoded
+from experiments.fusion.batches import Corpus
 from experiments.fusion.tasks import (
     MONTHS,
     TASKS,
@@ -21,13 +21,15 @@ from experiments.fusion.tasks import (
     draw,
     few_shot,
 )
-from experiments.fusion.text import Characters, Tokens, docstrings, source
+from experiments.fusion.text import Characters, Tokens
 from experiments.fusion.training import shrunk
 from experiments.fusion.verdicts import verdicts
+from kljax.data.pairs import Rows, encoded
+from kljax.data.readers.python import code, prose
 from kljax.errors import DataError
-from kljax.models.pretrained import Pretrained, save_pretrained
-from kljax.models.tokenizer import Tokenizer
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.files.pretrained import Pretrained, save_pretrained
+from kljax.models.files.tokenizer import Tokenizer
+from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.training import silent
 
 # ------------------------------------------------------------------ tasks
@@ -119,13 +121,13 @@ def test_few_shot_prompts_hold_solved_examples():
 @pytest.fixture(scope="module")
 def corpus():
     vocabulary = Characters()
-    text = np.asarray(vocabulary.encode(docstrings(("numpy/lib",), 30_000)), np.int32)
-    code = np.asarray(vocabulary.encode(source(("numpy/lib",), 30_000)), np.int32)
+    text = np.asarray(vocabulary.encode(prose(("numpy/lib",), 30_000)), np.int32)
+    domain = np.asarray(vocabulary.encode(code(("numpy/lib",), 30_000)), np.int32)
     return Corpus(
         vocabulary,
         text,
         TaskConfig(),
-        domain=code,
+        domain=domain,
         trace=0.5,
         length=64,
         examples=60,
@@ -158,13 +160,6 @@ def test_held_out_text_is_not_trained_on(corpus):
     for one in (*rows.tokens, *check.tokens):
         assert Characters().decode(one[1:]) not in trained
     assert not (rows.tokens[:, None] == check.tokens).all(axis=-1).any()
-
-
-def test_text_of_packages():
-    text = source(("numpy/lib",), 20_000)
-    assert len(text) == 20_000 and "def " in text and '"""' not in text
-    with pytest.raises(DataError, match="no_such_package"):
-        docstrings(("no_such_package",), 100)
 
 
 class Words:
@@ -265,9 +260,7 @@ def test_tuned_weight_is_the_best_candidate():
 
 
 def test_answers_are_cut_out_of_rows():
-    rows = encoded(
-        Characters(), [Example("ab=", "c", "1"), Example("a=", "xyz", "2")], least=12
-    )
+    rows = encoded(Characters(), [("ab=", "c"), ("a=", "xyz")], least=12)
     assert rows.tokens.shape == (2, 16) and rows.prompt(0) == [0, 66, 67, 30]
     cut = scoring.answers(rows, length=5)
     taken = np.take_along_axis(rows.tokens, cut.place + 1, axis=1)

@@ -1,0 +1,5 @@
+"""Rows of logits: one engine for their divergences, and what else is taken of them."""
+
+from kljax.kernels.logits.rows import RowState, row_divergence, row_state
+
+__all__ = ["RowState", "row_divergence", "row_state"]
