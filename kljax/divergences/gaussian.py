@@ -318,8 +318,10 @@ def _pair(p: Any, q: Any, *, singular: bool = False) -> tuple[Array, Array, Arra
         lead = jnp.broadcast_shapes(*leads, mean_p.shape[:-1], mean_q.shape[:-1])
     except ValueError:
         raise ValueError(f"leading axes do not broadcast: {shapes}") from None
-    delta = jnp.broadcast_to(mean_p - mean_q, (*lead, d))
-    return delta, *(jnp.broadcast_to(x, lead + event) for x in (spread_p, spread_q))
+    spread_p, spread_q = (
+        jnp.broadcast_to(x, lead + event) for x in (spread_p, spread_q)
+    )
+    return jnp.broadcast_to(mean_p - mean_q, (*lead, d)), spread_p, spread_q
 
 
 def _checked(name: str, side: Any, singular: bool) -> tuple[Array, Array]:

@@ -10,13 +10,11 @@ gradient through samples of q needs the scores and the ratio alone (`surrogate`,
 gradient theorem of f-distill). Target p first; h is the member `curvature`.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from kljax import generators
 from kljax.doors import falling, legal, shadow
+from kljax.generators import FDivergence, ReverseKL, get
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [
@@ -59,7 +57,8 @@ def score_divergence(
     score_p: Float[Array, "b *event"],
     score_q: Float[Array, "b *event"],
     log_ratio: Float[Array, "b"] | None = None,
-    divergence: Any = "reverse_kl",
+    divergence: FDivergence | str = "reverse_kl",
+    **parameters: ArrayLike,
 ) -> Float[Array, "b"]:
     """The rate at which smoothing loses divergence: ½ h(p/q) |s_p - s_q|^2.
 
@@ -70,7 +69,8 @@ def score_divergence(
     Args:
       score_p, score_q: scores of target and model at shared points, drawn from q.
       log_ratio: log p - log q there; None is legal for a constant h only.
-      divergence: an f-divergence or its name; parameters may be traced.
+      divergence: an f-divergence or its name.
+      **parameters: of a divergence given by name, such as ``alpha``; may be traced.
 
     Returns:
       One value per point, >= 0.
@@ -85,7 +85,7 @@ def score_divergence(
     _check_same("score_q", score_q, "score_p", score_p)
     score_p, score_q = _upcast(score_p, score_q)
     square = jnp.sum((score_p - score_q) ** 2, axis=tuple(range(1, score_p.ndim)))
-    return 0.5 * _curvature(divergence, log_ratio, square) * square
+    return 0.5 * _curvature(get(divergence, **parameters), log_ratio, square) * square
 
 
 def integral_divergence(
@@ -193,9 +193,10 @@ def surrogate(
     score_p: Float[Array, "b *event"],
     score_q: Float[Array, "b *event"],
     log_ratio: Float[Array, "b"] | None = None,
-    divergence: Any = "reverse_kl",
+    divergence: FDivergence | str = "reverse_kl",
     *,
-    weight: Float[Array, "b"] | None = None,
+    weight: Float[ArrayLike, "b"] | None = None,
+    **parameters: ArrayLike,
 ) -> Float[Array, "b"]:
     """A loss whose mean has the gradient of D_f(p‖q) in the sampler's parameters.
 
@@ -207,8 +208,9 @@ def surrogate(
       samples: samples of q, differentiable in the parameters.
       score_p, score_q: scores of target and model at the samples.
       log_ratio: log p - log q there; None is legal for a constant h only.
-      divergence: an f-divergence or its name; parameters may be traced.
+      divergence: an f-divergence or its name.
       weight: extra factor per sample, such as w(t).
+      **parameters: of a divergence given by name, such as ``alpha``; may be traced.
 
     Returns:
       The loss per sample. Only its gradient means something.
@@ -224,16 +226,15 @@ def surrogate(
     _check_same("score_p", score_p, "samples", samples)
     _check_same("score_q", score_q, "samples", samples)
     (first,) = _upcast(samples.reshape(samples.shape[0], -1)[:, 0])
-    h = _curvature(divergence, log_ratio, first)
+    h = _curvature(get(divergence, **parameters), log_ratio, first)
     if weight is not None:
         h = jnp.where(weight == 0, 0, weight * h)
     return pairing(samples, score_q - score_p, h)
 
 
-def _curvature(divergence: Any, log_ratio: Array | None, like: Array) -> Array:
-    divergence = generators.get(divergence)
+def _curvature(divergence: FDivergence, log_ratio: Array | None, like: Array) -> Array:
     if log_ratio is None:
-        if not isinstance(divergence, generators.ReverseKL):
+        if not isinstance(divergence, ReverseKL):
             raise ValueError(
                 f"log_ratio: {divergence} weighs by the density ratio; only the "
                 "reverse KL goes without"

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 import kljax.divergences as kd
-from kljax.divergences import estimators, gaussian, samples, scores, transport
+from kljax.divergences import (
+    bounds,
+    counts,
+    estimators,
+    gaussian,
+    samples,
+    scores,
+    transport,
+)
 
 RNG = np.random.default_rng(0)
 B, V, D = 2, 5, 3
@@ -150,12 +158,12 @@ TABLE = {
         samples.cauchy_schwarz,
         {**POINTS, **BANDWIDTH, **LOG_WEIGHTS},
     ),
-    "samples.counts_kl": (
-        samples.counts_kl,
+    "counts.kl": (
+        counts.kl,
         {"counts_p": positive(V), "counts_q": positive(V)},
     ),
-    "samples.donsker_varadhan": (
-        samples.donsker_varadhan,
+    "bounds.donsker_varadhan": (
+        bounds.donsker_varadhan,
         {"critic_p": normal(4), "critic_q": normal(4)},
     ),
     "samples.histogram_kl": (
@@ -166,8 +174,8 @@ TABLE = {
     "samples.kernel_mean": (samples.kernel_mean, {**CLOUD, **BANDWIDTH}),
     "samples.knn_kl": (at(samples.knn_kl, k=1), POINTS),
     "samples.mmd": (samples.mmd, {**POINTS, **BANDWIDTH}),
-    "samples.variational_bound": (
-        named(samples.variational_bound),
+    "bounds.variational": (
+        named(bounds.variational),
         {"critic_p": normal(4), "critic_q": normal(4)},
     ),
     "scores.integral_divergence": (
@@ -216,7 +224,7 @@ OTHERS = {
 }
 # Counted, stopped or linear: the gradient is a constant by definition.
 FLAT = {
-    "samples.donsker_varadhan": {"critic_p"},
+    "bounds.donsker_varadhan": {"critic_p"},
     "scores.integral_divergence": {"rates"},
     "samples.histogram_kl": {"x_p", "x_q"},
     "scores.score_from_denoiser": {"denoised", "noisy"},

@@ -4,6 +4,7 @@ Squared distances come from differences, so that near points keep their digits; 
 search for neighbors is not differentiated, the distance to the one found is.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -12,6 +13,25 @@ from kljax.typing import Array, Float
 
 _CPU = Tile(64, 4096)
 """Long rows: the selection takes as long for a short one."""
+
+
+def of_size_one(x: Array, y: Array) -> list[Array]:
+    """Multiplied by the power of two that brings their spread to about 1: exactly.
+
+    Twice, as the spread of large numbers would overflow. All NaN where one is not
+    finite.
+    """
+
+    def scaled(x, y, origin):
+        sides = jnp.abs(x - origin), jnp.abs(y - origin)
+        size = jax.lax.stop_gradient(jnp.maximum(*map(jnp.max, sides)))
+        exponent = jnp.clip(jnp.frexp(size)[1], -120, 120)
+        scale = jnp.ldexp(jnp.ones_like(size), -exponent)
+        scale = jnp.where(jnp.isfinite(size), scale, jnp.nan)
+        return [x * scale, y * scale]
+
+    x, y = scaled(x, y, 0)
+    return scaled(x, y, x[0])
 
 
 def kth_squared_distances(
