@@ -11,8 +11,8 @@ __all__ = ["kl"]
 
 
 def kl(
-    counts_p: Int[ArrayLike, "*b k"] | Float[ArrayLike, "*b k"],
-    counts_q: Int[ArrayLike, "*b k"] | Float[ArrayLike, "*b k"],
+    counts_p: Int[ArrayLike, "*#b k"] | Float[ArrayLike, "*#b k"],
+    counts_q: Int[ArrayLike, "*#b k"] | Float[ArrayLike, "*#b k"],
     *,
     pseudo_count: ArrayLike = 0.5,
 ) -> Float[Array, "*b"]:

@@ -62,8 +62,8 @@ class Gaussian:
     0.0
     """
 
-    mean: Float[ArrayLike, "*b d"]
-    cov: Float[ArrayLike, "*b d d"]
+    mean: Float[ArrayLike, "*#b d"]
+    cov: Float[ArrayLike, "*#b d d"]
 
 
 @functools.partial(
@@ -82,8 +82,8 @@ class DiagonalGaussian:
     0.0
     """
 
-    mean: Float[ArrayLike, "*b d"]
-    var: Float[ArrayLike, "*b d"]
+    mean: Float[ArrayLike, "*#b d"]
+    var: Float[ArrayLike, "*#b d"]
 
 
 _Side = Gaussian | DiagonalGaussian

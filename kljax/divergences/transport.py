@@ -58,9 +58,9 @@ class SinkhornResult(NamedTuple):
 
 
 def sinkhorn(
-    a: Float[ArrayLike, "*b n"],
-    b: Float[ArrayLike, "*b m"],
-    cost: Float[ArrayLike, "*b n m"] | SquaredDistances,
+    a: Float[ArrayLike, "*#b n"],
+    b: Float[ArrayLike, "*#b m"],
+    cost: Float[ArrayLike, "*#b n m"] | SquaredDistances,
     epsilon: ArrayLike,
     *,
     iterations: int = 100,
@@ -134,9 +134,9 @@ def sinkhorn(
 
 
 def transport_plan(
-    a: Float[ArrayLike, "*b n"],
-    b: Float[ArrayLike, "*b m"],
-    cost: Float[ArrayLike, "*b n m"] | SquaredDistances,
+    a: Float[ArrayLike, "*#b n"],
+    b: Float[ArrayLike, "*#b m"],
+    cost: Float[ArrayLike, "*#b n m"] | SquaredDistances,
     epsilon: ArrayLike,
     *,
     iterations: int = 100,
@@ -175,9 +175,9 @@ def transport_plan(
 
 
 def transport_cost(
-    a: Float[ArrayLike, "*b n"],
-    b: Float[ArrayLike, "*b m"],
-    cost: Float[ArrayLike, "*b n m"] | SquaredDistances,
+    a: Float[ArrayLike, "*#b n"],
+    b: Float[ArrayLike, "*#b m"],
+    cost: Float[ArrayLike, "*#b n m"] | SquaredDistances,
     epsilon: ArrayLike,
     *,
     iterations: int = 100,
@@ -215,12 +215,12 @@ def transport_cost(
 
 
 def sinkhorn_divergence(
-    x_p: Float[ArrayLike, "*b n d"],
-    x_q: Float[ArrayLike, "*b m d"],
+    x_p: Float[ArrayLike, "*#b n d"],
+    x_q: Float[ArrayLike, "*#b m d"],
     epsilon: ArrayLike,
     *,
-    a: Float[ArrayLike, "*b n"] | None = None,
-    b: Float[ArrayLike, "*b m"] | None = None,
+    a: Float[ArrayLike, "*#b n"] | None = None,
+    b: Float[ArrayLike, "*#b m"] | None = None,
     iterations: int = 100,
 ) -> Float[Array, "*b"]:
     """The debiased Sinkhorn divergence of two samples, cost ‖x − y‖².

@@ -26,7 +26,7 @@ def log_sum_exp(x: Float[Array, "*b n"]) -> Float[Array, "*b"]:
 
 
 def squared_distances(
-    point: Float[Array, "*b 1 d"], others: Float[Array, "*b m d"]
+    point: Float[Array, "*#b 1 d"], others: Float[Array, "*#b m d"]
 ) -> Float[Array, "*b m"]:
     """‖point − other‖², broadcasting."""
     return jnp.sum((others - point) ** 2, axis=-1)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.typing import Array
+from kljax.typing import Array, ArrayLike
 
 FEW = 3
 """Up to so many dimensions differences are as fast as a matrix product."""
@@ -184,7 +184,7 @@ def _sums(
     dtype = problem.queries.dtype
     blocks = -(-m // tile.points)
 
-    def start(i: Array, size: int, count: int) -> Array:
+    def start(i: ArrayLike, size: int, count: int) -> Array:
         # The last block reaches back into the one before it: no copy is filled up.
         return jnp.minimum(i * size, count - size)
 
