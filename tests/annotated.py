@@ -11,11 +11,11 @@ checker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 if __name__ == "__main__":
     with install_import_hook("kljax", "annotated.checker"):
-        from public_calls import BROADCAST, TABLE, VARIANTS
+        from public_calls import TABLE, TYPED, VARIANTS
 
     import jax
 
-    rows = [*TABLE.items(), *VARIANTS.items(), *BROADCAST.items()]
+    rows = [*TABLE.items(), *VARIANTS.items(), *TYPED.items()]
     for name, (function, arrays) in rows:
         try:
             jax.eval_shape(lambda arrays, call=function: call(**arrays), arrays)

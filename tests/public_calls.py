@@ -211,8 +211,9 @@ VARIANTS = {
     for name, (function, arrays) in TABLE.items()
     if name.startswith("gaussian.")
 }
-# Leading axes that broadcast.
-BROADCAST = {
+# `divergence` by another name, and leading axes that broadcast: for types alone.
+TYPED = {
+    **{name: (getattr(kd, name), LOGITS) for name in kd.names()},
     "gaussian.renyi": (
         gaussian.renyi,
         {
@@ -236,6 +237,8 @@ BROADCAST = {
 }
 # Take no arrays, or return what another row of the table looks at.
 OTHERS = {
+    *kd.names(),
+    "from_generator",
     "generator",
     "get",
     "names",

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from kljax.doors import floating, legal
+from kljax.arguments import floating, legal
 from kljax.typing import Array, ArrayLike
 
 

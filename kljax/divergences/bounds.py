@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from kljax.doors import floating, shadow
+from kljax.arguments import floating, shadow
 from kljax.generators import FDivergence, get
 from kljax.typing import Array, ArrayLike, Float
 

@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
+from kljax.arguments import floating, legal
 from kljax.divergences._points import log_normalized
-from kljax.doors import floating, legal
 from kljax.generators import ForwardKL
 from kljax.typing import Array, ArrayLike, Float, Int
 

@@ -24,8 +24,8 @@ A sample of which a log-probability is NaN is NaN in value and gradient.
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import floating
 from kljax.divergences._points import log_normalized
-from kljax.doors import floating
 from kljax.generators import FDivergence, get
 from kljax.generators.accurate import phi
 from kljax.typing import Array, ArrayLike, Float

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.doors import floating, legal
+from kljax.arguments import floating, legal
 from kljax.kernels.pairs.covariance import (
     log_det_gap,
     log_det_gap_diag,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import falling, floating, legal, shadow
 from kljax.divergences import counts
 from kljax.divergences._points import (
     bandwidth_of,
@@ -18,7 +19,6 @@ from kljax.divergences._points import (
     points_of,
     weighted,
 )
-from kljax.doors import falling, floating, legal, shadow
 from kljax.kernels.pairs.neighbors import kth_squared_distances, of_size_one
 from kljax.kernels.pairs.sums import (
     kernel_sums,

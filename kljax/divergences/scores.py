@@ -13,7 +13,7 @@ gradient theorem of f-distill). Target p first; h is the member `curvature`.
 import jax
 import jax.numpy as jnp
 
-from kljax.doors import falling, floating, legal, shadow
+from kljax.arguments import falling, floating, legal, shadow
 from kljax.generators import FDivergence, ReverseKL, get
 from kljax.typing import Array, ArrayLike, Float
 

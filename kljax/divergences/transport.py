@@ -20,7 +20,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.divergences._transport_arguments import checked, floating, present
+from kljax.arguments import floating
+from kljax.divergences._transport_arguments import checked, present
 from kljax.kernels.pairs.sums import squared_distances
 from kljax.kernels.transport import rules
 from kljax.kernels.transport.rules import Matrix, SquaredDistances
