@@ -31,7 +31,7 @@ ROOMS = {
     "training": set(),
     "decoding": {"models", "divergences", "kernels", "generators"},
     "models": {"data"},
-    "metrics": {"divergences"},
+    "metrics": {"data", "divergences"},
     "data": set(),
 }
 
