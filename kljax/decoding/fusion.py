@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import shadow
 from kljax.decoding import fusion_solver as solver
 from kljax.decoding.fusion_curve import IMPOSSIBLE, Problem, movement, prepare
-from kljax.doors import shadow
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 __all__ = ["RULES", "Weights", "fuse", "solve_weights"]

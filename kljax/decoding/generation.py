@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import checked_ids, traced
 from kljax.decoding.lockstep import (
     Block,
     Combine,
@@ -25,7 +26,6 @@ from kljax.decoding.lockstep import (
     traced_fields,
 )
 from kljax.decoding.sampling import Sampling
-from kljax.kernels.arguments import checked_ids, traced
 from kljax.models.language.configuration import TransformerConfig
 from kljax.models.language.stacking import unstack_layers
 from kljax.models.language.transformer import PureTransformer

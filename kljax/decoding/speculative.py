@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kljax import arguments
 from kljax.decoding import generation
 from kljax.decoding.fusion import padded
 from kljax.decoding.lockstep import (
@@ -35,7 +36,6 @@ from kljax.decoding.lockstep import (
     within,
 )
 from kljax.decoding.sampling import Sampling, greedy, sample, warp
-from kljax.kernels import arguments
 from kljax.models.language.cache import Cache
 from kljax.typing import Array, Bool, Float, Int, Key, PyTree
 

@@ -1,9 +1,12 @@
-"""Arguments that several rooms take, checked alike.
+"""Arguments that several rooms take, checked alike; a ground that every room stands on.
 
-What a value is can be said only where it is known before a program runs: of a traced
-one no check here says anything but what its shape and type tell.
+What a value is can be said only where it is known before a program runs: an illegal one
+raises and is named. Of a traced one no check here says anything but what its shape and
+type tell; `legal` turns an illegal one into NaN, so that result and gradient show it.
 """
 
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,13 +19,57 @@ __all__ = [
     "check_positive",
     "checked_ids",
     "concrete",
+    "described",
+    "falling",
     "fitting",
+    "floating",
+    "legal",
     "rows_shaped",
+    "shadow",
     "traced",
+    "whole",
 ]
 
 LEAST, MOST = 1e-30, 1e30
 """A temperature beyond these, and its reciprocal, leave no digits in float32."""
+
+
+def described(value: Any) -> str:
+    """A value in a few words, for a message.
+
+    Example:
+        >>> described([1, 2]), described(np.zeros((2, 3))), described("runs/a")
+        ('a list of 2', 'an array of float64 (2, 3)', "the str 'runs/a'")
+    """
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, str | int | float):
+        return f"the {type(value).__name__} {value!r}"
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"an array of {value.dtype} {value.shape}"
+    if isinstance(value, list | tuple | Mapping):
+        return f"a {type(value).__name__} of {len(value)}"
+    name = getattr(value, "__name__", None)
+    kind = type(value).__name__
+    return f"the {kind} {name}" if name else f"a value of type {kind}"
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """The value as an int.
+
+    Raises:
+        TypeError: it is no whole number (3.0 is none, nor is True).
+        ValueError: it is below `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an int, got {described(value)}")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return number
 
 
 def concrete(value: Any) -> np.ndarray | None:
@@ -116,7 +163,7 @@ def rows_shaped(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
     """
     array = fitting(name, value, rows)
     check_positive(name, value)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return floating(array)
 
 
 def check_positive(name: str, value: ArrayLike) -> None:
@@ -148,3 +195,42 @@ def fitting(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
             f"{rows}; got {array.shape}"
         )
     return array
+
+
+def floating(value: ArrayLike) -> Array:
+    """An array of float32 at least."""
+    array = jnp.asarray(value)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def legal(name: str, x: Array, illegal: Callable, words: str) -> Array:
+    """`x` where it is legal; NaN passes, as a comparison with it is False.
+
+    Args:
+      name, words: for the message, ``name must be words``.
+      x: a floating array.
+      illegal: from an array, NumPy's or JAX's, to where it is not legal; it may reduce
+        axes that it keeps with size 1.
+
+    Raises:
+      ValueError: an illegal value that is known; names it.
+    """
+    values = concrete(x)
+    if values is None:
+        return x * jnp.where(illegal(x), jnp.nan, 1).astype(x.dtype)
+    found = np.asarray(illegal(values))
+    if found.any():
+        first = zip(np.argwhere(found)[0], found.shape, values.shape)
+        at = tuple(slice(None) if few < size else i for i, few, size in first)
+        raise ValueError(f"{name} must be {words}, got {values[at].tolist()}")
+    return x
+
+
+def shadow(x: Array) -> Array:
+    """0, elementwise; NaN, in value and derivative, where `x` is NaN."""
+    return jnp.where(jnp.isnan(x), x * x, 0)
+
+
+def falling(edges):
+    """Where an edge lies below the one before it."""
+    return jnp.append(False, edges[1:] < edges[:-1])
