@@ -33,7 +33,7 @@ ROOMS = {
     "training": set(),
     "decoding": {"models", "divergences", "kernels", "generators"},
     "models": {"data"},
-    "metrics": {"divergences"},
+    "metrics": {"data", "divergences"},
     "data": set(),
 }
 

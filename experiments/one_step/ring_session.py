@@ -17,9 +17,9 @@ from experiments.one_step.ring_training import (
     adam,
     judged,
     population,
-    sliced_distance,
     stacked,
 )
+from kljax.metrics import sliced_wasserstein2
 from kljax.theory.mixtures import GaussianMixture
 from kljax.training import (
     Player,
@@ -248,7 +248,7 @@ class Session:
             for i in range(6)
         ]
         scores = [judged(x, self.reference, self.law) for x in draws[:5]]
-        pairs = [sliced_distance(a, b) for a, b in itertools.pairwise(draws)]
+        pairs = [sliced_wasserstein2(a, b) for a, b in itertools.pairwise(draws)]
         return {
             "tv": [score["tv"] for score in scores],
             "sliced_w2": [score["sliced_w2"] for score in scores],
