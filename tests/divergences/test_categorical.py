@@ -1,8 +1,5 @@
 """The public face: axes, temperature, other divergences, errors, light imports."""
 
-import dataclasses
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,10 +33,6 @@ def test_hand_numbers_and_scipy():
 
 def test_every_name_is_a_documented_function():
     for name in kd.names():
-        shown = [*inspect.signature(getattr(kd, name)).parameters]
-        own = [f.name for f in dataclasses.fields(kd.get(name))]
-        shared = ["axis", "temperature", "where", "pad_vocab"]
-        assert shown == ["p_logits", "q_logits", *shared, *own]
         function = getattr(kd, name)
         close(function(P, Q), references.VALUES[name](p, q))
         assert function.__name__ == name and "divergence" in function.__doc__

@@ -159,11 +159,7 @@ def normalizers(z_p: Array, z_q: Array, x: Array) -> tuple[Array, Array, Array]:
 def outcomes(sides: Sides, log_zp, log_zq, shift, p=None, q=None) -> Outcomes:
     """What the generators take; `p` and `q` are the masses, if they are known."""
     log_p, log_q, log_u = sides.a - log_zp, sides.b - log_zq, sides.d + shift
-    p = jnp.exp(log_p) if p is None else p
-    q = jnp.exp(log_q) if q is None else q
-    near = jnp.abs(log_u) < el.NEAR
-    close = -p * el.expm1_near(-jnp.where(near, log_u, 0))
-    return Outcomes(log_p, log_q, log_u, p, q, jnp.where(near, close, p - q))
+    return Outcomes.of(log_p, log_q, log_u, p, q)
 
 
 def sharpness_of(temperature: ArrayLike, *like: Array) -> Array:

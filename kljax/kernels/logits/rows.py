@@ -122,13 +122,12 @@ def _settled(tangent: Array, state: RowState, axis: str | None) -> Array:
 
 def _kept(unit: Unit) -> Unit:
     """On a CPU stored, not computed anew for each sum that they are in."""
-    kept = unit.e_p, unit.e_q, unit.d, unit.excess
-    kept = jax.lax.platform_dependent(
-        *kept,
+    e_p, e_q, d, excess = jax.lax.platform_dependent(
+        *unit[:4],
         cpu=lambda *x: jax.lax.optimization_barrier(x),
         default=lambda *x: x,
     )
-    return Unit(*kept, unit.p_missing, unit.q_missing)
+    return Unit(e_p, e_q, d, excess, unit.p_missing, unit.q_missing)
 
 
 def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
