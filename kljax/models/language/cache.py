@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from kljax.models.attention import write
+from kljax.models.language.attention import write
 from kljax.models.language.configuration import TransformerConfig
 from kljax.typing import Array, Bool, Float, Int
 
