@@ -19,15 +19,19 @@ from kljax.models.language.transformer import (
     TransformerConfig,
     transformer,
 )
+from kljax.models.language.vocabulary import restricted
 from kljax.training import (
     Loss,
     Player,
     Progress,
     RunFolder,
+    adam,
+    clipped,
     fit,
     init_state,
     jit_step,
     make_step,
+    warmup_cosine,
 )
 from kljax.typing import Array, PyTree
 
@@ -80,15 +84,10 @@ class Models:
 
 def optimizer(config: FitConfig) -> optax.GradientTransformation:
     """Warm-up, then a cosine to a tenth; the same recipe for every model."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0,
-        config.rate,
-        max(1, config.steps // 10),
-        max(2, config.steps),
-        config.rate / 10,
-    )
-    rule = optax.contrib.muon(rate, adam_b2=0.98) if config.muon else optax.adam(rate)
-    return optax.chain(optax.clip_by_global_norm(1.0), rule)
+    rate = warmup_cosine(config.rate, config.steps, final=0.1)
+    if not config.muon:
+        return adam(rate)
+    return clipped(optax.contrib.muon(rate, adam_b2=0.98))
 
 
 def token_losses(apply: Callable, params: PyTree, batch: dict[str, Any]) -> Loss:
@@ -108,11 +107,7 @@ def shrunk(model: Pretrained, kept: np.ndarray | None) -> tuple[Any, PyTree]:
     """A published model on some of its vocabulary: function and parameters."""
     if kept is None:
         return model.apply, model.params
-    config = dataclasses.replace(model.config, vocab_size=len(kept))
-    params = dict(model.params)
-    params["head"] = {k: v[..., kept] for k, v in params["head"].items()}
-    if "embedding" in params:
-        params["embedding"] = {"table": params["embedding"]["table"][kept]}
+    config, params = restricted(model.config, model.params, kept)
     return transformer(config)[0], params
 
 

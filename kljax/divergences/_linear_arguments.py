@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kljax.arguments import check_positive, checked_ids
 from kljax.divergences._arguments import checked_lists
 from kljax.kernels import linear as kernel
-from kljax.kernels.arguments import check_positive, checked_ids
 from kljax.typing import Array, ArrayLike
 
 IMPLEMENTATIONS = ("gradient_in_forward", "recompute")

@@ -10,6 +10,7 @@ language model as `apply(params, tokens)`, see `kljax.models.language.transforme
 
 __all__ = [
     "attention",
+    "batch_norm",
     "embedding",
     "files",
     "functional",

@@ -7,7 +7,7 @@ from flax import nnx
 from kljax.models.layers import LECUN, Draw, linear, wide
 from kljax.typing import Array, Bool, Float, Int
 
-__all__ = ["SelfAttention", "attend", "causal", "nearest"]
+__all__ = ["SelfAttention", "attend", "causal", "nearest", "write"]
 
 
 def attend(
@@ -96,6 +96,12 @@ def nearest(visible: Bool[Array, "#b t s"], window: int) -> Bool[Array, "#b t s"
         return visible
     behind = jnp.cumsum(visible[..., ::-1], axis=-1, dtype=jnp.int32)[..., ::-1]
     return visible & (behind <= window)
+
+
+def write(slots: Array, block: Array, cursor: Array, axis: int) -> Array:
+    """The block in the slots from `cursor` on, the same in all rows."""
+    block = block.astype(slots.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(slots, block, cursor, axis)
 
 
 class SelfAttention(nnx.Module):

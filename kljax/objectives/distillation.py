@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import rows_shaped
 from kljax.divergences import (
     divergence as dense_divergence,
 )
@@ -32,7 +33,6 @@ from kljax.divergences import (
 )
 from kljax.generators import FDivergence
 from kljax.kernels import rows
-from kljax.kernels.arguments import rows_shaped
 from kljax.objectives.sides import (
     Hidden,
     Logits,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.kernels.arguments import checked_ids, rows_shaped
+from kljax.arguments import checked_ids, rows_shaped
 from kljax.kernels.rows import settled
 from kljax.typing import Array, ArrayLike, Float, Int
 

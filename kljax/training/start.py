@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.training.arguments import check_arrays, described, several
+from kljax.arguments import described
+from kljax.training.arguments import check_arrays, several
 from kljax.training.players import Player
 from kljax.training.state import TrainState, is_key
 from kljax.typing import Array, Key, PyTree

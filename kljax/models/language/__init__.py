@@ -11,4 +11,5 @@ __all__ = [
     "stacking",
     "task_arithmetic",
     "transformer",
+    "vocabulary",
 ]

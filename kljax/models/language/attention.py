@@ -2,16 +2,15 @@
 
 from typing import NamedTuple
 
-import jax
 from flax import nnx
 
-from kljax.models.attention import attend
+from kljax.models.attention import attend, write
 from kljax.models.language.configuration import TransformerConfig
 from kljax.models.language.rope import rotate
 from kljax.models.layers import Dense, RMSNorm, normal
 from kljax.typing import Array, Float
 
-__all__ = ["Attention", "Context", "Memory", "write"]
+__all__ = ["Attention", "Context", "Memory"]
 
 Memory = tuple[Array, Array, Array]
 """One layer's keys and values `[b, kv_heads, slots, head_dim]`, and the next slot."""
@@ -77,9 +76,3 @@ class Attention(nnx.Module):
             v = write(values, v, cursor, axis=2)
         out = attend(q, k.astype(x.dtype), v.astype(x.dtype), visible)
         return self.output(out.reshape(b, t, -1)), (k, v)
-
-
-def write(slots: Array, block: Array, cursor: Array, axis: int) -> Array:
-    """The block in the slots from `cursor` on, the same in all rows."""
-    block = block.astype(slots.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(slots, block, cursor, axis)
