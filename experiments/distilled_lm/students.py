@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.distilled_lm.teachers import Teacher, adam
+from experiments.distilled_lm.teachers import Teacher, text_optimizer
 from kljax.decoding import Decoding, generate
 from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives.distillation import (
@@ -143,7 +143,7 @@ class Student:
             per_example = jnp.broadcast_to(mean, batch["labels"].shape[:1])
             return Loss(per_example, metrics | found)
 
-        return Player("student", loss, adam(rate, steps))
+        return Player("student", loss, text_optimizer(rate, steps))
 
     def frozen(self, method: Method) -> dict[str, PyTree]:
         """What the loss needs of the teacher; all of it only where it has to read."""
