@@ -17,6 +17,7 @@ from experiments.fusion.training import Models, Trainer, shrunk
 from experiments.harness import mathematics
 from kljax.data.pairs import Rows, encoded
 from kljax.data.readers.python import code, prose
+from kljax.metrics import exact_match
 from kljax.models.files.pretrained import Pretrained, from_pretrained
 from kljax.models.files.tokenizer import Tokenizer
 from kljax.models.language.task_arithmetic import add_task_vectors, task_vector
@@ -30,6 +31,7 @@ BINS = 40
 """Of the histograms of alpha, over [0, 2]."""
 ALL = tuple(scoring.ONE)
 Result = dict[str, Any]
+_matched = jax.jit(exact_match)
 
 
 class Panel:
@@ -77,7 +79,7 @@ class Panel:
 
     def alone(self, logits: Array) -> tuple[float, float]:
         """Exact match and nats per token."""
-        exact, nats = scoring.alone(logits, self.target, self.where)
+        exact, nats = _matched(self.target, logits, where=self.where)
         return float(exact.mean()), float(nats.mean())
 
     def fused(
