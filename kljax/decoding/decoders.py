@@ -9,7 +9,7 @@ the cache that the loop starts from.
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from kljax.typing import Array, PyTree
 __all__ = ["Combine", "Decoder", "Model", "Reader", "opened"]
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """A model that reads on from what it has read; it hashes.
 

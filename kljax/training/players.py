@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import optax
 
@@ -34,6 +34,7 @@ class Loss(NamedTuple):
     model_state: PyTree = None
 
 
+@runtime_checkable
 class LossFn(Protocol):
     """`loss(params, *, state, frozen, batch, key) -> Loss`, params of one role.
 
