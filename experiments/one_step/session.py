@@ -31,6 +31,7 @@ from experiments.one_step.training import (
 from kljax.data import from_unit
 from kljax.models.vision import edm
 from kljax.training import (
+    Every,
     Progress,
     RunFolder,
     TrainState,
@@ -120,7 +121,7 @@ class Session:
             run=self.run,
             stage=stage,
             progress=self.progress,
-            checkpoint_every=self.config.checkpoint_every,
+            every=Every(self.config.checkpoint_every),
             **rest,
         )
 
