@@ -22,7 +22,6 @@ from experiments.distilled_lm.teachers import (
     text_optimizer,
     text_player,
     tokenizer_of,
-    trimmed,
 )
 from experiments.harness import mathematics
 from kljax.data.batching import passes
@@ -30,6 +29,7 @@ from kljax.data.text import read_corpus
 from kljax.metrics import token_measures
 from kljax.models.functional import parameter_count
 from kljax.models.language.transformer import transformer
+from kljax.models.language.vocabulary import restricted
 from kljax.objectives.distillation import Hidden, Logits, distillation_loss
 from kljax.objectives.sides import dense_logits
 from kljax.training import (
@@ -141,7 +141,8 @@ class Session:
         """The published model on the ids that occur, or one trained on their text."""
         if self.pretrained is not None:
             loaded, self.pretrained = self.pretrained, None
-            return trimmed(loaded.config, loaded.params, self.corpus.ids)
+            sizes, params = restricted(loaded.config, loaded.params, self.corpus.ids)
+            return Teacher(sizes, transformer(sizes)[0], params)
         config = self.config.teacher
         sizes = own_config(config, len(self.corpus.ids), self.config.data.length)
         apply, draw = transformer(sizes)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.distilled_lm.teachers import Teacher, text_optimizer
-from kljax.decoding import generate
+from kljax.decoding import Decoding, generate
 from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives.distillation import (
     Hidden,
@@ -159,8 +159,8 @@ class Student:
             tokens = batch["tokens"]
             length = tokens.shape[1]
             prompt = length // 2
-            options = {"max_new_tokens": length - prompt, "key": key}
-            made = generate(self.apply, params, tokens[:, :prompt], **options).tokens
+            model, rest = (self.apply, params), Decoding(length - prompt)
+            made = generate([model], tokens[:, :prompt], rest, key=key).tokens
             written = jnp.concatenate([tokens[:, :prompt], made], axis=1)
             labels, weights = next_token(
                 written, jnp.broadcast_to(jnp.arange(length) >= prompt, written.shape)

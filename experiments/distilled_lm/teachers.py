@@ -11,7 +11,8 @@ import optax
 
 from kljax.data.batching import in_parts
 from kljax.models.language.stacking import stack_layers
-from kljax.models.language.transformer import TransformerConfig, transformer
+from kljax.models.language.transformer import TransformerConfig
+from kljax.models.language.vocabulary import Bytes
 from kljax.objectives.distillation import Hidden, sequence_level_loss
 from kljax.training import Loss, Player, adam, warmup_cosine
 from kljax.typing import Array, Float, Int, PyTree
@@ -50,16 +51,6 @@ class Teacher(NamedTuple):
         return Hidden(states, head, bias, self.config.soft_cap)
 
 
-class Bytes:
-    """The tokenizer of a model that is trained here: one token per byte."""
-
-    end = 0
-
-    @staticmethod
-    def encode(text: str) -> Sequence[int]:
-        return list(text.encode())
-
-
 def tokenizer_of(pretrained: Any) -> tuple[Callable[[str], Sequence[int]], int]:
     """Text to ids, and the id that ends a document."""
     if pretrained is None:
@@ -67,22 +58,6 @@ def tokenizer_of(pretrained: Any) -> tuple[Callable[[str], Sequence[int]], int]:
     known = pretrained.tokenizer
     end = known.vocabulary.get("<|endoftext|>", known.eos_id)
     return known.encode, 0 if end is None else end
-
-
-def trimmed(
-    config: TransformerConfig, params: PyTree, ids: Int[np.ndarray, "v"]
-) -> Teacher:
-    """The same model on fewer outcomes: its law given that the token is one of `ids`.
-
-    Rows of the embedding and columns of the head are taken, nothing else changes.
-    """
-    cut = {name: jnp.asarray(x)[..., ids] for name, x in params["head"].items()}
-    params = {**params, "head": cut}
-    if "embedding" in params:
-        table = jnp.asarray(params["embedding"]["table"])[ids]
-        params["embedding"] = {"table": table}
-    config = dataclasses.replace(config, vocab_size=len(ids))
-    return Teacher(config, transformer(config)[0], jax.tree.map(jnp.asarray, params))
 
 
 def own_config(config: TeacherConfig, vocab: int, length: int) -> TransformerConfig:

@@ -1,6 +1,7 @@
 """The stages of a logit fusion run: training, scores per seed, decoding, timing."""
 
 import functools
+import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,6 @@ import numpy as np
 from experiments.fusion import decoding, scoring
 from experiments.fusion.batches import Corpus
 from experiments.fusion.tasks import Example, draw, few_shot, line
-from experiments.fusion.text import Characters, Tokens, checksum
 from experiments.fusion.training import Models, Trainer, shrunk
 from experiments.harness import mathematics
 from kljax.data.pairs import Rows, encoded
@@ -20,6 +20,7 @@ from kljax.data.readers.python import code, prose
 from kljax.models.files.pretrained import Pretrained, from_pretrained
 from kljax.models.files.tokenizer import Tokenizer
 from kljax.models.language.task_arithmetic import add_task_vectors, task_vector
+from kljax.models.language.vocabulary import Characters, Kept
 from kljax.training import Progress, RunFolder
 from kljax.typing import Array, Float, PyTree
 
@@ -119,14 +120,14 @@ class Session:
         if sources:
             tokenizer = _shared_tokenizer(list(sources.values()))
             lines = self._lines()
-            self.vocabulary = Tokens(tokenizer, lines, text + other, config.vocabulary)
+            self.vocabulary = Kept(tokenizer, lines, text + other, config.vocabulary)
             kept = self.vocabulary.kept
             published = {k: shrunk(v, kept) for k, v in sources.items()}
             del sources
         self.text, self.domain = (
             np.asarray(self.vocabulary.encode(one), np.int32) for one in (text, other)
         )
-        facts = {"text": checksum(text), "domain": checksum(other)}
+        facts = {"text": _checksum(text), "domain": _checksum(other)}
         self.folder = RunFolder(workdir, mathematics(config) | {"checksums": facts})
         self.trainer = Trainer(
             config, self.folder, progress, self.vocabulary.size, published
@@ -393,6 +394,10 @@ def _shared_tokenizer(models: list[Pretrained]) -> Tokenizer:
 
 def _equal(some: Sequence[str], others: Sequence[str]) -> np.ndarray:
     return np.array([a == b for a, b in zip(some, others, strict=True)])
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _pairs(examples: Sequence[Example]) -> list[tuple[str, str]]:

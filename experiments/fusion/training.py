@@ -19,6 +19,7 @@ from kljax.models.language.transformer import (
     TransformerConfig,
     transformer,
 )
+from kljax.models.language.vocabulary import restricted
 from kljax.training import (
     Every,
     Loss,
@@ -107,11 +108,7 @@ def shrunk(model: Pretrained, kept: np.ndarray | None) -> tuple[Any, PyTree]:
     """A published model on some of its vocabulary: function and parameters."""
     if kept is None:
         return model.apply, model.params
-    config = dataclasses.replace(model.config, vocab_size=len(kept))
-    params = dict(model.params)
-    params["head"] = {k: v[..., kept] for k, v in params["head"].items()}
-    if "embedding" in params:
-        params["embedding"] = {"table": params["embedding"]["table"][kept]}
+    config, params = restricted(model.config, model.params, kept)
     return transformer(config)[0], params
 
 

@@ -17,8 +17,8 @@ from experiments.one_step.ring_training import (
     judged,
     optimizer,
     population,
-    sliced_distance,
 )
+from kljax.metrics import sliced_wasserstein2
 from kljax.theory.mixtures import GaussianMixture
 from kljax.training import (
     Every,
@@ -244,7 +244,7 @@ class Session:
             for i in range(6)
         ]
         scores = [judged(x, self.reference, self.law) for x in draws[:5]]
-        pairs = [sliced_distance(a, b) for a, b in itertools.pairwise(draws)]
+        pairs = [sliced_wasserstein2(a, b) for a, b in itertools.pairwise(draws)]
         return {
             "tv": [score["tv"] for score in scores],
             "sliced_w2": [score["sliced_w2"] for score in scores],

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from kljax import generators
+from kljax.metrics import sliced_wasserstein2
 from kljax.models.functional import PureModule, functional
 from kljax.models.mlp import MLPDenoiser
 from kljax.models.vision import edm
@@ -276,16 +277,6 @@ def population(
     return stacked(states), frozen
 
 
-def sliced_distance(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"], *, directions: int = 128
-) -> float:
-    """Sliced 2-Wasserstein distance of two equally large samples of the plane."""
-    angle = np.pi * (np.arange(directions) + 0.5) / directions
-    axes = np.stack([np.cos(angle), np.sin(angle)])
-    gap = np.sort(x @ axes, axis=0) - np.sort(y @ axes, axis=0)
-    return float(np.sqrt(np.mean(gap**2)))
-
-
 def judged(
     x: Float[np.ndarray, "n 2"],
     reference: Float[np.ndarray, "n 2"],
@@ -300,7 +291,7 @@ def judged(
         # A mode is hit when a fifth of its due share lies within 4 std of it.
         "modes": int((held > 0.2 / modes).sum()),
         "tv": float(0.5 * np.abs(share - 1 / modes).sum()),
-        "sliced_w2": sliced_distance(x, reference),
+        "sliced_w2": sliced_wasserstein2(x, reference),
         "near": float((distance < 4).mean()),
         "core": float((distance < 2).mean()),
     }

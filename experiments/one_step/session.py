@@ -16,9 +16,12 @@ import jax
 import numpy as np
 
 from experiments.harness import Figure, mathematics
-from experiments.one_step.data import load_pictures
-from experiments.one_step.figures import draw_bars, draw_grid, grid_rows, keep_images
-from experiments.one_step.judge import Judge, rank_correlation, trained_judge
+from experiments.one_step.figures import (
+    draw_bars,
+    draw_grid,
+    keep_images,
+)
+from experiments.one_step.judge import rank_correlation, trained_judge
 from experiments.one_step.networks import build_networks
 from experiments.one_step.training import (
     distillation_players,
@@ -29,6 +32,8 @@ from experiments.one_step.training import (
     teacher_player,
 )
 from kljax.data import from_unit
+from kljax.data.images import first_of_classes, load_pictures
+from kljax.metrics import FeatureJudge
 from kljax.models.vision import edm
 from kljax.training import (
     Every,
@@ -56,7 +61,9 @@ class Session:
         for student in config.students:
             parsed(student)
         self.config, self.progress = config, progress
-        self.pictures = load_pictures(config.data)
+        data = config.data
+        source = pathlib.Path(data.path) if data.path else data.name
+        self.pictures = load_pictures(source, root=data.root, fetch=data.fetch)
         self.nets = build_networks(
             config.model,
             self.pictures,
@@ -128,7 +135,7 @@ class Session:
     # ------------------------------------------------------------ what is trained
 
     @functools.cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> FeatureJudge:
         judge, self._judge_facts = trained_judge(
             self.pictures, self.config.judge, self.run, self.progress
         )
@@ -305,7 +312,7 @@ class Session:
                 sampler, params = "one", state.ema["student"]
                 extra = {"evaluations": 1} | self.gap(state, frozen, seed)
             images, ids, speed = self.images(sampler, params, seed, f"sample {label}")
-            rows = grid_rows(ids, len(images), self.pictures.num_classes)
+            rows = first_of_classes(ids, len(images), self.pictures.num_classes)
             keep_images(self.kept(label), images[rows])
             return {
                 **self.judge.score(images, ids),
@@ -363,7 +370,10 @@ class Session:
 
     def controls(self) -> dict[str, Row]:
         """What real images and two bad models score (stage `controls`)."""
-        result = self.stage("controls", lambda: self.judge.controls(self.nets.codec))
+        result = self.stage(
+            "controls",
+            lambda: self.judge.controls(self.nets.codec, self.config.judge.samples),
+        )
         return {k: v for k, v in result.items() if isinstance(v, dict)}
 
     # ------------------------------------------------------------ what is shown
@@ -397,7 +407,7 @@ class Session:
         """The grid of pictures and the bars of the numbers."""
         pictures, seed = self.pictures, self.config.seed
         real = from_unit(pictures.train, pictures.levels)
-        rows = grid_rows(pictures.train_ids, len(real), pictures.num_classes)
+        rows = first_of_classes(pictures.train_ids, len(real), pictures.num_classes)
         panels = {"real": real[rows]}
         for name in ("teacher", *self.config.students):
             with np.load(self.kept(f"{name.replace('/', '-')}-s{seed}")) as file:

@@ -1,13 +1,16 @@
+# ruff: noqa: F403
 """Distances between distributions, one module per kind of thing you hold.
 
 Logits: `divergence`, ``forward_kl`` and its siblings here. Hidden states and heads:
 `linear_divergence` and its siblings, also here. Gaussians: `gaussian`.
-Log-probabilities of samples: `estimators`. Samples alone: `samples`. Discrete measures
-with a cost: `transport`. Score functions: `scores`.
+Log-probabilities of samples: `estimators`. Samples alone: `samples`, their `counts`, a
+critic at them: `bounds`. Discrete measures with a cost: `transport`. Score functions:
+`scores`.
 """
 
 from collections.abc import Callable
 
+from kljax import generators as _generators
 from kljax.divergences import categorical as _categorical
 from kljax.divergences.categorical import (
     cauchy_schwarz,
@@ -26,61 +29,24 @@ from kljax.divergences.linear import (
 from kljax.divergences.linear_sharded import linear_divergence_sharded
 from kljax.divergences.listed import topk
 from kljax.divergences.sharded import divergence_sharded
-from kljax.generators import (
-    Alpha,
-    Choice,
-    FDivergence,
-    ForwardKL,
-    Jeffreys,
-    JensenShannon,
-    LeCam,
-    Moments,
-    NeymanChi2,
-    PearsonChi2,
-    ReverseKL,
-    SkewForwardKL,
-    SkewReverseKL,
-    SoftenedReverseKL,
-    SquaredHellinger,
-    TotalVariation,
-    generator,
-    get,
-    names,
-)
+from kljax.generators import *
 
 __all__ = [
-    "Alpha",
-    "Choice",
-    "FDivergence",
-    "ForwardKL",
-    "Jeffreys",
-    "JensenShannon",
-    "LeCam",
-    "Moments",
-    "NeymanChi2",
-    "PearsonChi2",
-    "ReverseKL",
-    "SkewForwardKL",
-    "SkewReverseKL",
-    "SoftenedReverseKL",
-    "SquaredHellinger",
-    "TotalVariation",
     "cauchy_schwarz",
     "cross_entropy",
     "divergence",
     "divergence_sharded",
     "entropy",
-    "generator",
-    "get",
     "linear_cross_entropy",
     "linear_divergence",
     "linear_divergence_sharded",
     "linear_mixture",
     "linear_topk",
     "linear_topk_renormalized",
-    "names",
     "renyi",
     "topk",
+    *_generators.__all__,
+    *_categorical.NAMED,
 ]
 
 

@@ -10,23 +10,16 @@ swept by `vmap`, scheduled and differentiated. Members act elementwise on the lo
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 
+from kljax.generators.accurate import NEAR, expm1_near
 from kljax.generators.one_pass import OnePass
 from kljax.typing import Array, ArrayLike
 
 INF = math.inf
-
-
-class Moments(NamedTuple):
-    """``D = closed_form(w)`` with ``w = log Σ p^alpha q^(1 − alpha)``."""
-
-    alpha: Any
-    closed_form: Callable[[Array], Array]
 
 
 class Outcomes(NamedTuple):
@@ -40,6 +33,15 @@ class Outcomes(NamedTuple):
     q: Array
     excess: Array
     """``p − q``, accurate where they nearly agree."""
+
+    @staticmethod
+    def of(log_p: Array, log_q: Array, log_u: Array) -> "Outcomes":
+        """From the logarithms of two masses, no larger than numbers can be."""
+        p, q = jnp.exp(log_p), jnp.exp(log_q)
+        near = jnp.abs(log_u) < NEAR
+        close = -p * expm1_near(-jnp.where(near, log_u, 0))
+        excess = jnp.where(near, close, p - q)
+        return Outcomes(log_p, log_q, log_u, p, q, excess)
 
     @property
     def swapped(self) -> "Outcomes":
@@ -102,13 +104,17 @@ def _limit(log_mass: Array, bound: Any) -> Array:
 
 @generator
 class FDivergence:
-    """Base of the generators: derives from `value` what an author does not write."""
+    """Base of the generators: an author writes one form, and the rest is derived.
 
-    moments: ClassVar[Any] = None
-    """One-pass form, where ``D`` is a function of one sum of powers (`Moments`)."""
+    That form is `mass_term` (with `mass_grad` where it is simpler or faster than a
+    derivative), which is exact at any ratio. Whoever has f alone writes `value`
+    instead, with `dual` and both limits if they are known: only the half
+    ``log_u <= 0`` of either is then used in a sum. If both are written, `mass_term`
+    counts in sums.
+    """
 
     one_pass: ClassVar[OnePass | None] = None
-    """One-pass form in other sums; that of `dual` serves as well."""
+    """One-pass form, where ``D`` is a function of a few sums; that of `dual` serves."""
 
     centered: ClassVar[bool] = False
     """Whether ``Σ q grad_q`` is 0 whatever p and q."""
@@ -120,43 +126,30 @@ class FDivergence:
     the caller.
     """
 
-    @staticmethod
-    def from_generator(
-        f: Callable[[Array], Array],
-        dual: Callable[[Array], Array] | None = None,
-        *,
-        at_zero: float | None = None,
-        dual_at_zero: float | None = None,
-    ) -> "FDivergence":
-        """A divergence from the textbook generator ``f(u)``, u the ratio itself.
+    def mass_term(self, outcomes: Outcomes) -> Array:
+        """``q f(p/q)`` of positive masses: never negative, 0 where they are equal."""
+        l, p, q = outcomes.log_u, outcomes.p, outcomes.q
+        above = l > 0
+        below = q * self.value(jnp.where(above, 0, l))
+        return jnp.where(above, p * self.dual.value(jnp.where(above, -l, 0)), below)
 
-        Args:
-          f: convex, elementwise, of ``jax.numpy`` operations with two derivatives;
-            need not be normalised. At 1 it is smooth or has a corner between sides
-            that are, as ``|u − 1|`` and hinges have.
-          dual: ``v f(1/v)``, used where u > 1. Without it the result is accurate for
-            ``|log u| <= 15`` only.
-          at_zero: ``lim f(u)`` at ``u = 0`` (``inf`` allowed); found numerically
-            when left out.
-          dual_at_zero: ``lim f(u)/u`` at infinity; found numerically when left out.
-
-        Raises:
-          ValueError: for an f that is none of this, such as ``|u − 1|**1.5``, a dual
-            that is not f's, or a limit that must be given.
-
-        Example:
-          >>> import jax.numpy as jnp
-          >>> f = FDivergence.from_generator(lambda u: u * jnp.log(u))
-          >>> round(float(f.value(jnp.log(2.0))), 4)  # 2 log 2 - 1
-          0.3863
-        """
-        from kljax.generators.textbook import textbook
-
-        return textbook(f, dual, at_zero, dual_at_zero)
+    def mass_grad(self, outcomes: Outcomes) -> Array:
+        """``q`` times the derivative of `mass_term` in q, that is ``q · grad_q``."""
+        q, zero = outcomes.q, jnp.zeros_like(outcomes.q)
+        one = zero + 1
+        along = Outcomes(zero, one, -one, zero, q, -q)
+        return jax.jvp(self.mass_term, (outcomes,), (along,))[1]
 
     def value(self, log_u: ArrayLike) -> Array:
         """``f(u)``."""
-        raise TypeError(f"{type(self).__name__} must define value(log_u)")
+        if not _written_in_masses(self):
+            raise TypeError(
+                f"{type(self).__name__} must define mass_term(outcomes) or value(log_u)"
+            )
+        l = _floating(log_u)
+        above = l > 0
+        pair = Outcomes.of(jnp.where(above, 0, l), jnp.where(above, -l, 0), l)
+        return self.mass_term(pair) * jnp.exp(jnp.where(above, l, 0))
 
     @property
     def dual(self) -> "FDivergence":
@@ -179,36 +172,25 @@ class FDivergence:
 
     def slope(self, log_u: ArrayLike) -> Array:
         """``u f'(u)``, the derivative of `value` in ``log u``."""
-        l = jnp.asarray(log_u)
-        return jax.jvp(self.value, (l,), (jnp.ones_like(l),))[1]
+        l = _floating(log_u)
+        return self.grad_p(l) * jnp.exp(l)
 
     def grad_p(self, log_u: ArrayLike) -> Array:
         """``f'(u)``: the gradient of ``q f(p/q)`` in p."""
-        l = jnp.asarray(log_u)
-        low, high = jnp.minimum(l, 0), jnp.maximum(l, 0)
-        rising = self.dual.value(-high) - self.dual.slope(-high)
-        return jnp.where(l <= 0, self.slope(low) * jnp.exp(-low), rising)
+        return self.dual.grad_q(-_floating(log_u))
 
     def grad_q(self, log_u: ArrayLike) -> Array:
         """``f(u) − u f'(u)``: the gradient of ``q f(p/q)`` in q."""
-        l = jnp.asarray(log_u)
-        low, high = jnp.minimum(l, 0), jnp.maximum(l, 0)
-        falling = self.value(low) - self.slope(low)
-        return jnp.where(l <= 0, falling, self.dual.slope(-high) * jnp.exp(high))
+        l = _floating(log_u)
+        # An eighth of the largest number: sums and quotients of masses stay finite.
+        top = math.log(float(jnp.finfo(l.dtype).max) / 8)
+        o = Outcomes.of(jnp.where(l > top, top, l), jnp.zeros_like(l), l)
+        return self.mass_grad(o._replace(log_p=l))
 
     def curvature(self, log_u: ArrayLike) -> Array:
         """``u² f''(u)``: the weight of the score difference in f-distill (its h)."""
-        l = jnp.asarray(log_u)
-        slope, second = jax.jvp(self.slope, (l,), (jnp.ones_like(l),))
-        return second - slope
-
-    def conjugate(self, t: ArrayLike) -> Array:
-        """``f*(t) = sup over u >= 0 of u t − f(u)``; +inf outside its domain.
-
-        By bisection of ``f'(u) = t`` where a divergence has no elementary form;
-        its derivative is the maximising u.
-        """
-        return _conjugate(self, jnp.asarray(t))
+        l = _floating(log_u)
+        return -jax.jvp(self.grad_q, (l,), (jnp.ones_like(l),))[1]
 
     def term(
         self, log_p: ArrayLike, log_q: ArrayLike, log_u: ArrayLike | None = None
@@ -230,7 +212,7 @@ class FDivergence:
             jnp.where(
                 q_zero,
                 _limit(jnp.asarray(log_p), self.dual_at_zero),
-                self.interior(*safe),
+                self.mass_term(Outcomes.of(*safe)),
             ),
         )
 
@@ -248,28 +230,20 @@ class FDivergence:
         return jnp.where(
             p_zero | q_zero,
             jnp.where(p_zero, mass * at_zero, 0),
-            self.grad_interior(*safe),
+            self.mass_grad(Outcomes.of(*safe)),
         )
 
-    def interior(self, log_p: Array, log_q: Array, log_u: Array) -> Array:
-        """``q f(p/q)`` for positive p and q, from the stable half on either side."""
-        below = jnp.exp(log_q) * self.value(jnp.minimum(log_u, 0))
-        above = jnp.exp(log_p) * self.dual.value(jnp.minimum(-log_u, 0))
-        return jnp.where(log_u <= 0, below, above)
 
-    def grad_interior(self, log_p: Array, log_q: Array, log_u: Array) -> Array:
-        """``q (f − u f')`` for positive p and q, from the stable halves."""
-        low, high = jnp.minimum(log_u, 0), jnp.minimum(-log_u, 0)
-        below = jnp.exp(log_q) * self.grad_q(low)
-        return jnp.where(log_u <= 0, below, jnp.exp(log_p) * self.dual.slope(high))
+def _floating(log_u: ArrayLike) -> Array:
+    """With the largest number in place of an infinity; a NaN stays one."""
+    l = jnp.asarray(log_u)
+    l = l.astype(jnp.result_type(l, float))
+    most = jnp.finfo(l.dtype).max
+    return jnp.clip(l, -most, most)
 
-    def mass_term(self, outcomes: Outcomes) -> Array:
-        """`interior` where the masses are known: worth writing if it saves an `exp`."""
-        return self.interior(outcomes.log_p, outcomes.log_q, outcomes.log_u)
 
-    def mass_grad(self, outcomes: Outcomes) -> Array:
-        """`grad_interior` where the masses are known."""
-        return self.grad_interior(outcomes.log_p, outcomes.log_q, outcomes.log_u)
+def _written_in_masses(divergence: FDivergence) -> bool:
+    return type(divergence).mass_term is not FDivergence.mass_term
 
 
 def _split(log_p, log_q, log_u):
@@ -284,38 +258,6 @@ def _split(log_p, log_q, log_u):
     return p_zero, q_zero, log_p, log_q, log_u
 
 
-@jax.custom_jvp
-def _conjugate(divergence: FDivergence, t: Array) -> Array:
-    l = _solve_slope(divergence, t)
-    at_zero = jnp.asarray(divergence.at_zero, t.dtype)
-    top = jnp.asarray(divergence.dual_at_zero, t.dtype)
-    inside = -divergence.grad_q(l)
-    return jnp.where(t >= top, INF, jnp.where(l <= -60, -at_zero, inside))
-
-
-@_conjugate.defjvp
-def _conjugate_jvp(primals, tangents):
-    divergence, t = primals
-    l = _solve_slope(divergence, t)
-    top = jnp.asarray(divergence.dual_at_zero, t.dtype)
-    u = jnp.where((t >= top) | (l <= -60), 0, jnp.exp(l))
-    return _conjugate(divergence, t), u * tangents[1]
-
-
-def _solve_slope(divergence: FDivergence, t: Array) -> Array:
-    """The log-ratio at which ``f'(u) = t``, clipped to ±60."""
-
-    def halve(_, bracket):
-        low, high = bracket
-        mid = (low + high) / 2
-        below = divergence.grad_p(mid) < t
-        return jnp.where(below, mid, low), jnp.where(below, high, mid)
-
-    ends = jnp.full_like(t, -60.0), jnp.full_like(t, 60.0)
-    low, high = jax.lax.fori_loop(0, 64, halve, ends)
-    return (low + high) / 2
-
-
 @generator
 class Swapped(FDivergence):
     """The dual of `base`, for generators that do not name theirs."""
@@ -326,6 +268,20 @@ class Swapped(FDivergence):
     def dual(self):
         return self.base
 
+    @property
+    def limits_included(self):  # pyrefly: ignore[bad-override]
+        return self.base.limits_included
+
+    @property
+    def at_zero(self):
+        known = type(self.base).dual_at_zero is not FDivergence.dual_at_zero
+        return self.base.dual_at_zero if known else super().at_zero
+
+    def mass_term(self, outcomes):
+        return self.base.mass_term(outcomes.swapped)
+
     def value(self, log_u):
+        if _written_in_masses(self.base):
+            return super().value(log_u)
         l = jnp.asarray(log_u)
         return jnp.exp(l) * self.base.value(-l)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.generators import accurate as el
-from kljax.generators.base import INF, FDivergence, generator
+from kljax.generators.base import FDivergence, generator
 
 
 @generator
@@ -18,21 +18,8 @@ class TotalVariation(FDivergence):
     def dual(self):
         return self
 
-    def value(self, log_u):
-        return 0.5 * jnp.abs(jnp.expm1(log_u))
-
-    def grad_p(self, log_u):
-        return 0.5 * jnp.sign(log_u)
-
-    def grad_q(self, log_u):
-        return -0.5 * jnp.sign(log_u)
-
     def curvature(self, log_u):
         return jnp.zeros_like(jnp.asarray(log_u))
-
-    def conjugate(self, t):
-        t = jnp.asarray(t)
-        return jnp.where(t <= 0.5, jnp.maximum(t, -0.5), INF)
 
     def mass_term(self, outcomes):
         return 0.5 * jnp.abs(outcomes.excess)
@@ -52,25 +39,9 @@ class LeCam(FDivergence):
     def dual(self):
         return self
 
-    def value(self, log_u):
-        l = jnp.asarray(log_u)
-        return 0.5 * jnp.expm1(l) * jnp.tanh(l / 2)
-
-    def grad_p(self, log_u):
-        l = jnp.asarray(log_u)
-        return 0.5 * jnp.tanh(l / 2) * (1 + 2 * jax.nn.sigmoid(-l))
-
-    def grad_q(self, log_u):
-        return self.grad_p(-jnp.asarray(log_u))
-
     def curvature(self, log_u):
         l = jnp.asarray(log_u)
         return 4 * jax.nn.sigmoid(l) ** 2 * jax.nn.sigmoid(-l)
-
-    def conjugate(self, t):
-        t = jnp.asarray(t)
-        root = jnp.sqrt(1 - 2 * jnp.clip(t, -1.5, 0.5))
-        return jnp.where(t <= 0.5, 0.5 * (root - 1) * (root - 3), INF)
 
     def mass_term(self, outcomes):
         *_, p, q, excess = outcomes

@@ -52,29 +52,8 @@ class Choice(FDivergence):
     def dual_at_zero(self):
         return self._pick([o.dual_at_zero for o in self.options])
 
-    def value(self, log_u):
-        return self._switch(lambda o, l: o.value(l), log_u)
-
-    def slope(self, log_u):
-        return self._switch(lambda o, l: o.slope(l), log_u)
-
-    def grad_p(self, log_u):
-        return self._switch(lambda o, l: o.grad_p(l), log_u)
-
-    def grad_q(self, log_u):
-        return self._switch(lambda o, l: o.grad_q(l), log_u)
-
     def curvature(self, log_u):
         return self._switch(lambda o, l: o.curvature(l), log_u)
-
-    def conjugate(self, t):
-        return self._switch(lambda o, x: o.conjugate(x), t)
-
-    def interior(self, log_p, log_q, log_u):
-        return self._switch(lambda o, *a: o.interior(*a), log_p, log_q, log_u)
-
-    def grad_interior(self, log_p, log_q, log_u):
-        return self._switch(lambda o, *a: o.grad_interior(*a), log_p, log_q, log_u)
 
     def mass_term(self, outcomes):
         return self._switch(lambda o, *a: o.mass_term(Outcomes(*a)), *outcomes)

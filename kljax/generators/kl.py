@@ -19,24 +19,8 @@ class ForwardKL(FDivergence):
     def dual(self):
         return ReverseKL()
 
-    def value(self, log_u):
-        l = jnp.asarray(log_u)
-        # e^l φ(−l) is inf · 0 far below; the expanded form cancels only near 0.
-        far = l < -0.3
-        near = jnp.where(far, 0, l)
-        return jnp.where(far, l * jnp.exp(l) - jnp.expm1(l), jnp.exp(l) * el.phi(-near))
-
-    def grad_p(self, log_u):
-        return jnp.asarray(log_u)
-
-    def grad_q(self, log_u):
-        return -jnp.expm1(log_u)
-
     def curvature(self, log_u):
         return jnp.exp(log_u)
-
-    def conjugate(self, t):
-        return jnp.expm1(t)
 
     def mass_term(self, outcomes):
         _, _, l, p, _, excess = outcomes
@@ -57,21 +41,8 @@ class ReverseKL(FDivergence):
     def dual(self):
         return ForwardKL()
 
-    def value(self, log_u):
-        return el.phi(jnp.asarray(log_u))
-
-    def grad_p(self, log_u):
-        return -jnp.expm1(-jnp.asarray(log_u))
-
-    def grad_q(self, log_u):
-        return -jnp.asarray(log_u)
-
     def curvature(self, log_u):
         return jnp.ones_like(jnp.asarray(log_u))
-
-    def conjugate(self, t):
-        t = jnp.asarray(t)
-        return jnp.where(t < 1, -jnp.log1p(-jnp.where(t < 1, t, 0)), INF)
 
     def mass_term(self, outcomes):
         _, _, l, _, q, excess = outcomes
@@ -92,18 +63,6 @@ class Jeffreys(FDivergence):
     @property
     def dual(self):
         return self
-
-    def value(self, log_u):
-        l = jnp.asarray(log_u)
-        return l * jnp.expm1(l)
-
-    def grad_p(self, log_u):
-        l = jnp.asarray(log_u)
-        return l - jnp.expm1(-l)
-
-    def grad_q(self, log_u):
-        l = jnp.asarray(log_u)
-        return -jnp.expm1(l) - l
 
     def curvature(self, log_u):
         return 1 + jnp.exp(log_u)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from kljax.generators import accurate as el
 from kljax.generators.base import INF, FDivergence, check_range, generator
+from kljax.typing import Array
 
 
 def _log(x: Any) -> Any:
@@ -18,6 +19,12 @@ def _skew_bound(beta: Any) -> Any:
     if isinstance(beta, (int, float)):
         return -math.log(beta) - (1 - beta) if beta > 0 else INF
     return -jnp.log(beta) - (1 - beta)
+
+
+def _log_odds(beta: Any) -> Array:
+    """``log(β/(1 − β))``; hugely negative at β = 0."""
+    beta = jnp.asarray(beta, float)
+    return jnp.log(jnp.maximum(beta, jnp.finfo(beta.dtype).tiny)) - jnp.log1p(-beta)
 
 
 @generator
@@ -51,28 +58,8 @@ class JensenShannon(FDivergence):
     def dual_at_zero(self):
         return -self.beta * _log(self.beta)
 
-    def value(self, log_u):
-        l = jnp.asarray(log_u)
-        log_m, log_m_over_u = el.log_mixture(l, self.beta)
-        from_p = el.scaled_phi(l, log_m_over_u, log_m)
-        return self.beta * from_p + (1 - self.beta) * el.phi(log_m)
-
-    def grad_p(self, log_u):
-        return -self.beta * el.log_mixture(jnp.asarray(log_u), self.beta)[1]
-
-    def grad_q(self, log_u):
-        return (self.beta - 1) * el.log_mixture(jnp.asarray(log_u), self.beta)[0]
-
     def curvature(self, log_u):
-        over = el.log_mixture(jnp.asarray(log_u), self.beta)[1]
-        return self.beta * (1 - self.beta) * jnp.exp(-over)
-
-    def conjugate(self, t):
-        t, top = jnp.asarray(t), self.dual_at_zero
-        inside = jnp.where(t < top, t, 0)
-        odds = self.beta / (1 - self.beta)
-        value = (self.beta - 1) * jnp.log1p(-odds * jnp.expm1(inside / self.beta))
-        return jnp.where(t < top, value, INF)
+        return (1 - self.beta) * jax.nn.sigmoid(log_u + _log_odds(self.beta))
 
     def mass_term(self, outcomes):
         _, _, l, p, q, _ = outcomes
@@ -112,22 +99,10 @@ class SkewForwardKL(FDivergence):
     def dual_at_zero(self):
         return _skew_bound(self.beta)
 
-    def value(self, log_u):
-        l = jnp.asarray(log_u)
-        log_m, over = el.log_mixture(l, self.beta)
-        return el.scaled_phi(l, over, log_m)
-
-    def grad_p(self, log_u):
-        log_m, over = el.log_mixture(jnp.asarray(log_u), self.beta)
-        return -over + (1 - self.beta) * jnp.expm1(-log_m)
-
-    def grad_q(self, log_u):
-        over = el.log_mixture(jnp.asarray(log_u), self.beta)[1]
-        return (self.beta - 1) * jnp.expm1(-over)
-
     def curvature(self, log_u):
-        log_m, over = el.log_mixture(jnp.asarray(log_u), self.beta)
-        return (1 - self.beta) ** 2 * jnp.exp(-over - log_m)
+        l = jnp.asarray(log_u)
+        log_rest = jax.nn.log_sigmoid(-l - _log_odds(self.beta))
+        return jnp.exp(l + 2 * log_rest)
 
     def mass_term(self, outcomes):
         _, _, l, p, q, excess = outcomes
@@ -163,27 +138,8 @@ class SkewReverseKL(FDivergence):
     def dual_at_zero(self):
         return 1 - self.beta
 
-    def value(self, log_u):
-        return el.phi(el.log_mixture(-jnp.asarray(log_u), self.beta)[1])
-
-    def grad_p(self, log_u):
-        over = el.log_mixture(-jnp.asarray(log_u), self.beta)[1]
-        return (self.beta - 1) * jnp.expm1(-over)
-
-    def grad_q(self, log_u):
-        over = el.log_mixture(-jnp.asarray(log_u), self.beta)[1]
-        return -over - self.beta * jnp.expm1(-over)
-
     def curvature(self, log_u):
-        log_m = el.log_mixture(-jnp.asarray(log_u), self.beta)[0]
-        return (1 - self.beta) ** 2 * jnp.exp(-2 * log_m)
-
-    def conjugate(self, t):
-        t, top = jnp.asarray(t), 1 - self.beta
-        bottom = top * (1 - 1 / jnp.maximum(self.beta, 1e-30))
-        inside = jnp.clip(t, bottom, jnp.where(t < top, t, 0))
-        value = -jnp.log1p(-inside / top) - self.beta * inside / top
-        return jnp.where(t < top, value, INF)
+        return jax.nn.sigmoid(log_u - _log_odds(self.beta)) ** 2
 
     def mass_term(self, outcomes):
         _, _, l, p, q, excess = outcomes
@@ -206,22 +162,6 @@ class SoftenedReverseKL(FDivergence):
     limits_included = True
     at_zero, dual_at_zero = INF, 1 - math.log(2)
 
-    @property
-    def dual(self):
-        return _SoftenedForwardKL()
-
-    def value(self, log_u):
-        l = jnp.asarray(log_u)
-        log_m, over = el.log_mixture(l, 0.5)
-        return 2 * el.scaled_phi(log_m, -over, l)
-
-    def grad_p(self, log_u):
-        l = jnp.asarray(log_u)
-        return el.log_mixture(l, 0.5)[1] - jnp.expm1(-l)
-
-    def grad_q(self, log_u):
-        return el.log_mixture(jnp.asarray(log_u), 0.5)[1]
-
     def curvature(self, log_u):
         return jax.nn.sigmoid(-jnp.asarray(log_u))
 
@@ -235,30 +175,3 @@ class SoftenedReverseKL(FDivergence):
         _, _, l, p, q, _ = outcomes
         over_p, _ = el.log_mixture_over(p, q, l, 0.5)
         return q * over_p
-
-
-@generator
-class _SoftenedForwardKL(FDivergence):
-    """``2 KL(m‖q)``, the dual of the softened reverse KL."""
-
-    limits_included = True
-    at_zero, dual_at_zero = 1 - math.log(2), INF
-
-    @property
-    def dual(self):
-        return SoftenedReverseKL()
-
-    def value(self, log_u):
-        log_m = el.log_mixture(jnp.asarray(log_u), 0.5)[0]
-        return 2 * el.scaled_phi(log_m, -log_m, jnp.zeros_like(log_m))
-
-    def mass_term(self, outcomes):
-        _, _, l, p, q, excess = outcomes
-        _, over_q = el.log_mixture_over(p, q, l, 0.5)
-        m = (p + q) / 2
-        return 2 * el.phi_of_mass(m, -over_q, m * over_q - excess / 2)
-
-    def mass_grad(self, outcomes):
-        _, _, l, p, q, excess = outcomes
-        _, over_q = el.log_mixture_over(p, q, l, 0.5)
-        return q * over_q - excess

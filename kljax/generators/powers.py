@@ -8,7 +8,6 @@ from kljax.generators import accurate as el
 from kljax.generators.base import (
     INF,
     FDivergence,
-    Moments,
     Outcomes,
     check_range,
     generator,
@@ -47,60 +46,11 @@ class _Power(FDivergence):
         a = self.exponent
         return _bound(a < 1, self.scale / _nonzero(1 - a))
 
-    @property
-    def moments(self) -> Moments:  # pyrefly: ignore[bad-override]
-        """One pass: ``D = scale · expm1(w)/(α(α − 1))``; singular at α = 0 and 1."""
-        a = self.exponent
-        return Moments(a, lambda w: self.scale * jnp.expm1(w) / (a * (a - 1)))
-
-    def value(self, log_u):
-        l = jnp.asarray(log_u)
-        return self.interior(l, jnp.zeros_like(l), l)
-
-    def interior(self, log_p, log_q, log_u):
-        # From the side on which the two φ do not cancel: α < ½ as it is, else swapped.
-        a = self.exponent
-        sides = (log_q, log_p, log_u, a), (log_p, log_q, -log_u, 1 - a)
-        if isinstance(a, (int, float)):
-            return self.scale * el.power_term(*sides[0 if a < 0.5 else 1])
-        chosen = [jnp.where(a < 0.5, x, y) for x, y in zip(*sides)]
-        return self.scale * el.power_term(*chosen)
-
-    def grad_interior(self, log_p, log_q, log_u):
-        return -self.scale * el.scaled_expm1_ratio(log_q, log_u, self.exponent)
-
-    def slope(self, log_u):
-        l = jnp.asarray(log_u)
-        return self.scale * el.scaled_expm1_ratio(l, l, self.exponent - 1)
-
-    def grad_p(self, log_u):
-        l = jnp.asarray(log_u)
-        zero = jnp.zeros_like(l)
-        return self.scale * el.scaled_expm1_ratio(zero, l, self.exponent - 1)
-
-    def grad_q(self, log_u):
-        l = jnp.asarray(log_u)
-        return -self.scale * el.scaled_expm1_ratio(jnp.zeros_like(l), l, self.exponent)
-
     def curvature(self, log_u):
         return self.scale * jnp.exp(self.exponent * jnp.asarray(log_u))
 
-    def conjugate(self, t):
-        # f'(u) = t gives (1 + (α−1)t/scale)^(1/(α−1)) = u, and f* = −grad_q(u).
-        a, t = self.exponent, jnp.asarray(t)
-        b, x = a - 1, t / self.scale
-        growth = jnp.maximum(b * x, -1)
-        log1p_over = jnp.where(
-            jnp.abs(growth) < 1e-4,
-            x * (1 - growth / 2 + growth**2 / 3),
-            jnp.log1p(jnp.where(jnp.abs(growth) < 1e-4, 1, growth)) / _nonzero(b),
-        )
-        outside = (b < 0) & (b * x <= -1)
-        l = jnp.where(outside, 0, log1p_over)
-        return jnp.where(outside, INF, -self.grad_q(l))
-
     def mass_term(self, outcomes):
-        # From the side on which α <= ½, as in `interior`.
+        # From the side on which the two φ do not cancel: α <= ½, or else swapped.
         a, o, other = self.exponent, outcomes, outcomes.swapped
         if isinstance(a, (int, float)):
             o, a = (o, a) if a < 0.5 else (other, 1 - a)

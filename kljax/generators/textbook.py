@@ -263,13 +263,38 @@ class _Probe:
         return Textbook(self.f, self.near(), self.tangent, tails, limit, None)
 
 
-def textbook(
+def from_generator(
     f: Callable[[Array], Array],
-    dual: Callable[[Array], Array] | None,
-    at_zero: float | None,
-    dual_at_zero: float | None,
-) -> Textbook:
-    """The object behind `FDivergence.from_generator`; arguments as there."""
+    dual: Callable[[Array], Array] | None = None,
+    *,
+    at_zero: float | None = None,
+    dual_at_zero: float | None = None,
+) -> FDivergence:
+    """A divergence from the textbook generator ``f(u)``, u the ratio itself.
+
+    A class with `mass_term` is better, where the terms are known in closed form: it is
+    exact at any ratio, and several times as fast.
+
+    Args:
+      f: convex, elementwise, of ``jax.numpy`` operations with two derivatives; need
+        not be normalised. At 1 it is smooth or has a corner between sides that are, as
+        ``|u − 1|`` and hinges have.
+      dual: ``v f(1/v)``, used where u > 1. Without it the result is accurate for
+        ``|log u| <= 15`` only.
+      at_zero: ``lim f(u)`` at ``u = 0`` (``inf`` allowed); found numerically when left
+        out.
+      dual_at_zero: ``lim f(u)/u`` at infinity; found numerically when left out.
+
+    Raises:
+      ValueError: for an f that is none of this, such as ``|u − 1|**1.5``, a dual that
+        is not f's, or a limit that must be given.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> f = from_generator(lambda u: u * jnp.log(u))
+      >>> round(float(f.value(jnp.log(2.0))), 4)  # 2 log 2 - 1
+      0.3863
+    """
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
         this = _Probe("f", f)
         other = _Probe("dual", dual or (lambda v: v * f(1 / v)))

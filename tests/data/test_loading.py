@@ -108,15 +108,15 @@ def test_manifest_says_where_the_data_come_from(tmp_path):
 def test_prepared_form_is_the_same_data_from_the_cache_and_by_path(tmp_path):
     fresh = load("digits", root=tmp_path)
     with pytest.raises(DataError, match="nothing prepared in the cache"):
-        load("digits", root=tmp_path, source="cache")
+        load("digits", root=tmp_path, route="cache")
     file = prepare("digits", root=tmp_path, report=silent)
     assert sorted(p.name for p in file.parent.iterdir()) == [
         "digits.npz",
         "manifest.json",
     ]
     written = json.loads((file.parent / "manifest.json").read_text())
-    cached = load("digits", root=tmp_path, source="cache")
-    by_path = load(path=file)
+    cached = load("digits", root=tmp_path, route="cache")
+    by_path = load(file)
     for other in (cached, by_path):
         np.testing.assert_array_equal(other.images, fresh.images)
         np.testing.assert_array_equal(other.labels, fresh.labels)
@@ -199,8 +199,7 @@ def test_pinned_content_is_compared(tmp_path, monkeypatch):
 def with_table(monkeypatch, *entries):
     """Replaces the table of sources."""
     table = {entry.name: entry for entry in entries}
-    for module in (kljax.data.sources, kljax.data.loading):
-        monkeypatch.setattr(module, "table", lambda: table)
+    monkeypatch.setattr(kljax.data.sources, "table", lambda: table)
 
 
 def test_unknown_names_splits_and_sources_list_the_known_ones():
@@ -213,7 +212,7 @@ def test_unknown_names_splits_and_sources_list_the_known_ones():
         ("zzz", ""),
     ):
         said = f"unknown data set {name!r};{hint} {known}. For your own images pass "
-        with pytest.raises(ValueError, match=re.escape(said + "path=")):
+        with pytest.raises(ValueError, match=re.escape(said + "a path.")):
             load(name)
     with pytest.raises(ValueError, match=r"known: .* That is of the kind 'model'"):
         load("SmolLM2")
@@ -221,10 +220,10 @@ def test_unknown_names_splits_and_sources_list_the_known_ones():
         load("digits", "valid")
     with pytest.raises(DataError, match=r'one piece.* split="train", "test" or "all"'):
         load("digits", "val")
-    with pytest.raises(TypeError, match=r"path must be .* got ndarray; save arrays"):
-        load(path=np.zeros(3))
-    with pytest.raises(ValueError, match=r"source must be auto or one of .*'web'"):
-        load("digits", source="web")
+    with pytest.raises(TypeError, match=r"source must be .* got ndarray; save arrays"):
+        load(np.zeros(3))
+    with pytest.raises(ValueError, match=r"route must be auto or one of .*'web'"):
+        load("digits", route="web")
 
 
 def test_nothing_here_lists_every_route_and_never_makes_data_up(tmp_path, monkeypatch):
@@ -264,7 +263,7 @@ def test_stand_in_is_marked_everywhere_even_after_saving(tmp_path, monkeypatch):
     )
     file = tmp_path / "saved.npz"
     np.savez(file, images=found.images, manifest=json.dumps(found.manifest))
-    by_path = load("fashion_mnist", path=file).manifest
+    by_path = load(file).manifest
     assert by_path["synthetic"] is True and by_path["name"].startswith("synthetic")
 
 
@@ -299,7 +298,7 @@ def test_hub_form_has_the_schema_of_the_offline_form(tmp_path, hubs, client):
     data, _ = hubs
     offline = load("digits", root=tmp_path)
     for split in ("train", "test"):
-        found = load("fashion_mnist", split, root=tmp_path, source=client)
+        found = load("fashion_mnist", split, root=tmp_path, route=client)
         np.testing.assert_array_equal(found.images[..., 0], data[split][0])
         np.testing.assert_array_equal(found.labels, data[split][1])
         assert found.manifest["source"] == client
@@ -326,17 +325,17 @@ def test_hub_failures_name_the_client(tmp_path, hubs, monkeypatch):
 
     hf.load_dataset = offline
     with pytest.raises(DataError, match=r"datasets failed \(ConnectionError: no route"):
-        load("fashion_mnist", root=tmp_path, source="hf")
+        load("fashion_mnist", root=tmp_path, route="hf")
     hf.load_dataset = lambda name: {
         split: [{"text": "x"}] for split in ("train", "test")
     }
     with pytest.raises(DataError, match="no column"):
-        load("fashion_mnist", root=tmp_path, source="hf")
+        load("fashion_mnist", root=tmp_path, route="hf")
     with pytest.raises(DataError, match="no name for digits on this hub"):
-        load("digits", root=tmp_path, source="hf")
+        load("digits", root=tmp_path, route="hf")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="pip install datasets"):
-        load("fashion_mnist", root=tmp_path, source="hf")
+        load("fashion_mnist", root=tmp_path, route="hf")
 
 
 def test_grey_levels_map_to_the_unit_interval_and_back():

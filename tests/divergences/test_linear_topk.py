@@ -135,7 +135,7 @@ def loss(**changes):
             "needs reduction='mean'",
         ),
         ({"reduction": "none", "normalizer": 2.0}, ValueError, "normalizer needs"),
-        ({"name": "kl"}, ValueError, "unknown divergence 'kl'; known"),
+        ({"name": "klx"}, ValueError, "unknown divergence 'klx'; "),
         ({"alpha": 0.3}, TypeError, "no parameter"),
     ],
 )

@@ -21,7 +21,6 @@ from experiments.fusion.tasks import (
     draw,
     few_shot,
 )
-from experiments.fusion.text import Characters, Tokens
 from experiments.fusion.training import shrunk
 from experiments.fusion.verdicts import verdicts
 from kljax.data.pairs import Rows, encoded
@@ -30,6 +29,7 @@ from kljax.errors import DataError
 from kljax.models.files.pretrained import Pretrained, save_pretrained
 from kljax.models.files.tokenizer import Tokenizer
 from kljax.models.language.transformer import TransformerConfig, transformer
+from kljax.models.language.vocabulary import Characters
 from kljax.training import silent
 
 # ------------------------------------------------------------------ tasks
@@ -160,33 +160,6 @@ def test_held_out_text_is_not_trained_on(corpus):
     for one in (*rows.tokens, *check.tokens):
         assert Characters().decode(one[1:]) not in trained
     assert not (rows.tokens[:, None] == check.tokens).all(axis=-1).any()
-
-
-class Words:
-    """A tokenizer of three-letter pieces."""
-
-    vocab_size = 1000
-
-    def encode(self, text):
-        return [sum(map(ord, text[i : i + 3])) % 1000 for i in range(0, len(text), 3)]
-
-    def decode(self, ids):
-        return ",".join(map(str, ids))
-
-
-def test_trimmed_vocabulary_keeps_what_is_needed():
-    needed, text = ["abcdef"], "the the the cat sat on the mat."
-    vocabulary = Tokens(Words(), needed, text, 6)
-    assert vocabulary.size == 6 and vocabulary.kept is not None
-    kept = set(vocabulary.kept.tolist())
-    assert {*Words().encode("abcdef"), *Words().encode("\n")} <= kept
-    assert Words().encode("the")[0] in kept
-    ids = vocabulary.encode("abcdef")
-    assert vocabulary.decode(ids) == Words().decode(Words().encode("abcdef"))
-    assert vocabulary.encode("ZZZ") == []
-    assert vocabulary.encode("\n") == [vocabulary.end]
-    full = Tokens(Words(), needed, text)
-    assert full.size == 1000 and full.encode("ZZZ") == Words().encode("ZZZ")
 
 
 @pytest.mark.parametrize("tied", [True, False])

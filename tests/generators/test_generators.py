@@ -1,4 +1,4 @@
-"""The objects themselves: structure, look-up, Choice, textbook forms, conjugates."""
+"""The objects themselves: structure, look-up, Choice, textbook forms."""
 
 import chex
 import jax
@@ -13,10 +13,10 @@ from kljax.divergences import (
     FDivergence,
     ForwardKL,
     JensenShannon,
-    PearsonChi2,
     ReverseKL,
     SkewForwardKL,
     divergence,
+    from_generator,
     get,
     names,
 )
@@ -40,8 +40,9 @@ def test_phi_and_psi_against_extended_precision(dtype, x64):
     got = accurate.phi(jnp.asarray(x))
     assert got.dtype == dtype
     np.testing.assert_allclose(np.asarray(got, float), want.astype(float), rtol=bound)
-    got = np.asarray(accurate.psi(jnp.asarray(x)), float)
-    np.testing.assert_allclose(got, (want / long).astype(float), rtol=bound)
+    near = np.abs(x) <= accurate.NEAR
+    got = np.asarray(accurate.psi_near(jnp.asarray(x[near])), float)
+    np.testing.assert_allclose(got, (want / long).astype(float)[near], rtol=bound)
     slope = jax.vmap(jax.grad(accurate.phi))(jnp.asarray(x))
     np.testing.assert_allclose(np.asarray(slope), np.expm1(x), rtol=bound)
 
@@ -133,7 +134,7 @@ def test_textbook_generator_is_as_good_as_a_written_one(x64):
     }
     l = np.concatenate([-np.geomspace(1e-5, 12, 200), np.geomspace(1e-5, 12, 200)])
     for name, f in cases.items():
-        made, known = FDivergence.from_generator(f), get(name)
+        made, known = from_generator(f), get(name)
         np.testing.assert_allclose(made.value(l), known.value(l), rtol=1e-9)
         np.testing.assert_allclose(made.grad_q(l), known.grad_q(l), rtol=1e-6)
         np.testing.assert_allclose(made.curvature(l), known.curvature(l), rtol=1e-6)
@@ -141,7 +142,7 @@ def test_textbook_generator_is_as_good_as_a_written_one(x64):
         assert float(made.dual_at_zero) == pytest.approx(known.dual_at_zero, rel=1e-6)
         want = references.VALUES[name](references.softmax(P), references.softmax(Q))
         np.testing.assert_allclose(divergence(P, Q, made), want, rtol=1e-9)
-    stated = FDivergence.from_generator(
+    stated = from_generator(
         lambda u: -jnp.log(u), lambda v: v * jnp.log(v), at_zero=np.inf, dual_at_zero=0
     )
     assert stated.at_zero == np.inf and stated.dual_at_zero == pytest.approx(1)
@@ -150,39 +151,9 @@ def test_textbook_generator_is_as_good_as_a_written_one(x64):
         stated.term(far, 0 * far), ReverseKL().term(far, 0 * far), rtol=1e-9
     )
     with pytest.raises(ValueError, match="each element of u"):
-        FDivergence.from_generator(lambda u: jnp.sort(u[None])[0] * jnp.log(u))
+        from_generator(lambda u: jnp.sort(u[None])[0] * jnp.log(u))
 
 
-@pytest.mark.parametrize("name", names())
-def test_conjugate_is_the_supremum(name, x64):
-    d = get(name)
-    t = np.linspace(-3, 0.45, 24)
-    u = np.concatenate([[0.0, 1.0], np.geomspace(1e-9, 1e6, 200_000)])
-    with np.errstate(divide="ignore"):
-        f = np.asarray(jax.jit(d.value)(np.log(u[1:])))
-    f = np.concatenate([[float(d.at_zero)], f])
-    inside = t < float(d.dual_at_zero)
-    want = np.array([(u * x - f).max() for x in t])
-    got = np.asarray(jax.jit(d.conjugate)(t))
-    np.testing.assert_allclose(got[inside], want[inside], rtol=1e-6, atol=1e-7)
-    assert np.isinf(got[~inside & (t > float(d.dual_at_zero))]).all()
-    inner = t[inside & (np.abs(t) < 0.28)]
-    slope = jax.vmap(jax.grad(d.conjugate))(inner)
-    step = 1e-6
-    central = (d.conjugate(inner + step) - d.conjugate(inner - step)) / (2 * step)
-    np.testing.assert_allclose(slope, central, rtol=1e-5)
-
-
-def test_moments_give_the_value_in_closed_form(x64):
-    p, q = references.softmax(P), references.softmax(Q)
-    for name in ("alpha", "squared_hellinger", "pearson_chi2", "neyman_chi2"):
-        moments = get(name).moments
-        w = np.log((p**moments.alpha * q ** (1 - moments.alpha)).sum(-1))
-        want = references.VALUES[name](p, q)
-        np.testing.assert_allclose(moments.closed_form(w), want, rtol=1e-10)
-    assert PearsonChi2().moments.alpha == 2 and ForwardKL().moments is None
-
-
-def test_value_is_the_least_an_author_writes():
-    with pytest.raises(TypeError, match="must define value"):
+def test_one_form_is_the_least_an_author_writes():
+    with pytest.raises(TypeError, match="must define mass_term"):
         FDivergence().value(0.0)

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from divergences.test_conformance import TEXTBOOK
 from jax.scipy.special import entr, xlogy
+from references import TEXTBOOK
 
+import kljax.divergences as kd
 from kljax.divergences import get
-from kljax.generators import FDivergence
 
-made = FDivergence.from_generator
+made = kd.from_generator
 INF = np.inf
 
 

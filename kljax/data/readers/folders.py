@@ -4,9 +4,10 @@ import pathlib
 import re
 from collections.abc import Iterable
 
+from kljax.data.readers.raw import split_of
 from kljax.errors import DataError
 
-__all__ = ["left_alone", "visible"]
+__all__ = ["left_alone", "place_of", "split_places", "visible"]
 
 SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
 """What operating systems leave behind, beside names that start with a dot."""
@@ -54,3 +55,38 @@ def left_alone(files: Iterable[pathlib.Path], expected: str) -> list[str]:
             )
         names.append(file.name)
     return names
+
+
+def split_places(
+    path: pathlib.Path, places: Iterable[pathlib.Path], beside: Iterable[pathlib.Path]
+) -> tuple[dict[str, pathlib.Path], list[str]]:
+    """The place of each split in a folder, and the documents beside them.
+
+    A single split is all there is.
+
+    Args:
+      path: the folder.
+      places: files or folders in it whose names are those of splits, at least one.
+      beside: what else lies there.
+
+    Raises:
+      DataError: two places for one split, or something beside them that is no document.
+    """
+    found: dict[str, pathlib.Path] = {}
+    for place in places:
+        split = str(place_of(place))
+        if split in found:
+            raise DataError(
+                f"{path}: {found[split].name} and {place.name} both name the {split} "
+                "split. Remedy: merge them, or rename one."
+            )
+        found[split] = place
+    documents = left_alone(beside, "only splits there")
+    if len(found) == 1:
+        found = {"all": next(iter(found.values()))}
+    return found, documents
+
+
+def place_of(path: pathlib.Path) -> str | None:
+    """The split that a file or folder is called after, or None."""
+    return split_of(path.name if path.is_dir() else path.name.split(".")[0])

@@ -5,7 +5,12 @@ import pathlib
 import numpy as np
 
 from kljax.data.guard import brief, reader
-from kljax.data.readers.folders import left_alone, visible
+from kljax.data.readers.folders import (
+    left_alone,
+    place_of,
+    split_places,
+    visible,
+)
 from kljax.data.readers.raw import LARGEST, SMALLEST, Raw, split_of
 from kljax.data.readers.values import byte_levels
 from kljax.errors import DataError
@@ -72,20 +77,9 @@ def read_pictures(path: pathlib.Path) -> Raw:
 def _roots(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], int, list[str]]:
     """The folder of each split, and what was left alone beside them."""
     files, folders, hidden = visible(path)
-    splits = [split_of(folder.name) for folder in folders]
-    if not folders or None in splits:
+    if not folders or None in map(place_of, folders):
         return {"all": path}, 0, []
-    roots: dict[str, pathlib.Path] = {}
-    for split, folder in zip(splits, folders):
-        if split in roots:
-            raise DataError(
-                f"{path}: {roots[split].name} and {folder.name} both name the {split} "
-                "split. Remedy: merge them, or rename one."
-            )
-        roots[str(split)] = folder
-    documents = left_alone(files, "only folders of splits there")
-    if len(roots) == 1:
-        roots = {"all": folders[0]}
+    roots, documents = split_places(path, folders, files)
     return roots, hidden, documents
 
 

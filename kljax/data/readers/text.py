@@ -1,4 +1,7 @@
-"""Text by path: plain files, JSON lines and parquet, compressed or not, and folders."""
+"""Text by path: plain files, JSON lines and parquet, compressed or not, and folders.
+
+Pairs of texts, such as prompts and answers, come from the same files of records.
+"""
 
 import codecs
 import gzip
@@ -12,10 +15,12 @@ from typing import Any
 from kljax.data.guard import brief, reader
 from kljax.errors import DataError
 
-__all__ = ["COLUMNS", "ENDINGS", "read_texts"]
+__all__ = ["COLUMNS", "ENDINGS", "PAIR", "read_pairs", "read_texts"]
 
 COLUMNS = ("text", "content")
 """Where a record has its text, in this order."""
+PAIR = ("prompt", "answer")
+"""Where a record has the two texts of a pair."""
 
 ENDINGS = (".txt", ".rst", ".md", ".jsonl", ".ndjson", ".parquet")
 """Of the files that count in a folder, with or without .gz."""
@@ -69,6 +74,37 @@ def read_texts(path: str | os.PathLike) -> list[str]:
       ...     read_texts(file)
       ['one', 'two']
     """
+    texts = _records(path, _text)
+    if not any(map(str.strip, texts)):
+        raise DataError(f"{path}: is empty. Remedy: give a file with text in it.")
+    return texts
+
+
+@reader
+def read_pairs(path: str | os.PathLike) -> list[tuple[str, str]]:
+    """The pairs of texts of a file of records or of the files of a folder.
+
+    Args:
+      path: as in `read_texts`; every record has the columns `prompt` and `answer`.
+
+    Returns:
+      At least one pair `(prompt, answer)`.
+
+    Raises:
+      DataError: as in `read_texts`, or a record without one of the columns.
+    """
+    pairs = _records(path, _pair)
+    if not pairs:
+        raise DataError(f"{path}: is empty. Remedy: give a file with records in it.")
+    return pairs
+
+
+Record = Any
+Pick = Callable[[pathlib.Path, str, Record], Any]
+"""What is taken of a record of a file; the place where it stands is for messages."""
+
+
+def _records(path: str | os.PathLike, pick: Pick) -> list[Any]:
     root = pathlib.Path(path).expanduser()
     files = _files(root) if root.is_dir() else [root]
     if not os.fspath(path) or not root.exists() or not files:
@@ -76,10 +112,7 @@ def read_texts(path: str | os.PathLike) -> list[str]:
             f"{root}: no text file there. Remedy: give a file, or a folder with "
             f"{', '.join(ENDINGS)} files."
         )
-    texts = [text for file in files for text in _read_file(file)]
-    if not any(map(str.strip, texts)):
-        raise DataError(f"{root}: is empty. Remedy: give a file with text in it.")
-    return texts
+    return [found for file in files for found in _read_file(file, pick)]
 
 
 def _files(root: pathlib.Path) -> list[pathlib.Path]:
@@ -96,16 +129,15 @@ def _ending(file: pathlib.Path) -> str:
 
 
 @reader
-def _read_file(file: pathlib.Path) -> list[str]:
+def _read_file(file: pathlib.Path, pick: Pick) -> list[Any]:
     content = file.read_bytes()
     if content[:2] == b"\x1f\x8b":
         content = gzip.decompress(content)
     read = FORMATS.get(_ending(file), _plain)
-    return [_checked(file, where, text) for where, text in read(file, content)]
+    return [pick(file, where, record) for where, record in read(file, content)]
 
 
-Located = Iterable[tuple[str, Any]]
-"""Texts, each with the place where it stands, for messages."""
+Located = Iterable[tuple[str, Record]]
 
 
 def _plain(file: pathlib.Path, content: bytes) -> Located:
@@ -117,7 +149,7 @@ def _lines(file: pathlib.Path, content: bytes) -> Located:
     for number, line in enumerate(_decoded(file, content).split("\n"), start=1):
         if line.strip():
             where = f"line {number}"
-            yield where, _text(file, where, _parsed(file, where, line))
+            yield where, _parsed(file, where, line)
 
 
 def _array(file: pathlib.Path, content: bytes) -> Located:
@@ -126,8 +158,7 @@ def _array(file: pathlib.Path, content: bytes) -> Located:
         yield from _lines(file, content)
         return
     for number, record in enumerate(_parsed(file, "the file", text), start=1):
-        where = f"record {number}"
-        yield where, _text(file, where, record)
+        yield f"record {number}", record
 
 
 def _parquet(file: pathlib.Path, content: bytes) -> Located:
@@ -140,9 +171,10 @@ def _parquet(file: pathlib.Path, content: bytes) -> Located:
             "save the column as JSON lines."
         ) from error
     table = parquet.ParquetFile(arrow.BufferReader(content))
-    column = _column(file, "the table", table.schema_arrow.names)
-    rows = table.read(columns=[column]).column(0).to_pylist()
-    return [(f"row {number}", text) for number, text in enumerate(rows, start=1)]
+    names = table.schema_arrow.names
+    wanted = [name for name in names if name in (*COLUMNS, *PAIR)] or names
+    rows = table.read(columns=wanted).to_pylist()
+    return [(f"row {number}", record) for number, record in enumerate(rows, start=1)]
 
 
 FORMATS: dict[str, Callable[[pathlib.Path, bytes], Located]] = {
@@ -164,18 +196,27 @@ def _parsed(file: pathlib.Path, where: str, text: str) -> Any:
         ) from error
 
 
-def _text(file: pathlib.Path, where: str, record: Any) -> Any:
-    return record[_column(file, where, record)] if isinstance(record, dict) else record
-
-
-def _column(file: pathlib.Path, where: str, names: Iterable[str]) -> str:
+def _text(file: pathlib.Path, where: str, record: Record) -> str:
+    if not isinstance(record, dict):
+        return _checked(file, where, record)
     for column in COLUMNS:
-        if column in names:
-            return column
+        if column in record:
+            return _checked(file, where, record[column])
     raise DataError(
-        f"{file}: {where} has {brief(sorted(names))}, expected {' or '.join(COLUMNS)}. "
-        "Remedy: rename the column that holds the text."
+        f"{file}: {where} has {brief(sorted(record))}, expected {' or '.join(COLUMNS)}."
+        " Remedy: rename the column that holds the text."
     )
+
+
+def _pair(file: pathlib.Path, where: str, record: Record) -> tuple[str, str]:
+    if not isinstance(record, dict) or not set(PAIR) <= set(record):
+        has = brief(sorted(record)) if isinstance(record, dict) else "no columns"
+        raise DataError(
+            f"{file}: {where} has {has}, expected {' and '.join(PAIR)}. Remedy: write "
+            "one JSON object per line, with these two texts."
+        )
+    prompt, answer = (_checked(file, where, record[column]) for column in PAIR)
+    return prompt, answer
 
 
 def _checked(file: pathlib.Path, where: str, text: Any) -> str:

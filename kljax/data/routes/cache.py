@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kljax.data.readers.arrays import read_npz
-from kljax.data.readers.raw import Raw
+from kljax.data.readers.raw import Raw, shape_of
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
@@ -40,7 +40,7 @@ def write_prepared(
 ) -> pathlib.Path:
     """Writes the arrays and the manifest, each beside and then renamed."""
     target = prepared_file(source, root)
-    sizes = {split: list(images.shape) for split, (images, _) in raw.splits.items()}
+    sizes = {split: list(shape_of(x)) for split, (x, _) in raw.splits.items()}
     manifest = {
         **origin,
         "name": source.name,

@@ -1,18 +1,21 @@
-"""Route D: a Debian archive, downloaded with apt-get and unpacked, never installed."""
+"""A Debian archive, downloaded with apt-get and unpacked, never installed."""
 
+import contextlib
 import io
 import pathlib
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Generator
 
 from kljax.data.guard import reader
 from kljax.data.routes.downloads import Report, run
 from kljax.data.routes.packaged import verify
+from kljax.data.routes.route import Route, to_fetch
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
-__all__ = ["archive_file", "download", "extract", "installed_member"]
+__all__ = ["ROUTE", "archive_file", "download", "extract", "installed_member"]
 
 SYSTEM = pathlib.Path("/")
 """Where installed packages have their files."""
@@ -130,3 +133,34 @@ def _data_member(archive: pathlib.Path) -> bytes:
             # Members start at even offsets.
             file.seek(int(size) + int(size) % 2, io.SEEK_CUR)
     raise damaged
+
+
+def _state(source: Source, root: pathlib.Path) -> str:
+    if installed_member(source):
+        return "ready, installed"
+    return "fetched" if archive_file(source, root).is_file() else "to fetch"
+
+
+def _fetch(source: Source, root: pathlib.Path, report: Report) -> None:
+    if installed_member(source):
+        report(f"{source.name}: nothing to fetch, {source.package} is installed")
+    else:
+        download(source, root, report)
+
+
+@contextlib.contextmanager
+def _opened(
+    source: Source, root: pathlib.Path, fetch: bool, report: Report
+) -> Generator[pathlib.Path]:
+    if installed := installed_member(source):
+        yield installed
+        return
+    archive = archive_file(source, root)
+    if not archive.is_file() and not fetch:
+        raise to_fetch(source)
+    archive = download(source, root, report)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=archive.parent) as folder:
+        yield extract(archive, source.member, pathlib.Path(folder))
+
+
+ROUTE = Route("part of a Debian package", _state, _fetch, _opened)

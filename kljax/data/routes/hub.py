@@ -1,4 +1,4 @@
-"""Route H: the hub clients, when the user has installed one of them."""
+"""The hub clients, when the user has installed one of them."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from kljax.data.readers.raw import Raw
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
-__all__ = ["read_hub"]
+__all__ = ["CLIENTS", "read_hub"]
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -40,7 +40,7 @@ def read_hub(source: Source, client: str) -> tuple[Raw, dict[str, Any]]:
     except Exception as error:  # clients raise whatever their network stack raises
         raise DataError(
             f"{name}: {module_name} failed ({type(error).__name__}: {error}). Remedy: "
-            "check the connection, or bring the files and pass path=."
+            "check the connection, or bring the files and pass their path."
         ) from error
     version = str(getattr(module, "__version__", "unknown"))
     origin = {"source": client, "package": f"{module_name}:{name}", "version": version}

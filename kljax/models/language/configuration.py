@@ -49,6 +49,9 @@ class TransformerConfig:
       moe_layers: every how manieth layer is a mixture: 2 is layers 1, 3, 5, ...
       expert_sum: the weights of a token's experts sum to 1; False: they are the
         router's probabilities among all experts, as Qwen3's default is.
+      capacity_factor: an expert has room for so many times its even share of a call's
+        tokens, and what is beyond is dropped, see `kljax.models.mixture`; None: room
+        for all. With a cache nothing is ever dropped.
       window: how many of the last tokens, itself included, a token reads; None: all.
       window_layers: the layers that read no further than `window`; None: every layer.
 
@@ -86,6 +89,7 @@ class TransformerConfig:
     expert_hidden: int = None  # pyrefly: ignore
     moe_layers: int = 1
     expert_sum: bool = True
+    capacity_factor: float | None = None
     window: int | None = None
     window_layers: tuple[int, ...] | None = None
 
@@ -134,6 +138,10 @@ class TransformerConfig:
             )
         if self.soft_cap is not None and not self.soft_cap > 0:
             raise ValueError(f"soft_cap is {self.soft_cap}; expected above 0 or None")
+        if self.capacity_factor is not None and not self.capacity_factor > 0:
+            raise ValueError(
+                f"capacity_factor is {self.capacity_factor}; expected above 0 or None"
+            )
         if self.window is not None and self.window < 1:
             raise ValueError(f"window is {self.window}; expected 1 or more, or None")
         for layer in self.window_layers or ():

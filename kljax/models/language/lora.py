@@ -87,9 +87,7 @@ class AdaptedStack(PureTransformer):
         positions: Int[Array, "b t"] | None = None,
         *,
         cache: Cache | None = None,
-        features: bool = False,
-        dtype: Any = None,
-        remat: bool = False,
+        **options: Any,
     ) -> Any:
         """Logits (or features) `[b, t, n, ...]`; arguments as for one transformer."""
         n = self.count
@@ -107,26 +105,20 @@ class AdaptedStack(PureTransformer):
                 next_position=rows(cache.next_position),
             )
         out = super().__call__(
-            params,
-            rows(tokens),
-            rows(where),
-            rows(positions),
-            cache=wide,
-            features=features,
-            dtype=dtype,
-            remat=remat,
+            params, rows(tokens), rows(where), rows(positions), cache=wide, **options
         )
-        if wide is None:
-            return _together(out, n)
-        out, wide = out
-        narrow = replace(
-            wide,
-            keys=tuple(_side_by_side(x, n) for x in wide.keys),
-            values=tuple(_side_by_side(x, n) for x in wide.values),
-            valid=wide.valid[::n],
-            next_position=wide.next_position[::n],
-        )
-        return _together(out, n), narrow
+        first, *more = out if isinstance(out, tuple) else (out,)
+        first = _together(first, n)
+        if wide is not None:
+            wide = more[0]
+            more[0] = replace(
+                wide,
+                keys=tuple(_side_by_side(x, n) for x in wide.keys),
+                values=tuple(_side_by_side(x, n) for x in wide.values),
+                valid=wide.valid[::n],
+                next_position=wide.next_position[::n],
+            )
+        return (first, *more) if more else first
 
 
 def _apart(x: Array, n: int) -> Array:

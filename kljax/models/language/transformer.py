@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.models.attention import Attention, Memory, causal, nearest
+from kljax.models.attention import Attention, Context, causal, nearest
 from kljax.models.functional import PureModule, pure
 from kljax.models.language.cache import Cache
 from kljax.models.language.checks import check_call, check_ids
@@ -25,7 +25,8 @@ from kljax.models.language.configuration import TransformerConfig
 from kljax.models.language.rope import Rope, rotation
 from kljax.models.language.sharding import for_lookup, on_examples
 from kljax.models.language.stacking import is_stacked
-from kljax.models.layers import MLP, NORMS, Dense, Mixture, draw, wide
+from kljax.models.layers import MLP, NORMS, Dense, draw, wide
+from kljax.models.mixture import Mixture, Routing
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
 __all__ = ["PureTransformer", "Rope", "Transformer", "TransformerConfig", "transformer"]
@@ -39,42 +40,39 @@ class Layer(nnx.Module):
         self.attention_norm = norm(config.width, config.norm_eps)
         self.attention = Attention(config, rngs=rngs)
         self.mlp_norm = norm(config.width, config.norm_eps)
-        shrink = (2 * config.depth) ** -0.5
+        options: dict[str, Any] = {
+            "bias": config.mlp_bias,
+            "shrink": (2 * config.depth) ** -0.5,
+            "rngs": rngs,
+        }
+        inside = (config.mlp, config.activation)
         if config.is_mixture(index):
             self.mlp = Mixture(
                 config.width,
                 config.expert_hidden,
-                config.mlp,
-                config.activation,
+                *inside,
                 count=config.experts,
                 chosen=config.experts_per_token,
                 normalized=config.expert_sum,
-                bias=config.mlp_bias,
-                shrink=shrink,
-                rngs=rngs,
+                capacity_factor=config.capacity_factor,
+                **options,
             )
         else:
-            self.mlp = MLP(
-                config.width,
-                config.hidden,
-                config.mlp,
-                config.activation,
-                bias=config.mlp_bias,
-                shrink=shrink,
-                rngs=rngs,
-            )
+            self.mlp = MLP(config.width, config.hidden, *inside, **options)
 
     def __call__(
-        self,
-        x: Float[Array, "b t d"],
-        turn: tuple[Array, Array] | None,
-        visible: Bool[Array, "#b t s"],
-        memory: Memory | None = None,
-    ) -> tuple[Float[Array, "b t d"], tuple[Array, Array]]:
-        inner = self.attention_norm(x)
-        attended, written = self.attention(inner, turn, visible, memory)
+        self, x: Float[Array, "b t d"], context: Context
+    ) -> tuple[Float[Array, "b t d"], tuple[Array, Array], Routing | None]:
+        """The layer's output, its keys and values, and what its router did."""
+        attended, written = self.attention(self.attention_norm(x), context)
         x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), written
+        inner, routing = self.mlp_norm(x), None
+        if isinstance(self.mlp, Mixture):
+            exact = context.memory is not None
+            inner, routing = self.mlp(inner, context.where, exact=exact)
+        else:
+            inner = self.mlp(inner)
+        return x + inner, written, routing
 
 
 class Table(nnx.Module):
@@ -144,7 +142,9 @@ class Transformer(nnx.Module):
 
     def embed(self, tokens: Array, positions: Array, dtype: Any) -> Array:
         """Vectors of tokens (and of positions, where they are learned)."""
-        if self.config.tied:
+        if tokens.ndim == 3:  # vectors already
+            x = tokens.astype(self.head.kernel[...].dtype)
+        elif self.config.tied:
             # One array serves both ends; a strided read of few columns costs nothing.
             columns = for_lookup(self.head.kernel[...], 1)
             x = jnp.moveaxis(looked_up(columns, tokens, 1), 0, -1)
@@ -169,93 +169,114 @@ class Transformer(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "b t"],
-        where: Bool[Array, "b t"] | None = None,
-        positions: Int[Array, "b t"] | None = None,
+        tokens: Array,
+        where: Array | None = None,
+        positions: Array | None = None,
         *,
         cache: Cache | None = None,
-        features: bool = False,
         dtype: Any = None,
         remat: bool = False,
+        features: bool = False,
+        routing: bool = False,
     ) -> Any:
         check_call(self.config, tokens, where, positions, cache)
         check_ids(self.config, tokens, where, positions)
         if cache is None:
             visible, found = causal(tokens.shape[1], where)
         else:
-            counted = jnp.ones(tokens.shape, bool) if where is None else where
+            counted = jnp.ones(tokens.shape[:2], bool) if where is None else where
             visible, found, cache = cache.advance(counted)
         positions = jnp.broadcast_to(
-            found if positions is None else positions, tokens.shape
+            found if positions is None else positions, tokens.shape[:2]
         )
         if where is not None:
             # What is not counted is read as token 0 at position 0: a row of NaN would
             # reach the others through weights of 0.
-            tokens, positions = (jnp.where(where, x, 0) for x in (tokens, positions))
-        near = nearest(visible, self.config.window or visible.shape[-1])
-        windowed = [self.config.is_windowed(i) for i in range(self.config.depth)]
-        seen = [near if short else visible for short in windowed]
+            counted = where if tokens.ndim == 2 else where[..., None]
+            tokens = jnp.where(counted, tokens, 0)
+            positions = jnp.where(where, positions, 0)
         x = on_examples(self.embed(tokens, positions, dtype))
         rope = self.config.rope
         turn = None if rope is None else rotation(rope, positions, self.config.head_dim)
+        x, cache, routed = self.through(x, Context(visible, turn, where), cache, remat)
+        x = self.final_norm(x)
+        found = [x if features else self.logits(x)]
+        found += [] if cache is None else [cache]
+        found += [routed] if routing else []
+        return tuple(found) if len(found) > 1 else found[0]
+
+    def through(
+        self, x: Array, context: Context, cache: Cache | None, remat: bool
+    ) -> tuple[Array, Cache | None, Routing | None]:
+        """All layers: what comes out, the cache after them, what the routers did."""
+        near = nearest(context.visible, self.config.window or context.visible.shape[-1])
+        short = [self.config.is_windowed(i) for i in range(self.config.depth)]
         if isinstance(self.layers, Stack):
             if cache is not None:
                 raise ValueError(
                     "a cache needs a list of layers, and params holds stacked ones; "
                     "call unstack_layers(params)"
                 )
-            x = scanned(self.layers, x, turn, (visible, near, windowed), remat)
-        elif cache is None:
-            for layer, slots in zip(self.layers, seen, strict=True):
-                x = one_layer(layer, x, turn, slots, remat)
-        else:
-            kept = []
-            for layer, key, value, slots in zip(
-                self.layers, cache.keys, cache.values, seen, strict=True
-            ):
-                memory = (key, value, cache.cursor - tokens.shape[1])
-                x, written = layer(x, turn, slots, memory)
+            x, routed = scanned(self.layers, x, context, (near, short), remat)
+            return x, None, routed
+        kept, routed = [], []
+        for i, layer in enumerate(self.layers):
+            own = context._replace(visible=near if short[i] else context.visible)
+            if cache is None:
+                x, routing = one_layer(layer, x, own, remat)
+            else:
+                start = cache.cursor - x.shape[1]
+                memory = (cache.keys[i], cache.values[i], start)
+                x, written, routing = layer(x, own._replace(memory=memory))
                 kept.append(written)
+            routed += [] if routing is None else [routing]
+        if cache is not None:
             keys, values = zip(*kept, strict=True)
             cache = replace(cache, keys=keys, values=values)
-        x = self.final_norm(x)
-        out = x if features else self.logits(x)
-        return out if cache is None else (out, cache)
+        together = (
+            jax.tree.map(lambda *each: jnp.stack(each), *routed) if routed else None
+        )
+        return x, cache, together
 
 
-def one_layer(layer: Layer, x: Array, turn: Any, visible: Array, remat: bool) -> Array:
+def one_layer(
+    layer: Layer, x: Array, context: Context, remat: bool
+) -> tuple[Array, Routing | None]:
     """One layer; with `remat` its inner values are computed again for gradients."""
     structure, state = nnx.split(layer)
 
-    def run(state: PyTree, x: Array, turn: Any, visible: Array) -> Array:
-        return on_examples(nnx.merge(structure, state)(x, turn, visible)[0])
+    def run(state: PyTree, x: Array, context: Context) -> tuple[Array, Routing | None]:
+        x, _, routing = nnx.merge(structure, state)(x, context)
+        return on_examples(x), routing
 
-    return (jax.checkpoint(run) if remat else run)(state, x, turn, visible)
+    return (jax.checkpoint(run) if remat else run)(state, x, context)
 
 
 def scanned(
     stack: Stack,
     x: Array,
-    turn: Any,
-    slots: tuple[Array, Array, list[bool]],
+    context: Context,
+    window: tuple[Array, list[bool]],
     remat: bool,
-) -> Array:
+) -> tuple[Array, Routing | None]:
     """All layers by one scanned program: a compilation of one period.
 
-    `slots`: what a token sees without and with the window, and which layers have it.
+    `window`: what a token sees within the window, and which layers have it.
     """
     structure, state = nnx.split(stack)
-    visible, near, windowed = slots
+    visible, (near, windowed) = context.visible, window
     windowed = jnp.array(windowed).reshape(-1, len(stack.stacked))
 
-    def period(x: Array, scan: tuple[PyTree, Array]) -> tuple[Array, None]:
+    def period(x: Array, scan: tuple[PyTree, Array]) -> tuple[Array, Routing | None]:
         state, short = scan
+        routed = None
         for i, layer in enumerate(nnx.merge(structure, state).stacked):
             seen = visible if near is visible else jnp.where(short[i], near, visible)
-            x = one_layer(layer, x, turn, seen, remat)
-        return x, None
+            x, routing = one_layer(layer, x, context._replace(visible=seen), remat)
+            routed = routed if routing is None else routing  # one mixture a period
+        return x, routed
 
-    return jax.lax.scan(period, x, (state, windowed))[0]
+    return jax.lax.scan(period, x, (state, windowed))
 
 
 @dataclass(frozen=True)
@@ -273,7 +294,7 @@ class PureTransformer(PureModule):
     def __call__(
         self,
         params: PyTree,
-        tokens: Int[Array, "b t"],
+        tokens: Int[Array, "b t"] | Float[Array, "b t d"],
         where: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "b t"] | None = None,
         *,
@@ -281,6 +302,7 @@ class PureTransformer(PureModule):
         features: bool = False,
         dtype: Any = None,
         remat: bool = False,
+        routing: bool = False,
     ) -> Any:
         """Logits of the next token at every token, in float32.
 
@@ -288,7 +310,7 @@ class PureTransformer(PureModule):
           params: a nested dict of arrays, in either layout of the layers.
           tokens: ids below `vocab_size`. Inside a traced program, where values cannot
             be looked at, another id that counts makes its whole row NaN, gradients
-            included; so does a position that a learned table does not have.
+            included; so does a position that no table has. Or vectors `[b, t, width]`.
           where: which tokens count; the others (padding on either side, of any id)
             are not read by anybody, take no position, and have meaningless logits.
             None: all.
@@ -300,9 +322,12 @@ class PureTransformer(PureModule):
           dtype: of the computation, as `jnp.bfloat16`; None: that of the parameters.
           remat: keep one vector per token and layer for the gradient and compute the
             rest again.
+          routing: also return what the routers of the mixtures did, a
+            `kljax.models.mixture.Routing` (None without mixtures).
 
         Returns:
-          Logits `[b, t, vocab]`, with a cache `(logits, cache)`.
+          Logits `[b, t, vocab]`; `(logits, cache)` with a cache, and with `routing`
+          one more at the end.
 
         Raises:
           ValueError: a wrong shape or dtype, an id that is not in the vocabulary, more
@@ -317,7 +342,25 @@ class PureTransformer(PureModule):
             features=features,
             dtype=dtype,
             remat=remat,
+            routing=routing,
         )
+
+    def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
+        """An empty cache for `batch` rows of `slots` tokens, padding included."""
+        sizes = self.config
+        shape = (batch, sizes.kv_heads, slots, sizes.head_dim)
+        return Cache.empty(sizes.depth, shape, dtype, limit=sizes.max_length)
+
+    def step(
+        self,
+        params: PyTree,
+        inputs: Int[Array, "b t"] | Float[Array, "b t d"],
+        cache: Cache,
+        *,
+        where: Bool[Array, "b t"] | None = None,
+    ) -> tuple[Float[Array, "b t v"], Cache]:
+        """Logits behind every input, and the cache with the block in it; see a call."""
+        return self(params, inputs, where, cache=cache)
 
     def logits(
         self, params: PyTree, features: Float[Array, "*b d"]

@@ -39,13 +39,13 @@ def mnist_folder(tmp_path):
 
 def test_idx_folder_gives_both_splits_as_published(mnist_folder):
     folder, train, test, labels = mnist_folder
-    found = load(path=folder)
+    found = load(folder)
     np.testing.assert_array_equal(found.images, train[..., None])
     np.testing.assert_array_equal(found.labels, labels)
     assert (found.images.dtype, found.labels.dtype) == (np.uint8, np.int32)
     assert (found.num_classes, found.levels, len(found)) == (3, 256, 10)
-    np.testing.assert_array_equal(load(path=folder, split="test").images[..., 0], test)
-    both = load(path=folder, split="all")
+    np.testing.assert_array_equal(load(folder, split="test").images[..., 0], test)
+    both = load(folder, split="all")
     np.testing.assert_array_equal(both.images[..., 0], np.concatenate([train, test]))
     with pytest.raises(ValueError, match="read-only"):
         found.images[0] = 0
@@ -58,15 +58,15 @@ def test_idx_folder_gives_both_splits_as_published(mnist_folder):
 
 def test_idx_single_file_finds_labels_beside_it_and_gets_a_split(mnist_folder):
     folder, train, _, labels = mnist_folder
-    found = load("mine", "all", path=folder / "train-images-idx3-ubyte")
+    found = load(folder / "train-images-idx3-ubyte", "all")
     np.testing.assert_array_equal(found.images[..., 0], train)
     np.testing.assert_array_equal(found.labels, labels)
-    assert found.manifest["name"] == "mine"
-    test = load(path=folder / "train-images-idx3-ubyte", split="test")
+    assert found.manifest["name"] == "train-images-idx3-ubyte"
+    test = load(folder / "train-images-idx3-ubyte", split="test")
     assert len(test) == 2 and "20% held out" in test.manifest["split_rule"]
     # A compressed file of images may have plain labels, or none.
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    alone = load(path=folder / "t10k-images-idx3-ubyte.gz", split="all")
+    alone = load(folder / "t10k-images-idx3-ubyte.gz", split="all")
     assert alone.labels is None and alone.num_classes == 0
     assert alone.manifest["class_counts"] == []
 
@@ -91,7 +91,7 @@ def test_idx_refuses_broken_files_by_name(tmp_path, content, message):
     file.write_bytes(content)
     for path in (file, tmp_path):
         with pytest.raises(DataError, match=message) as caught:
-            load(path=path)
+            load(path)
         assert str(tmp_path) in str(caught.value) and "Remedy" in str(caught.value)
 
 
@@ -100,23 +100,23 @@ def test_idx_refuses_labels_that_do_not_fit(mnist_folder):
     labels = np.arange(7, dtype=np.uint8)
     (folder / "train-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
     with pytest.raises(DataError, match=r"10 train images but labels of shape \[7\]"):
-        load(path=folder)
+        load(folder)
     (folder / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match="only one of the splits has labels"):
-        load(path=folder)
+        load(folder)
     (folder / "train-labels-idx1-ubyte").write_bytes(idx_bytes(images(2)[..., 0]))
     with pytest.raises(DataError, match=r"expected labels \[n\]"):
-        load(path=folder)
+        load(folder)
     (folder / "train-extra-images-idx3-ubyte").write_bytes(b"")
     with pytest.raises(DataError, match="both look like the train images"):
-        load(path=folder)
+        load(folder)
 
 
 def test_npz_keeps_bytes_and_takes_grey_without_a_channel_axis(tmp_path):
     file, x = tmp_path / "a.npz", images(20, 9)
     labels = np.arange(20) % 2
     np.savez(file, images=x[..., 0], labels=labels)
-    found = load(path=file, split="all")
+    found = load(file, split="all")
     np.testing.assert_array_equal(found.images, x)
     np.testing.assert_array_equal(found.labels, labels)
     assert found.labels.dtype == np.int32
@@ -135,23 +135,23 @@ def test_npz_keeps_bytes_and_takes_grey_without_a_channel_axis(tmp_path):
 def test_npz_values_follow_one_rule(tmp_path, values, rule):
     file, x = tmp_path / "a.npz", images(6, 8, 3)
     np.savez(file, x_train=values(x), x_test=values(x[:2]))
-    found = load(path=file)
+    found = load(file)
     half = values(x).dtype == np.float16
     assert np.abs(found.images.astype(int) - x).max() <= int(half)
     assert rule in found.manifest["value_rule"] and found.labels is None
-    assert load(path=file, split="test").images.shape == (2, 8, 8, 3)
+    assert load(file, split="test").images.shape == (2, 8, 8, 3)
 
 
 def test_npz_with_levels_keeps_them(tmp_path):
     file, x = tmp_path / "a.npz", images(6) % 17
     np.savez(file, images=x, levels=17)
-    assert load(path=file).levels == 17
+    assert load(file).levels == 17
     np.savez(file, images=x + 1, levels=16)
     with pytest.raises(DataError, match=r"have the value 1\d, expected 0 .. 15"):
-        load(path=file)
+        load(file)
     np.savez(file, images=x, levels=np.array([17]))
     with pytest.raises(DataError, match=r"one integer in 2 .. 256"):
-        load(path=file)
+        load(file)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_npz_refuses_what_it_cannot_trust(tmp_path, arrays, message):
     file = tmp_path / "a.npz"
     np.savez(file, **arrays)
     with pytest.raises(DataError, match=message) as caught:
-        load(path=file)
+        load(file)
     assert str(file) in str(caught.value) and "Remedy" in str(caught.value)
 
 
@@ -189,15 +189,15 @@ def test_npz_is_never_unpickled(tmp_path):
     file = tmp_path / "a.npz"
     np.savez(file, images=np.array([{"x": 1}], dtype=object))
     with pytest.raises(DataError, match="without unpickling"):
-        load(path=file)
+        load(file)
     np.savez(file, images=images(50))
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(DataError, match="cannot be read"):
-        load(path=file)
+        load(file)
     with file.open("wb") as opened:
         np.save(opened, images(3))
     with pytest.raises(DataError, match="a single array"):
-        load(path=file)
+        load(file)
 
 
 def save(path, array):
@@ -212,7 +212,7 @@ def test_picture_folder_with_classes_numbers_them_in_order(tmp_path):
     (tmp_path / "1" / "notes.txt").write_text("left alone")
     (tmp_path / "1" / ".hidden.png").write_bytes(b"")
     (tmp_path / ".cache").mkdir()
-    found = load(path=tmp_path, split="all")
+    found = load(tmp_path, split="all")
     assert found.manifest["class_names"] == ["1", "2", "10"]
     np.testing.assert_array_equal(found.labels, [0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(found.images[..., 0], x[[2, 5, 1, 4, 0, 3]])
@@ -226,23 +226,23 @@ def test_picture_folder_honors_train_and_test(tmp_path):
     save(tmp_path / "train" / "dog" / "b.png", x[1])
     save(tmp_path / "test" / "dog" / "c.png", x[2])
     save(tmp_path / "test" / "cat" / "d.PNG", x[3])
-    train, test = load(path=tmp_path), load(path=tmp_path, split="test")
+    train, test = load(tmp_path), load(tmp_path, split="test")
     np.testing.assert_array_equal(train.images, x[:2])
     np.testing.assert_array_equal(test.images, x[[3, 2]])
     np.testing.assert_array_equal(test.labels, [0, 1])
     assert train.manifest["split_rule"] == "as published"
     save(tmp_path / "test" / "cow" / "e.png", x[0])
     with pytest.raises(DataError, match=r"differ in the classes \['cow'\]"):
-        load(path=tmp_path)
+        load(tmp_path)
 
 
 def test_flat_picture_folder_has_no_labels_and_one_mode(tmp_path):
     gray, color = images(1)[0, ..., 0], images(1, 8, 3)[0]
     for i in range(5):
         save(tmp_path / f"{i}.png", gray)
-    assert load(path=tmp_path).images.shape == (4, 8, 8, 1)
+    assert load(tmp_path).images.shape == (4, 8, 8, 1)
     save(tmp_path / "5.png", color)
-    found = load(path=tmp_path, split="all")
+    found = load(tmp_path, split="all")
     assert found.labels is None and found.images.shape == (6, 8, 8, 3)
     np.testing.assert_array_equal(found.images[0], np.stack([gray] * 3, -1))
     np.testing.assert_array_equal(found.images[5], color)
@@ -255,7 +255,7 @@ def test_pictures_of_other_modes(tmp_path):
     Image.fromarray(opaque).save(tmp_path / "b.png")
     Image.fromarray(images(1)[0, ..., 0]).convert("P").save(tmp_path / "c.png")
     Image.fromarray(images(1)[0, ..., 0]).convert("1").save(tmp_path / "d.png")
-    found = load(path=tmp_path, split="all").images
+    found = load(tmp_path, split="all").images
     assert found.shape == (4, 8, 8, 3)
     assert (found[0] == 100).all() and (found[1] == 50).all()
     assert set(np.unique(found[3])) <= {0, 255}
@@ -285,7 +285,7 @@ def test_picture_folder_names_the_odd_file(tmp_path, name, make, message):
     else:
         made.save(file)
     with pytest.raises(DataError, match=message) as caught:
-        load(path=tmp_path)
+        load(tmp_path)
     assert str(tmp_path) in str(caught.value) and "Remedy" in str(caught.value)
 
 
@@ -294,32 +294,32 @@ def test_truncated_picture_is_named(tmp_path):
     content = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"a.png: cannot be read"):
-        load(path=tmp_path)
+        load(tmp_path)
 
 
 def test_paths_that_are_nothing(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
-        load(path=tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"~no such user: cannot be read .*home"):
-        load(path="~no such user")
+        load("~no such user")
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"a.zip: an archive. Remedy: unpack it"):
-        load(path=tmp_path / "a.zip")
+        load(tmp_path / "a.zip")
     (tmp_path / "a.zip").unlink()
     with pytest.raises(DataError, match=r"holds no .png"):
-        load(path=tmp_path)
+        load(tmp_path)
     save(tmp_path / "a.png", images(1)[0, ..., 0])
     with pytest.raises(DataError, match="one image or array file is not a data set"):
-        load(path=tmp_path / "a.png")
+        load(tmp_path / "a.png")
     with pytest.raises(DataError, match=r'too few .* split="all"'):
-        load(path=tmp_path)
+        load(tmp_path)
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="not an idx file"):
-        load(path=tmp_path / "b.parquet")
+        load(tmp_path / "b.parquet")
 
 
 def test_pictures_without_pillow_say_what_to_install(tmp_path, monkeypatch):
     save(tmp_path / "a.png", images(1)[0, ..., 0])
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(DataError, match="pip install pillow"):
-        load(path=tmp_path)
+        load(tmp_path)

@@ -97,7 +97,7 @@ JPEGS = [picture("JPEG", mode, exif=turned(6)) for mode in ("L", "RGB", "CMYK")]
 
 
 def images(path):
-    return load(path=path, split="all")
+    return load(path, split="all")
 
 
 KINDS = {
@@ -154,7 +154,7 @@ def test_pictures_are_turned_as_they_are_to_be_shown(tmp_path):
     for orientation in TURNS:
         image = Image.fromarray(X[0, ..., 0])
         image.save(tmp_path / f"{orientation}.png", exif=turned(orientation))
-    found = load(path=tmp_path, split="all").images[..., 0]
+    found = load(tmp_path, split="all").images[..., 0]
     np.testing.assert_array_equal(
         found, [turn(X[0, ..., 0]) for turn in TURNS.values()]
     )
@@ -164,7 +164,7 @@ def test_inks_become_light(tmp_path):
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     red.save(tmp_path / "a.jpg", quality=100)
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
-    found = load(path=tmp_path, split="all").images
+    found = load(tmp_path, split="all").images
     assert np.abs(found[0] - np.array([255.0, 0, 0])).max() <= 2 and not found[1].any()
 
 

@@ -72,7 +72,7 @@ def tiny(tmp_path, monkeypatch):
     entry = Source(
         name="tiny",
         title="a test",
-        route="D",
+        route="debian",
         package="dataset-tiny",
         version="1.0-1",
         member=MEMBER,
@@ -94,8 +94,7 @@ def tiny(tmp_path, monkeypatch):
 
 def use(monkeypatch, *entries):
     table = {entry.name: entry for entry in entries}
-    for module in (kljax.data.sources, kljax.data.loading, kljax.data.__main__):
-        monkeypatch.setattr(module, "table", lambda: table)
+    monkeypatch.setattr(kljax.data.sources, "table", lambda: table)
 
 
 def apt(tmp_path, monkeypatch, script):
@@ -170,7 +169,7 @@ def test_command_line_with_the_real_table(tmp_path, capsys, monkeypatch):
 def test_packages_that_are_missing_are_named(tiny, monkeypatch, capsys):
     entry, root, _ = tiny
     absent = dataclasses.replace(
-        entry, name="absent", route="P", package="no-such", member="no_such/rows.gz"
+        entry, name="absent", route="pip", package="no-such", member="no_such/rows.gz"
     )
     use(monkeypatch, absent)
     assert main(["--root", str(root), "list"]) == 0
@@ -234,7 +233,8 @@ def test_interrupted_download_leaves_nothing(tiny, tmp_path, monkeypatch, capsys
     with pytest.raises(KeyboardInterrupt):
         download(entry, root, interrupt)
     assert left_in(root) == [] and len(said) == 2
-    monkeypatch.setattr(kljax.data.__main__, "download", lambda *_: interrupt(" of "))
+    interrupted = lambda *_: interrupt(" of ")
+    monkeypatch.setattr(kljax.data.routes.debian, "download", interrupted)
     assert main(["--root", str(root), "fetch", "tiny"]) == 130
     assert "nothing half-written" in capsys.readouterr().err
 

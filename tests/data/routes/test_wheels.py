@@ -34,8 +34,7 @@ def sha256(content):
 
 def use(monkeypatch, entry):
     table = {entry.name: entry}
-    for module in (kljax.data.sources, kljax.data.__main__):
-        monkeypatch.setattr(module, "table", lambda: table)
+    monkeypatch.setattr(kljax.data.sources, "table", lambda: table)
 
 
 def pip(tmp_path, monkeypatch, script):
@@ -65,7 +64,7 @@ def tiny(tmp_path, monkeypatch):
         name="tiny",
         title="a test",
         kind="model",
-        route="A",
+        route="wheel",
         package="tiny-model",
         version="1.0",
         member=MEMBER,

@@ -14,6 +14,7 @@ from kljax.models.files.pretrained import from_pretrained, save_pretrained
 from kljax.models.language.rope import Rope
 from kljax.models.language.stacking import stack_layers
 from kljax.models.language.transformer import TransformerConfig, transformer
+from kljax.objectives.balance import balance_loss
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 torch = pytest.importorskip("torch")
@@ -72,6 +73,24 @@ def published(name, folder, **saving):
 def reference(model):
     with torch.no_grad():
         return model(torch.from_numpy(TOKENS)).logits.numpy()
+
+
+def test_what_the_routers_did_and_its_balance_are_those_of_transformers(tmp_path):
+    published("mixtral", tmp_path)
+    model = from_pretrained(tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    where = np.arange(11) < np.array([[11], [7]])
+    with torch.no_grad():
+        want = theirs.eval()(
+            torch.from_numpy(TOKENS),
+            attention_mask=torch.from_numpy(where.astype(int)),
+            output_router_logits=True,
+        ).aux_loss
+    _, routing = jax.jit(lambda p: model.apply(p, TOKENS, where, routing=True))(
+        model.params
+    )
+    loss, _ = balance_loss(routing.load, routing.probability)
+    assert float(loss) == pytest.approx(float(want), rel=1e-5)
 
 
 def ours(model):

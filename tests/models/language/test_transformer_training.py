@@ -8,7 +8,6 @@ import sharded_transformer as child
 import transformer_reference as reference
 from jax.sharding import PartitionSpec
 
-from kljax.models.language.cache import init_cache
 from kljax.models.language.rope import Rope, rotation
 from kljax.models.language.sharding import partition_specs
 from kljax.models.language.stacking import stack_layers, unstack_layers
@@ -56,13 +55,18 @@ def test_layers_of_two_kinds_are_stacked_by_their_period():
     stacked = stack_layers(params, 2)
     assert sorted(stacked["layers"]["stacked"]) == [0, 1]
     close(unstack_layers(stacked), params, 0)
-    expected = jax.jit(apply)(params, TOKENS)
-    close(jax.jit(apply)(stacked, TOKENS), expected, 1e-6)
+    program = jax.jit(lambda params: apply(params, TOKENS, routing=True))
+    expected, routing = program(params)
+    close(program(stacked), (expected, routing), 1e-6)
+    assert routing.load.shape == (2, 2), "layers 1 and 3, two experts"
+    np.testing.assert_allclose(routing.load.sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(routing.probability.sum(-1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(routing.dropped, 0)
     with pytest.raises(ValueError, match="layers 1 apart have different parts"):
         stack_layers(params)
     with pytest.raises(ValueError, match="period is 3; it must divide 4"):
         stack_layers(params, 3)
-    cache = init_cache(MIXED, 2, 64)
+    cache = apply.init_cache(2, 64)
     with pytest.raises(ValueError, match=r"call unstack_layers\(params\)"):
         jax.eval_shape(lambda p: apply(p, TOKENS, cache=cache), stacked)
 
