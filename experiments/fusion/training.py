@@ -21,6 +21,7 @@ from kljax.models.language.transformer import (
 )
 from kljax.models.language.vocabulary import restricted
 from kljax.training import (
+    Every,
     Loss,
     Player,
     Progress,
@@ -172,8 +173,7 @@ class Trainer:
             steps=fitting.steps,
             run=self.folder,
             stage=stage,
-            checkpoint_every=self.config.checkpoint_every,
-            log_every=min(20, fitting.steps),
+            every=Every(self.config.checkpoint_every, log=min(20, fitting.steps)),
             progress=self.progress,
         )
         trained = jax.block_until_ready(state.params["model"])

@@ -36,6 +36,7 @@ from kljax.data.images import first_of_classes, load_pictures
 from kljax.metrics import FeatureJudge
 from kljax.models.vision import edm
 from kljax.training import (
+    Every,
     Progress,
     RunFolder,
     TrainState,
@@ -127,7 +128,7 @@ class Session:
             run=self.run,
             stage=stage,
             progress=self.progress,
-            checkpoint_every=self.config.checkpoint_every,
+            every=Every(self.config.checkpoint_every),
             **rest,
         )
 

@@ -1,7 +1,4 @@
-"""Arguments that several divergences take, checked alike.
-
-`rows_shaped` and `check_positive` are those of `kljax.arguments`.
-"""
+"""Arguments that several divergences take, checked alike."""
 
 from typing import Any
 
@@ -9,17 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.arguments import (
-    check_positive,
-    checked_ids,
-    concrete,
-    fitting,
-    rows_shaped,
-)
+from kljax.arguments import checked_ids, concrete, fitting
 from kljax.kernels import listed
 from kljax.typing import Array, ArrayLike
 
-__all__ = ["check_positive", "checked_lists", "for_rows", "rows_shaped"]
+__all__ = ["checked_lists", "for_rows"]
 
 
 def for_rows(divergence: Any, rows: tuple[int, ...]) -> Any:
