@@ -23,7 +23,7 @@ from kljax.models.vision import edm
 from kljax.models.vision.discriminator import Discriminator
 from kljax.objectives import diffusion
 from kljax.theory.mixtures import GaussianMixture
-from kljax.training import Loss, Player, TrainState, init_state
+from kljax.training import Loss, Player, TrainState, adam, init_state, stacked
 from kljax.typing import Array, Float, Key, PyTree
 
 FAMILY = tuple(n for n in generators.names() if n not in ("total_variation", "alpha"))
@@ -135,14 +135,9 @@ class Networks:
         return self.head(params["head"], features, c.noise_label)
 
 
-def adam(config: TrainingConfig, rate: Any) -> optax.GradientTransformation:
-    """Adam behind a clip, on one flat vector."""
-    return optax.flatten(
-        optax.chain(
-            optax.clip_by_global_norm(config.clip),
-            optax.adam(rate, b1=config.b1, b2=config.b2),
-        )
-    )
+def optimizer(config: TrainingConfig, rate: Any) -> optax.GradientTransformation:
+    """Clipped Adam on one flat vector."""
+    return adam(rate, clip=config.clip, b1=config.b1, b2=config.b2, flat=True)
 
 
 class Game:
@@ -233,7 +228,7 @@ class Game:
 
     def players(self) -> list[Player]:
         """Fake score, critic, student, in this order."""
-        critics = adam(self.config, self.config.critic_rate)
+        critics = optimizer(self.config, self.config.critic_rate)
         repeats = self.config.critic_steps
         rate = optax.cosine_decay_schedule(
             self.config.student_rate, self.config.steps, self.config.final_rate
@@ -244,15 +239,10 @@ class Game:
             Player(
                 "student",
                 self.student,
-                adam(self.config, rate),
+                optimizer(self.config, rate),
                 ema_decay=self.config.ema,
             ),
         ]
-
-
-def stacked(trees: Sequence[PyTree]) -> PyTree:
-    """Equal trees as one, with a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def population(

@@ -27,9 +27,7 @@ from experiments.one_step.sampling import Sampling
 from experiments.one_step.training import (
     distillation_players,
     gap_probe,
-    member,
     parsed,
-    stacked,
     student_inputs,
     swept,
     teacher_player,
@@ -46,6 +44,8 @@ from kljax.training import (
     init_state,
     jit_step,
     make_step,
+    stacked,
+    taken,
 )
 from kljax.typing import PyTree
 
@@ -208,7 +208,7 @@ class Session:
         if self.config.together:
             state, frozen = self.students_together(seed)
             place = self.config.students.index(student)
-            return member(state, place), member(frozen, place)
+            return taken(state, place), taken(frozen, place)
         stage = f"student-{student.replace('/', '-')}-s{seed}"
         out: list[Any] = []
 

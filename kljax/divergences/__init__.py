@@ -3,8 +3,9 @@
 
 Logits: `divergence`, ``forward_kl`` and its siblings here. Hidden states and heads:
 `linear_divergence` and its siblings, also here. Gaussians: `gaussian`.
-Log-probabilities of samples: `estimators`. Samples alone: `samples`. Discrete measures
-with a cost: `transport`. Score functions: `scores`.
+Log-probabilities of samples: `estimators`. Samples alone: `samples`, their `counts`, a
+critic at them: `bounds`. Discrete measures with a cost: `transport`. Score functions:
+`scores`.
 """
 
 from collections.abc import Callable

@@ -17,15 +17,13 @@ from experiments.one_step.training import (
     StudentConfig,
     TeacherConfig,
     distillation_players,
-    member,
     parsed,
-    stacked,
     student_inputs,
     swept,
 )
 from kljax.data.images import first_of_classes, load_pictures
 from kljax.errors import CheckpointError, DataError
-from kljax.training import make_step, silent
+from kljax.training import make_step, silent, stacked, taken
 
 
 def test_rank_correlation_is_that_of_scipy():
@@ -186,9 +184,7 @@ def test_swept_students_equal_single_ones():
                     together[name][i], value, rtol=2e-3, atol=1e-4, err_msg=name
                 )
     assert abs(together["student/loss"][0] - together["student/loss"][1]) > 1e-3
-    np.testing.assert_allclose(
-        member(state, 1).aux.mean, singles[1].aux.mean, rtol=0.01
-    )
+    np.testing.assert_allclose(taken(state, 1).aux.mean, singles[1].aux.mean, rtol=0.01)
 
 
 def test_batches_are_a_function_of_their_number():

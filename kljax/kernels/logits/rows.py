@@ -289,7 +289,9 @@ def _row_state_jvp(axis, primals, tangents):
 
     # Recomputed in the backward pass: nothing but the inputs and the state is kept.
     def tangent(function, shared, rows):
+        # Compiled, or a gradient outside `jit` would run it operation by operation.
         @jax.checkpoint
+        @jax.jit
         def run(shared, rows):
             return _each_row(divergence, partial(function, shared), rows, lead, axis)
 
