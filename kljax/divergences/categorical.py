@@ -4,6 +4,8 @@ Target first: ``p_logits`` is the target (teacher, data), ``q_logits`` the model
 are in nats, one per leading index; event axes are reduced, the batch never is.
 """
 
+import dataclasses
+import inspect
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
@@ -207,6 +209,7 @@ def _wrapper(name: str) -> Callable[..., Array]:
 
     summary = type(get(name)).__doc__
     wrapper.__name__ = wrapper.__qualname__ = name
+    wrapper.__signature__ = _signature(get(name))  # pyrefly: ignore[missing-attribute]
     wrapper.__doc__ = (
         f"{summary}\n\n    Arguments, result and errors as in `divergence`; parameters"
         f"\n    of the divergence by keyword: {get(name)}."
@@ -214,6 +217,18 @@ def _wrapper(name: str) -> Callable[..., Array]:
     return wrapper
 
 
+def _signature(objective: FDivergence) -> inspect.Signature:
+    """That of `divergence`, its name and parameters replaced by the object's own."""
+    whole = inspect.signature(divergence)
+    own = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
+        for f in dataclasses.fields(objective)
+    ]
+    kept = [x for n, x in whole.parameters.items() if n not in _NOT_OF_WRAPPERS]
+    return whole.replace(parameters=[*kept, *own])
+
+
+_NOT_OF_WRAPPERS = ("divergence", "parameters")
 NAMED = MappingProxyType({name: _wrapper(name) for name in names()})
 """``forward_kl(p_logits, q_logits, ...)`` and its siblings, by name."""
 

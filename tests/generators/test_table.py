@@ -1,10 +1,14 @@
 """A divergence is its class, a row of the table and its reference: nothing else."""
 
+import dataclasses
+import inspect
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+
+import kljax.divergences as kd
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -64,3 +68,11 @@ def test_a_class_and_a_row_are_all_that_the_library_needs(tmp_path):
     # The suite goes over the names and takes what it knows of them from one table.
     suite = (ROOT / "tests" / "divergences" / "test_conformance.py").read_text()
     assert "for name in kd.names()" in suite and "references.VALUES[name]" in suite
+
+
+def test_functions_of_the_table_show_their_arguments():
+    for name in kd.names():
+        shown = [*inspect.signature(getattr(kd, name)).parameters]
+        own = [f.name for f in dataclasses.fields(kd.get(name))]
+        shared = ["axis", "temperature", "where", "pad_vocab"]
+        assert shown == ["p_logits", "q_logits", *shared, *own]

@@ -18,6 +18,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from kljax.generators import FDivergence, Outcomes
+from kljax.generators.one_pass import Unit
 from kljax.kernels.logits.blocks import by_rows
 from kljax.kernels.logits.referenced import (
     FAR,
@@ -119,11 +120,21 @@ def _settled(tangent: Array, state: RowState, axis: str | None) -> Array:
     return tangent if axis is None else jax.lax.psum(tangent, axis)
 
 
+def _kept(unit: Unit) -> Unit:
+    """On a CPU stored, not computed anew for each sum that they are in."""
+    e_p, e_q, d, excess = jax.lax.platform_dependent(
+        *unit[:4],
+        cpu=lambda *x: jax.lax.optimization_barrier(x),
+        default=lambda *x: x,
+    )
+    return Unit(e_p, e_q, d, excess, unit.p_missing, unit.q_missing)
+
+
 def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
     a, b = masked(p, q, where)
     origin_p, origin_q, empty = origins(a, b, sharpness, axis)
     both = sides(a, b, origin_p, origin_q, sharpness)
-    units = unit(both)
+    units = _kept(unit(both))
     one_pass = divergence.one_pass
     # So small a part that a sum over the row does not overflow where no term does.
     width = a.shape[-1] * (1 if axis is None else jax.lax.axis_size(axis))
