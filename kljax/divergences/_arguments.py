@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.kernels import listed
 from kljax.kernels.arguments import (
     check_positive,
     checked_ids,
@@ -17,6 +16,7 @@ from kljax.kernels.arguments import (
     fitting,
     rows_shaped,
 )
+from kljax.kernels.linear import listed
 from kljax.typing import Array, ArrayLike
 
 __all__ = ["check_positive", "checked_lists", "for_rows", "rows_shaped"]

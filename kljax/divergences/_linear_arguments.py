@@ -1,7 +1,7 @@
 """Arguments of the linear losses: checked, named and handed to the kernel.
 
 Every function here returns a part of the kernel's operands, a flat dict whose names
-are explained in `kljax.kernels.linear`.
+are explained in `kljax.kernels.linear.fused`.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from kljax.divergences._arguments import checked_lists
-from kljax.kernels import linear as kernel
 from kljax.kernels.arguments import check_positive, checked_ids
+from kljax.kernels.linear import fused as kernel
 from kljax.typing import Array, ArrayLike
 
 IMPLEMENTATIONS = ("gradient_in_forward", "recompute")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from kljax.divergences import _linear_arguments as arguments
 from kljax.fdivergence import FDivergence
 from kljax.generators import get
-from kljax.kernels import rows
+from kljax.kernels.linear import rows
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 Pair = arguments.Pair

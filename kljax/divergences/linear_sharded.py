@@ -10,9 +10,8 @@ from kljax.divergences import _linear_arguments as arguments
 from kljax.divergences.sharded import check_axes
 from kljax.fdivergence import FDivergence
 from kljax.generators import get
-from kljax.kernels import linear as kernel
-from kljax.kernels import linear_sharded as sharded
-from kljax.kernels import rows
+from kljax.kernels.linear import fused as kernel
+from kljax.kernels.linear import rows, sharded
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 

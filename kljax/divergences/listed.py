@@ -10,7 +10,7 @@ from kljax.divergences._linear_arguments import token_weights
 from kljax.divergences.categorical import floating
 from kljax.fdivergence import FDivergence
 from kljax.generators import get
-from kljax.kernels.rows import settled, topk_divergence, weigh
+from kljax.kernels.linear.rows import settled, topk_divergence, weigh
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 

@@ -30,10 +30,7 @@ from kljax.divergences import (
     linear_topk,
     topk,
 )
-from kljax.fdivergence import FDivergence
-from kljax.kernels import rows
-from kljax.kernels.arguments import rows_shaped
-from kljax.objectives.sides import (
+from kljax.divergences.sides import (
     Hidden,
     Logits,
     TopK,
@@ -44,6 +41,9 @@ from kljax.objectives.sides import (
     top_outcomes,
     vocabulary,
 )
+from kljax.fdivergence import FDivergence
+from kljax.kernels.arguments import rows_shaped
+from kljax.kernels.linear import rows
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 __all__ = [

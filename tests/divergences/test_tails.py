@@ -6,8 +6,8 @@ import numpy as np
 import references
 
 import kljax.divergences as kd
+from kljax.divergences.sides import top_outcomes
 from kljax.objectives.distillation import Logits, distillation_loss
-from kljax.objectives.sides import top_outcomes
 
 V = 5
 TAILS = np.array([10.0**-i for i in range(1, 13)])

@@ -196,7 +196,12 @@ TABLE = {
     "transport.transport_plan": (at(transport.transport_plan, iterations=5), COUPLED),
 }
 # Take no arrays, or return what another row of the table looks at.
-OTHERS = {"generator", "get", "names", "categorical.checked", "sharded.check_axes"}
+OTHERS = {
+    *("generator", "get", "names", "categorical.checked", "sharded.check_axes"),
+    *("categorical.floating", "sides.check_side", "sides.dense_logits"),
+    *("sides.token_labels", "sides.token_weights", "sides.top_outcomes"),
+    "sides.vocabulary",
+}
 # Counted, stopped or linear: the gradient is a constant by definition.
 FLAT = {
     "samples.donsker_varadhan": {"critic_p"},

@@ -9,8 +9,8 @@ import pytest
 import references
 
 import kljax.divergences as kd
-from kljax.kernels import linear as kernel
-from kljax.kernels import rows
+from kljax.kernels.linear import fused as kernel
+from kljax.kernels.linear import rows
 
 MIB = 2**20
 KEYS = ("p_hidden", "p_head", "q_hidden", "q_head")

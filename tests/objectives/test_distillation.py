@@ -10,9 +10,9 @@ import optax
 import pytest
 import references
 
+from kljax.divergences.sides import top_outcomes
 from kljax.objectives import distillation
 from kljax.objectives.distillation import Hidden, Logits, TopK, distillation_loss
-from kljax.objectives.sides import top_outcomes
 from kljax.training import Loss, Player, init_state, jit_step, make_step
 
 B, T, V = 2, 3, 7

@@ -1,7 +1,7 @@
 """What one chunk of a linear loss computes per token, from its logits.
 
 Every function is ``rows(divergence, logits, operands) -> [c]``; the names of the
-operands are those of `kljax.kernels.linear`.
+operands are those of `kljax.kernels.linear.fused`.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.kernels import listed
+from kljax.kernels.linear import listed
 from kljax.kernels.logits import row_divergence
 from kljax.typing import Array, ArrayLike, Float, Int
 

@@ -19,8 +19,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from kljax.kernels import linear
-from kljax.kernels.rows import settled, shown, slope_in_weight, weigh
+from kljax.kernels.linear import fused as linear
+from kljax.kernels.linear.rows import settled, shown, slope_in_weight, weigh
 from kljax.typing import Array, Float
 
 Operands = dict[str, Array]
@@ -277,8 +277,8 @@ def _once_jvp(primals, tangents):
 def sharded_sum(plan, layout: Layout, operands: Operands) -> Float[Array, ""]:
     """``Σ w D`` over the mesh, replicated; first derivatives only.
 
-    Operands as in `kljax.kernels.linear`, both vocabularies of one length that the
-    vocabulary's axis divides, the tokens likewise; ``sharpness`` is one over the
+    Operands as in `kljax.kernels.linear.fused`, both vocabularies of one length that
+    the vocabulary's axis divides, the tokens likewise; ``sharpness`` is one over the
     temperature.
     """
     return _run(plan, layout, (), operands)[0]

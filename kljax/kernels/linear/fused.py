@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.kernels.rows import settled, shown, slope_in_weight, weigh
+from kljax.kernels.linear.rows import settled, shown, slope_in_weight, weigh
 from kljax.typing import Array, Float
 
 PER_TOKEN = (

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.kernels.arguments import checked_ids, rows_shaped
-from kljax.kernels.rows import settled
+from kljax.kernels.linear.rows import settled
 from kljax.typing import Array, ArrayLike, Float, Int
 
 __all__ = [

@@ -1,0 +1,3 @@
+"""Losses of linear heads, a chunk of tokens at a time."""
+
+__all__: list[str] = []
