@@ -9,9 +9,8 @@ import numpy as np
 
 from experiments.distilled_lm.students import Student
 from kljax import divergences
-from kljax.divergences.sides import dense_logits
+from kljax.divergences import Hidden, dense_logits
 from kljax.metrics import calibration_error
-from kljax.objectives.distillation import Hidden
 from kljax.typing import Array, Float, Int, PyTree
 
 DISTANCES = ("forward_kl", "reverse_kl", "jensen_shannon", "skew_forward_kl")

@@ -26,10 +26,10 @@ from experiments.distilled_lm.teachers import (
     trimmed,
 )
 from experiments.harness import mathematics
-from kljax.divergences.sides import dense_logits
+from kljax.divergences import Hidden, Logits, dense_logits
 from kljax.models.functional import parameter_count
 from kljax.models.transformer import transformer
-from kljax.objectives.distillation import Hidden, Logits, distillation_loss
+from kljax.objectives.distillation import distillation_loss
 from kljax.training import (
     Progress,
     RunFolder,

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kljax.divergences import Hidden
 from kljax.models.stacking import stack_layers
 from kljax.models.transformer import TransformerConfig, transformer
-from kljax.objectives.distillation import Hidden, sequence_level_loss
+from kljax.objectives.distillation import sequence_level_loss
 from kljax.training import Loss, Player
 from kljax.typing import Array, Float, Int, PyTree
 

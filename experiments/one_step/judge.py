@@ -10,12 +10,14 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import UInt8
 
 from experiments.one_step.data import Codec, Pictures
 from kljax.data import from_unit, to_unit
+from kljax.divergences import cross_entropy
 from kljax.metrics.images import (
     frechet_distance,
     nearest_distances,
@@ -192,7 +194,7 @@ def trained_judge(
         target = optax.smooth_labels(
             jax.nn.one_hot(batch["ids"], classes), config.label_smoothing
         )
-        return Loss(optax.softmax_cross_entropy(logits, target))
+        return Loss(cross_entropy(jnp.log(target), logits))
 
     rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     optimizer = optax.adamw(rate, weight_decay=config.weight_decay)

@@ -1,7 +1,8 @@
 """Distances between distributions, one module per kind of thing you hold.
 
-Logits: `divergence`, ``forward_kl`` and its siblings here. Hidden states and heads:
-`linear_divergence` and its siblings, also here. Gaussians: `gaussian`.
+Logits: `divergence`, ``forward_kl`` and its siblings here. Tokens, given as `Logits`,
+as `Hidden` states and heads or as lists: `token_divergence`, also here. Gaussians:
+`gaussian`.
 Log-probabilities of samples: `estimators`. Samples alone: `samples`. Discrete measures
 with a cost: `transport`. Score functions: `scores`.
 """
@@ -16,16 +17,16 @@ from kljax.divergences.categorical import (
     entropy,
     renyi,
 )
-from kljax.divergences.linear import (
-    linear_cross_entropy,
-    linear_divergence,
-    linear_mixture,
-    linear_topk,
-    linear_topk_renormalized,
-)
-from kljax.divergences.linear_sharded import linear_divergence_sharded
-from kljax.divergences.listed import topk
 from kljax.divergences.sharded import divergence_sharded
+from kljax.divergences.sides import (
+    Hidden,
+    Logits,
+    Restricted,
+    TopK,
+    dense_logits,
+    top_outcomes,
+)
+from kljax.divergences.tokens import label_cross_entropy, token_divergence
 from kljax.fdivergence import FDivergence, Moments, generator
 from kljax.generators import (
     Alpha,
@@ -51,34 +52,35 @@ __all__ = [
     "Choice",
     "FDivergence",
     "ForwardKL",
+    "Hidden",
     "Jeffreys",
     "JensenShannon",
     "LeCam",
+    "Logits",
     "Moments",
     "NeymanChi2",
     "PearsonChi2",
+    "Restricted",
     "ReverseKL",
     "SkewForwardKL",
     "SkewReverseKL",
     "SoftenedReverseKL",
     "SquaredHellinger",
+    "TopK",
     "TotalVariation",
     "cauchy_schwarz",
     "cross_entropy",
+    "dense_logits",
     "divergence",
     "divergence_sharded",
     "entropy",
     "generator",
     "get",
-    "linear_cross_entropy",
-    "linear_divergence",
-    "linear_divergence_sharded",
-    "linear_mixture",
-    "linear_topk",
-    "linear_topk_renormalized",
+    "label_cross_entropy",
     "names",
     "renyi",
-    "topk",
+    "token_divergence",
+    "top_outcomes",
 ]
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax import generators
-from kljax.kernels.linear.rows import settled
+from kljax.kernels.weights import settled
 from kljax.typing import Array, Float, Int
 
 __all__ = [
