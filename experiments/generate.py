@@ -183,8 +183,8 @@ def _sampling(options: argparse.Namespace) -> Any:
 
 def _load(options: argparse.Namespace) -> list[Any]:
     """The large model, the base, the experts; one tokenizer for all."""
-    from kljax.models.pretrained import from_pretrained
-    from kljax.models.tokenizer import load_tokenizer
+    from kljax.models.files.pretrained import from_pretrained
+    from kljax.models.files.tokenizer import load_tokenizer
 
     sources = [options.large, *([options.base] if options.base else ())]
     sources += options.expert

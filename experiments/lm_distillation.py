@@ -27,7 +27,6 @@ import pathlib
 
 from experiments.distilled_lm import figures
 from experiments.distilled_lm import verdicts as judgement
-from experiments.distilled_lm.corpus import DataConfig
 from experiments.distilled_lm.session import Session
 from experiments.distilled_lm.students import TEXT, Method, StudentConfig
 from experiments.distilled_lm.teachers import TeacherConfig
@@ -38,6 +37,7 @@ from experiments.harness import (
     check_names,
     check_packages,
 )
+from kljax.data.text import TextConfig
 from kljax.divergences import names
 from kljax.training import Progress
 
@@ -56,7 +56,7 @@ class Config:
     methods: tuple[str, ...] = (TEXT, *DIVERGENCES)
     """Divergences, with /on_policy behind where the student writes a share of the
     batches; cross_entropy is the text alone."""
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    data: TextConfig = dataclasses.field(default_factory=TextConfig)
     teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
     student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
     evaluations: int = 6
@@ -80,7 +80,7 @@ class Config:
 PRESETS = {
     "smoke": Config(
         methods=("jensen_shannon/on_policy",),  # text alone is what comes before it
-        data=DataConfig(
+        data=TextConfig(
             packages=("numpy",), files=40, tokens=4096, held_out=512, length=32
         ),
         teacher=TeacherConfig(source=None, width=32, depth=2, steps=120, batch=16),
@@ -97,7 +97,7 @@ PRESETS = {
     "gpu": Config(
         seeds=3,
         methods=(TEXT, *DIVERGENCES, "skew_reverse_kl", "jensen_shannon/on_policy"),
-        data=DataConfig(tokens=2_097_152, held_out=65_536, length=256),
+        data=TextConfig(tokens=2_097_152, held_out=65_536, length=256),
         student=StudentConfig(
             layers=(0, 1, 2, 3, 28, 29), text_steps=200, steps=1000, batch=32
         ),
@@ -117,7 +117,7 @@ PRESETS = {
             "jensen_shannon/on_policy",
             "skew_forward_kl/on_policy",
         ),
-        data=DataConfig(path="corpus", tokens=4_194_304, held_out=262_144, length=512),
+        data=TextConfig(path="corpus", tokens=4_194_304, held_out=262_144, length=512),
         teacher=TeacherConfig(source="teacher"),
         student=StudentConfig(
             layers=(),

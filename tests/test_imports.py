@@ -20,55 +20,140 @@ HEAVY = (
     "scipy",
 )
 
-# Room -> rooms it may import from; `errors`, `typing` and its own are always allowed.
+# What every room may import from.
+GROUND = {"arguments", "errors", "typing"}
+
+# Room -> rooms it may import from, beside the ground and itself.
 ROOMS = {
-    "concrete": set(),
-    "elementary": set(),
-    "sums": {"elementary"},
-    "fdivergence": {"textbook", "sums"},
-    "textbook": {"fdivergence"},
-    "generators": {"elementary", "fdivergence", "sums"},
-    "kernels": {"elementary", "fdivergence", "generators", "sums"},
-    "divergences": {"concrete", "elementary", "fdivergence", "generators", "kernels"},
-    "objectives": {"fdivergence", "generators", "kernels", "divergences"},
-    "theory": {"fdivergence", "generators", "divergences", "objectives"},
+    "generators": set(),
+    "kernels": {"generators"},
+    "divergences": {"generators", "kernels"},
+    "objectives": {"generators", "kernels", "divergences"},
+    "theory": {"generators", "divergences", "objectives"},
     "training": set(),
-    "decoding": {"models", "divergences", "kernels", "fdivergence", "generators"},
+    "decoding": {"models", "divergences", "kernels", "generators"},
     "models": {"data"},
-    "metrics": set(),
+    "metrics": {"divergences"},
     "data": set(),
 }
 
 
-def imports(path: pathlib.Path) -> set[str]:
+# From the roof down: a room imports from lower floors alone; the others stand beside.
+FLOORS = (
+    ("training", "decoding", "theory"),
+    ("objectives",),
+    ("divergences",),
+    ("kernels",),
+    ("generators",),
+)
+
+# The circle that stands until it is dissolved; no new one may come.
+CIRCLES = {("kljax.generators.base", "kljax.generators.textbook")}
+
+
+def name_of(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+FILES = {
+    name_of(path): path
+    for top in ("kljax", "experiments")
+    for path in sorted((ROOT / top).rglob("*.py"))
+}
+
+
+def imported(path: pathlib.Path) -> set[tuple[str, str]]:
+    """(module, name) of every import, in functions and under TYPE_CHECKING too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            assert not node.level, f"{path} imports by a relative name"
+            found |= {(node.module, alias.name) for alias in node.names}
     return found
+
+
+IMPORTS = {name: imported(path) for name, path in FILES.items()}
+
+
+def target(module: str, name: str) -> str:
+    """The file that an import is of."""
+    whole = f"{module}.{name}"
+    return whole if whole in FILES else module
+
+
+GRAPH = {
+    name: {target(*one) for one in found} & FILES.keys()
+    for name, found in IMPORTS.items()
+}
+
+
+def circles(graph: dict[str, set[str]]) -> set[tuple[str, ...]]:
+    """Files that reach each other, sorted."""
+    reached = {}
+    for start in graph:
+        seen, todo = set(), [*graph[start]]
+        while todo:
+            if (node := todo.pop()) not in seen:
+                seen.add(node)
+                todo += graph[node]
+        reached[start] = seen
+    return {
+        tuple(sorted(b for b in reached[a] if a in reached[b]))
+        for a in graph
+        if a in reached[a]
+    }
+
+
+def test_no_circle_of_files():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == {("b", "c")}
+    assert circles(GRAPH) <= CIRCLES
 
 
 def test_arrows_between_rooms_point_one_way():
     seen = set()
-    for path in sorted((ROOT / "kljax").rglob("*.py")):
-        room = path.relative_to(ROOT / "kljax").parts[0].removesuffix(".py")
-        if room in ("__init__", "doors", "errors", "typing"):
+    for name, others in GRAPH.items():
+        if not name.startswith("kljax."):
+            continue
+        room = name.split(".")[1]
+        if room in GROUND:
+            assert others <= {"kljax.typing"}, f"{name} is ground, and imports {others}"
             continue
         seen.add(room)
-        allowed = ROOMS[room] | {room, "doors", "errors", "typing"}
-        for name in imports(path):
-            assert not name.startswith("experiments"), f"{path}: {name}"
-            if name.startswith("kljax."):
-                other = name.split(".")[1]
-                assert other in allowed, f"{path} must not import {name}"
-                private = other != room and any(
-                    part.startswith("_") for part in name.split(".")[1:]
-                )
-                assert not private, f"{path} imports the private {name}"
+        for other in others:
+            assert not other.startswith("experiments"), f"{name}: {other}"
+            if other != "kljax":
+                there = other.split(".")[1]
+                allowed = ROOMS[room] | GROUND | {room}
+                assert there in allowed, f"{name} must not import {other}"
     assert {"generators", "kernels", "divergences"} <= seen
+    rooms = {name: others & ROOMS.keys() for name, others in ROOMS.items()}
+    assert not circles(rooms)
+    floor = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
+    for room, others in ROOMS.items():
+        below = [floor[room] < floor[one] for one in others if {room, one} <= {*floor}]
+        assert all(below), f"{room} looks up"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_nobody_imports_a_private_name():
+    """Files named `_x` are their own folder's; names `_x` are their own file's."""
+    for name, found in IMPORTS.items():
+        folder = name if FILES[name].stem == "__init__" else name.rpartition(".")[0]
+        for module, imported_name in found:
+            if module.partition(".")[0] not in ("kljax", "experiments"):
+                continue
+            file = target(module, imported_name)
+            of_file = file == module and is_private(imported_name)
+            assert not of_file, f"{name} imports {module}.{imported_name}"
+            beside = file.rpartition(".")[0] == folder
+            private = any(map(is_private, file.split(".")))
+            assert beside or not private, f"{name} imports the private {file}"
 
 
 @pytest.mark.parametrize("module", ["kljax", "kljax.divergences"])

@@ -24,10 +24,10 @@ import numpy as np
 from experiments.benchmarks.measuring import Contender, Floors, Group
 from kljax.decoding.generation import generate
 from kljax.decoding.sampling import Sampling
-from kljax.models.cache import init_cache
+from kljax.models.files.pretrained import Pretrained, from_pretrained, save_pretrained
 from kljax.models.functional import parameter_count
-from kljax.models.pretrained import Pretrained, from_pretrained, save_pretrained
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.cache import init_cache
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 __all__ = ["PRESETS", "groups"]
 
@@ -158,8 +158,8 @@ print(loaded, peak, now("VmRSS"))
 _OURS = (
     """
 import jax, jax.numpy as jnp
-from kljax.models.cache import init_cache
-from kljax.models.pretrained import from_pretrained
+from kljax.models.language.cache import init_cache
+from kljax.models.files.pretrained import from_pretrained
 model = from_pretrained({source!r}, tokenizer=False)
 """,
     """

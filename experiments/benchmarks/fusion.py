@@ -23,8 +23,8 @@ from kljax.decoding.fusion_settings import Fusion
 from kljax.decoding.lockstep import Readers, advance
 from kljax.decoding.sampling import Sampling
 from kljax.decoding.speculative import one_round
-from kljax.models.cache import init_cache
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.cache import init_cache
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 __all__ = ["PRESETS", "groups"]
 

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.distilled_lm.students import Student
-from kljax import divergences
+from kljax.data.batching import in_parts
 from kljax.divergences import Hidden, dense_logits
-from kljax.metrics import calibration_error
+from kljax.metrics import calibration_error, token_measures
 from kljax.typing import Array, Float, Int, PyTree
 
 DISTANCES = ("forward_kl", "reverse_kl", "jensen_shannon", "skew_forward_kl")
@@ -19,26 +18,6 @@ BATCH = 8
 
 Scores = dict[str, Float[np.ndarray, "n"]]
 """Per measure the mean of every window, and "ece", one number."""
-
-
-def token_measures(p: Array | None, q: Array, labels: Array) -> dict[str, Array]:
-    """Per token, from logits; without a teacher's `p` those of the text alone.
-
-    "nats" is minus the log-probability of the text, "agreement" whether both sides'
-    first choices are the same, "accuracy" whether the model's is the text's.
-    """
-    log_q = jax.nn.log_softmax(q, axis=-1)
-    first = jnp.argmax(q, axis=-1)
-    found = {
-        "nats": -jnp.take_along_axis(log_q, labels[..., None], axis=-1)[..., 0],
-        "entropy": divergences.entropy(q),
-        "accuracy": (first == labels).astype(jnp.float32),
-        "confidence": jnp.exp(jnp.max(log_q, axis=-1)),
-    }
-    if p is not None:
-        found |= {name: divergences.divergence(p, q, name) for name in DISTANCES}
-        found["agreement"] = (first == jnp.argmax(p, axis=-1)).astype(jnp.float32)
-    return found
 
 
 def judge(student: Student) -> Callable[..., dict[str, Array]]:
@@ -50,8 +29,9 @@ def judge(student: Student) -> Callable[..., dict[str, Array]]:
         p = dense_logits(student.teacher.side(states, head, bias))
         tokens, labels = window[:, :-1], window[:, 1:]
         if params is None:
-            return token_measures(None, p, labels)
-        return token_measures(p, dense_logits(student.side(params, tokens)), labels)
+            return token_measures(labels, p)
+        q = dense_logits(student.side(params, tokens))
+        return token_measures(labels, q, p_logits=p, distances=DISTANCES)
 
     return jax.jit(measure)
 
@@ -63,14 +43,13 @@ def scores(
     windows: Int[np.ndarray, "n t"],
 ) -> dict[str, Any]:
     """Means per window as lists, the ECE, and the reliability's raw material."""
-    parts = []
-    for start in range(0, len(windows), BATCH):
-        rows = np.arange(start, start + BATCH) % len(windows)
-        states = np.asarray(teacher.states)[rows]
-        found = measure(params, states, teacher.head, teacher.bias, windows[rows])
-        left = min(BATCH, len(windows) - start)
-        parts.append({k: np.asarray(v, np.float64)[:left] for k, v in found.items()})
-    tokens = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+    found = in_parts(
+        lambda states, rows: measure(params, states, teacher.head, teacher.bias, rows),
+        BATCH,
+        teacher.states,
+        windows,
+    )
+    tokens = {k: np.asarray(v, np.float64) for k, v in found.items()}
     confidence = np.clip(tokens["confidence"], 0, 1)
     result: dict[str, Any] = {k: v.mean(axis=1).tolist() for k, v in tokens.items()}
     result["ece"] = calibration_error(confidence, tokens["accuracy"])

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.distilled_lm.corpus import read_corpus
-from experiments.distilled_lm.scores import judge, scores, token_measures
+from experiments.distilled_lm.scores import judge, scores
 from experiments.distilled_lm.students import TEXT, Method, Student
 from experiments.distilled_lm.teachers import (
     Teacher,
@@ -23,12 +22,15 @@ from experiments.distilled_lm.teachers import (
     own_config,
     text_player,
     tokenizer_of,
-    trimmed,
 )
 from experiments.harness import mathematics
+from kljax.data.batching import passes
+from kljax.data.text import read_corpus
 from kljax.divergences import Hidden, Logits, dense_logits
+from kljax.metrics import token_measures
 from kljax.models.functional import parameter_count
-from kljax.models.transformer import transformer
+from kljax.models.language.transformer import transformer
+from kljax.models.language.vocabulary import restricted
 from kljax.objectives.distillation import distillation_loss
 from kljax.training import (
     Progress,
@@ -50,7 +52,7 @@ class Session:
         self.config, self.progress = config, progress
         self.pretrained = None
         if config.teacher.source is not None:
-            from kljax.models.pretrained import from_pretrained
+            from kljax.models.files.pretrained import from_pretrained
 
             self.pretrained = from_pretrained(config.teacher.source)
         encode, end = tokenizer_of(self.pretrained)
@@ -118,13 +120,10 @@ class Session:
         `order` seeds it; without `states` the batch is of text alone.
         """
         windows = self.corpus.train
-        size = min(size, len(windows))
-        per_pass = len(windows) // size
+        drawn = passes(len(windows), size, *order)
 
         def batch(n: int) -> dict[str, np.ndarray]:
-            turn, place = divmod(n, per_pass)
-            drawn = np.random.default_rng([*order, turn]).permutation(len(windows))
-            rows = drawn[place * size : (place + 1) * size]
+            rows = drawn(n)
             found = {"tokens": windows[rows, :-1], "labels": windows[rows, 1:]}
             found["token_weights"] = np.ones(found["labels"].shape, np.float32)
             return found if states is None else found | {"states": states[rows]}
@@ -138,7 +137,8 @@ class Session:
         """The published model on the ids that occur, or one trained on their text."""
         if self.pretrained is not None:
             loaded, self.pretrained = self.pretrained, None
-            return trimmed(loaded.config, loaded.params, self.corpus.ids)
+            sizes, params = restricted(loaded.config, loaded.params, self.corpus.ids)
+            return Teacher(sizes, transformer(sizes)[0], params)
         config = self.config.teacher
         sizes = own_config(config, len(self.corpus.ids), self.config.data.length)
         apply, draw = transformer(sizes)
@@ -161,9 +161,8 @@ class Session:
             for name, windows in sets.items():
                 task = self.progress.task(f"teacher reads {name}", len(windows))
                 note = lambda done, task=task: task.update(done)  # noqa: E731
-                parts = list(features(self.teacher, windows, 8, note))
+                found = features(self.teacher, windows, 8, note)
                 task.close()
-                found = np.concatenate(parts)
                 if not np.isfinite(found).all():
                     raise FloatingPointError(
                         f"the teacher's states on {name} do not fit float16"
@@ -239,7 +238,7 @@ class Session:
 
         def run(params: PyTree, window: Int[Array, "b t"]) -> Float[Array, "b"]:
             q = dense_logits(self.student.side(params, window[:, :-1]))
-            return token_measures(None, q, window[:, 1:])["nats"].mean(axis=1)
+            return token_measures(window[:, 1:], q)["nats"].mean(axis=1)
 
         return jax.jit(run)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from experiments.distilled_lm.teachers import Teacher, adam
 from kljax.decoding import generate
 from kljax.divergences import Hidden
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives.distillation import distillation_loss, sequence_level_loss
 from kljax.objectives.on_policy import mixed_batch, next_token
 from kljax.training import Loss, Player

@@ -1,7 +1,7 @@
 """The teacher: a published model on a trimmed vocabulary, or a small one made here."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kljax.data.batching import in_parts
 from kljax.divergences import Hidden
-from kljax.models.stacking import stack_layers
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.stacking import stack_layers
+from kljax.models.language.transformer import TransformerConfig
+from kljax.models.language.vocabulary import Bytes
 from kljax.objectives.distillation import sequence_level_loss
 from kljax.training import Loss, Player
 from kljax.typing import Array, Float, Int, PyTree
@@ -50,16 +52,6 @@ class Teacher(NamedTuple):
         return Hidden(states, head, bias, self.config.soft_cap)
 
 
-class Bytes:
-    """The tokenizer of a model that is trained here: one token per byte."""
-
-    end = 0
-
-    @staticmethod
-    def encode(text: str) -> Sequence[int]:
-        return list(text.encode())
-
-
 def tokenizer_of(pretrained: Any) -> tuple[Callable[[str], Sequence[int]], int]:
     """Text to ids, and the id that ends a document."""
     if pretrained is None:
@@ -67,22 +59,6 @@ def tokenizer_of(pretrained: Any) -> tuple[Callable[[str], Sequence[int]], int]:
     known = pretrained.tokenizer
     end = known.vocabulary.get("<|endoftext|>", known.eos_id)
     return known.encode, 0 if end is None else end
-
-
-def trimmed(
-    config: TransformerConfig, params: PyTree, ids: Int[np.ndarray, "v"]
-) -> Teacher:
-    """The same model on fewer outcomes: its law given that the token is one of `ids`.
-
-    Rows of the embedding and columns of the head are taken, nothing else changes.
-    """
-    cut = {name: jnp.asarray(x)[..., ids] for name, x in params["head"].items()}
-    params = {**params, "head": cut}
-    if "embedding" in params:
-        table = jnp.asarray(params["embedding"]["table"])[ids]
-        params["embedding"] = {"table": table}
-    config = dataclasses.replace(config, vocab_size=len(ids))
-    return Teacher(config, transformer(config)[0], jax.tree.map(jnp.asarray, params))
 
 
 def own_config(config: TeacherConfig, vocab: int, length: int) -> TransformerConfig:
@@ -130,15 +106,11 @@ def adam(rate: float, steps: int) -> optax.GradientTransformation:
 
 def features(
     teacher: Teacher, windows: Int[np.ndarray, "n t"], batch: int, note: Any
-) -> Iterator[np.ndarray]:
-    """Final hidden states in float16, `batch` windows at a time; `note(done)`.
+) -> Float[np.ndarray, "n t d"]:
+    """Final hidden states in float16, read `batch` windows at a time; `note(done)`.
 
     Layers are stacked and scanned: one is compiled.
     """
     run = jax.jit(lambda p, x: teacher.apply(p, x, features=True).astype(jnp.float16))
     stacked = jax.jit(stack_layers)(teacher.params)
-    for start in range(0, len(windows), batch):
-        part = windows[start : start + batch, :-1]
-        filled = np.resize(part, (batch, part.shape[1]))  # one shape, one program
-        yield np.asarray(run(stacked, filled))[: len(part)]
-        note(min(len(windows), start + batch))
+    return in_parts(lambda x: run(stacked, x), batch, windows[:, :-1], note=note)

@@ -1,83 +1,15 @@
-"""Token arrays: scored examples, and the batches of pretraining and fine-tuning."""
+"""The batches of pretraining and fine-tuning."""
 
-import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.fusion.tasks import Example, TaskConfig, draw
-from kljax.typing import Bool, Int
+from experiments.fusion.tasks import TaskConfig, draw
+from kljax.data.pairs import Rows, Vocabulary
+from kljax.typing import Int
 
-__all__ = ["Corpus", "Rows", "Vocabulary", "encoded"]
-
-
-class Vocabulary(Protocol):
-    """Token ids of text; `end` ends an answer and stands before a text."""
-
-    size: int
-    end: int
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: Any) -> str: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Examples as tokens: the end token, prompt, answer, end, padding.
-
-    Fields:
-        tokens: ids, padded with the end token.
-        answer: where an answer stands, its end token included.
-    """
-
-    tokens: Int[np.ndarray, "n t"]
-    answer: Bool[np.ndarray, "n t"]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def prompt(self, row: int) -> list[int]:
-        """The tokens before the answer of a row."""
-        return self.tokens[row, : int(self.answer[row].argmax())].tolist()
-
-
-def encoded(
-    vocabulary: Vocabulary,
-    examples: Sequence[Example],
-    *,
-    multiple: int = 8,
-    least: int = 0,
-) -> Rows:
-    """Examples as rows, right-padded.
-
-    Args:
-        vocabulary: of the tokens.
-        examples: at least one.
-        multiple: the rows' length is a multiple of this.
-        least: and not below this.
-
-    Example:
-        >>> from experiments.fusion.text import Characters
-        >>> rows = encoded(Characters(), [Example("a=", "b", "a")])
-        >>> rows.tokens.tolist(), rows.answer[0].nonzero()[0].tolist()
-        ([[0, 66, 30, 67, 0, 0, 0, 0]], [3, 4])
-    """
-    pairs = []
-    for one in examples:
-        prompt = [vocabulary.end, *vocabulary.encode(one.prompt)]
-        pairs.append((prompt, [*vocabulary.encode(one.answer), vocabulary.end]))
-    longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
-    length = -(-max(longest, least) // multiple) * multiple
-    tokens = np.full((len(pairs), length), vocabulary.end, np.int32)
-    answer = np.zeros((len(pairs), length), bool)
-    for row, (prompt, target) in enumerate(pairs):
-        end = len(prompt) + len(target)
-        tokens[row, :end] = prompt + target
-        answer[row, len(prompt) : end] = True
-    return Rows(tokens, answer)
+__all__ = ["Corpus"]
 
 
 class Corpus:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.fusion.batches import Rows, Vocabulary
 from experiments.harness import check_names
+from kljax.data.pairs import Rows, Vocabulary
 from kljax.decoding import (
     Fusion,
     Sampling,
@@ -22,7 +22,11 @@ from kljax.decoding import (
 )
 from kljax.decoding.fusion_grid import grid_weights
 from kljax.models.functional import parameter_count
-from kljax.models.transformer import PureTransformer, TransformerConfig, transformer
+from kljax.models.language.transformer import (
+    PureTransformer,
+    TransformerConfig,
+    transformer,
+)
 from kljax.training import Progress
 from kljax.typing import Array, Float, PyTree
 

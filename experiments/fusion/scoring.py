@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.fusion.batches import Rows
+from kljax.data.batching import pieces
+from kljax.data.pairs import Rows
 from kljax.decoding.fusion import fuse, solve_weights
 from kljax.decoding.fusion_grid import grid_weights
-from kljax.models.transformer import PureTransformer
+from kljax.models.language.transformer import PureTransformer
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
 __all__ = [
@@ -140,12 +141,11 @@ def predictions(
         place: of `answers`.
         chunk: rows per forward pass.
     """
-    count = len(rows)
-    found = []
-    for start in range(0, count, chunk):
-        picked = np.arange(start, start + chunk) % count  # full chunks: one program
-        found.append(_at(apply, params, rows.tokens[picked], place[picked]))
-    return jnp.concatenate(found)[:count]
+    found = [
+        _at(apply, params, rows.tokens[picked], place[picked])
+        for picked, _ in pieces(len(rows), chunk)
+    ]
+    return jnp.concatenate(found)[: len(rows)]
 
 
 def _judged(logits: Array, target: Array, where: Array) -> tuple[Array, Array]:

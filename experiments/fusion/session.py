@@ -1,6 +1,7 @@
 """The stages of a logit fusion run: training, scores per seed, decoding, timing."""
 
 import functools
+import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,20 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.fusion import decoding, scoring
-from experiments.fusion.batches import Corpus, Rows, encoded
+from experiments.fusion.batches import Corpus
 from experiments.fusion.tasks import Example, draw, few_shot, line
-from experiments.fusion.text import (
-    Characters,
-    Tokens,
-    checksum,
-    docstrings,
-    source,
-)
 from experiments.fusion.training import Models, Trainer, shrunk
 from experiments.harness import mathematics
-from kljax.models.pretrained import Pretrained, from_pretrained
-from kljax.models.task_arithmetic import add_task_vectors, task_vector
-from kljax.models.tokenizer import Tokenizer
+from kljax.data.pairs import Rows, encoded
+from kljax.data.readers.python import code, prose
+from kljax.models.files.pretrained import Pretrained, from_pretrained
+from kljax.models.files.tokenizer import Tokenizer
+from kljax.models.language.task_arithmetic import add_task_vectors, task_vector
+from kljax.models.language.vocabulary import Characters, Kept
 from kljax.training import Progress, RunFolder
 from kljax.typing import Array, Float, PyTree
 
@@ -110,8 +107,10 @@ class Session:
     def __init__(self, config: Any, workdir: pathlib.Path, progress: Progress):
         self.config, self.progress = config, progress
         self.seen, self.unseen = config.tasks.names()
-        text = docstrings(config.packages, config.characters)
-        other = source(config.domain, config.characters)
+        # Other versions of the packages give a slightly different text: its checksum is
+        # part of the configuration.
+        text = prose(config.packages, config.characters)
+        other = code(config.domain, config.characters)
         published: dict[str, Any] = {}
         sources = {}
         for size in ("large", "small"):
@@ -121,14 +120,14 @@ class Session:
         if sources:
             tokenizer = _shared_tokenizer(list(sources.values()))
             lines = self._lines()
-            self.vocabulary = Tokens(tokenizer, lines, text + other, config.vocabulary)
+            self.vocabulary = Kept(tokenizer, lines, text + other, config.vocabulary)
             kept = self.vocabulary.kept
             published = {k: shrunk(v, kept) for k, v in sources.items()}
             del sources
         self.text, self.domain = (
             np.asarray(self.vocabulary.encode(one), np.int32) for one in (text, other)
         )
-        facts = {"text": checksum(text), "domain": checksum(other)}
+        facts = {"text": _checksum(text), "domain": _checksum(other)}
         self.folder = RunFolder(workdir, mathematics(config) | {"checksums": facts})
         self.trainer = Trainer(
             config, self.folder, progress, self.vocabulary.size, published
@@ -172,7 +171,7 @@ class Session:
             ):
                 rows = encoded(
                     self.vocabulary,
-                    self._drawn(task, split, count, shots),
+                    _pairs(self._drawn(task, split, count, shots)),
                     multiple=self.config.multiple,
                 )
                 row = max(row, rows.tokens.shape[1])
@@ -203,7 +202,7 @@ class Session:
     def rows(self, task: str, split: str, count: int, shots: int = 0) -> Rows:
         """Scored examples, rows of one length for all tasks."""
         drawn = self._drawn(task, split, count, shots)
-        return encoded(self.vocabulary, drawn, least=self.row_length[shots])
+        return encoded(self.vocabulary, _pairs(drawn), least=self.row_length[shots])
 
     def scores(self, seed: int) -> Result:
         """All rows of a seed's tables."""
@@ -395,6 +394,14 @@ def _shared_tokenizer(models: list[Pretrained]) -> Tokenizer:
 
 def _equal(some: Sequence[str], others: Sequence[str]) -> np.ndarray:
     return np.array([a == b for a, b in zip(some, others, strict=True)])
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _pairs(examples: Sequence[Example]) -> list[tuple[str, str]]:
+    return [(one.prompt, one.answer) for one in examples]
 
 
 def _split(rows: dict[str, tuple[Any, Any]]) -> Result:

@@ -9,13 +9,13 @@ an `answer`; a task without a train file is one that nobody is fine-tuned on.
 
 import dataclasses
 import datetime
-import json
 import pathlib
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 
+from kljax.data import read_pairs
 from kljax.errors import DataError
 
 __all__ = ["TASKS", "UNSEEN", "Example", "TaskConfig", "draw", "few_shot", "line"]
@@ -175,15 +175,8 @@ def draw(
 
 def _read(path: pathlib.Path, count: int) -> list[Example]:
     """The first examples of a file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()[:count]
-        found = [json.loads(one) for one in lines]
-        return [Example(f["prompt"], f["answer"], f["prompt"]) for f in found]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: {error!r}; expected JSON objects, one a line, with prompt "
-            "and answer"
-        ) from error
+    pairs = read_pairs(path)[:count]
+    return [Example(prompt, answer, prompt) for prompt, answer in pairs]
 
 
 def line(example: Example) -> str:

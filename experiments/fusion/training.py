@@ -13,13 +13,14 @@ import optax
 
 from experiments.fusion.batches import Corpus
 from kljax.divergences import label_cross_entropy
+from kljax.models.files.pretrained import Pretrained
 from kljax.models.functional import parameter_count
-from kljax.models.pretrained import Pretrained
-from kljax.models.transformer import (
+from kljax.models.language.transformer import (
     PureTransformer,
     TransformerConfig,
     transformer,
 )
+from kljax.models.language.vocabulary import restricted
 from kljax.training import (
     Loss,
     Player,
@@ -109,11 +110,7 @@ def shrunk(model: Pretrained, kept: np.ndarray | None) -> tuple[Any, PyTree]:
     """A published model on some of its vocabulary: function and parameters."""
     if kept is None:
         return model.apply, model.params
-    config = dataclasses.replace(model.config, vocab_size=len(kept))
-    params = dict(model.params)
-    params["head"] = {k: v[..., kept] for k, v in params["head"].items()}
-    if "embedding" in params:
-        params["embedding"] = {"table": params["embedding"]["table"][kept]}
+    config, params = restricted(model.config, model.params, kept)
     return transformer(config)[0], params
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -60,18 +61,9 @@ class Pictures:
 
 def load_pictures(data: Any) -> Pictures:
     """Both splits, scaled to [-1, 1]."""
-    # The default name must not label somebody's own images.
-    own = data.path is not None and data.name == type(data)().name
-    parts = [
-        load(
-            "" if own else data.name,
-            split,
-            root=data.root,
-            path=data.path,
-            fetch=data.fetch,
-        )
-        for split in ("train", "test")
-    ]
+    source = pathlib.Path(data.path) if data.path else data.name
+    options: dict[str, Any] = {"root": data.root, "fetch": data.fetch}
+    parts = [load(source, split, **options) for split in ("train", "test")]
     train, held_out = parts
     for split, part, least in (("training", train, 64), ("held-out", held_out, 8)):
         if len(part) < least:

@@ -17,14 +17,15 @@ from jaxtyping import UInt8
 
 from experiments.one_step.data import Codec, Pictures
 from kljax.data import from_unit, to_unit
+from kljax.data.batching import in_parts
 from kljax.divergences import cross_entropy
 from kljax.metrics.images import (
     frechet_distance,
     nearest_distances,
     precision_recall,
 )
-from kljax.models.classifier import ConvClassifier, random_shift
 from kljax.models.functional import functional
+from kljax.models.vision.classifier import ConvClassifier, random_shift
 from kljax.training import (
     Loss,
     Player,
@@ -82,15 +83,8 @@ class Judge:
         self, images: Float[np.ndarray, "n h w c"]
     ) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "n"]]:
         """Features and predicted classes of images in [-1, 1]."""
-        size, found, predicted = 500, [], []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            # One shape, one program: the last part is filled up.
-            filled = np.resize(part, (size, *part.shape[1:]))
-            logits, features = self._apply(filled)
-            found.append(np.asarray(features, np.float64)[: len(part)])
-            predicted.append(np.asarray(logits)[: len(part)].argmax(axis=1))
-        return np.concatenate(found), np.concatenate(predicted)
+        logits, features = in_parts(self._apply, 500, images)
+        return features.astype(np.float64), logits.argmax(axis=1)
 
     def nearest(self, images: Float[np.ndarray, "n h w c"]) -> tuple[Any, Any]:
         """Pixel distances to the two nearest training images."""

@@ -9,12 +9,12 @@ import jax
 from flax import nnx
 
 from experiments.one_step.data import Codec, Pictures
-from kljax.models import edm
-from kljax.models.discriminator import Discriminator
-from kljax.models.dit import DiT
 from kljax.models.functional import PureModule, parameter_count, pure
 from kljax.models.mlp import MLPDenoiser
-from kljax.models.unet import UNet
+from kljax.models.vision import edm
+from kljax.models.vision.discriminator import Discriminator
+from kljax.models.vision.dit import DiT
+from kljax.models.vision.unet import UNet
 from kljax.typing import Array, Key, PyTree
 
 DENOISERS = {

@@ -16,10 +16,10 @@ import numpy as np
 import optax
 
 from kljax import generators
-from kljax.models import edm
-from kljax.models.discriminator import Discriminator
 from kljax.models.functional import PureModule, functional
 from kljax.models.mlp import MLPDenoiser
+from kljax.models.vision import edm
+from kljax.models.vision.discriminator import Discriminator
 from kljax.objectives import diffusion
 from kljax.theory.mixtures import GaussianMixture
 from kljax.training import Loss, Player, TrainState, init_state

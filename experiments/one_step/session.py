@@ -31,7 +31,7 @@ from experiments.one_step.training import (
     teacher_player,
 )
 from kljax.data import from_unit
-from kljax.models import edm
+from kljax.models.vision import edm
 from kljax.training import (
     Progress,
     RunFolder,

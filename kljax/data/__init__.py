@@ -1,10 +1,10 @@
-"""Real images by name or by path, with a manifest of their origin; text by path."""
+"""Real data by name or by path, with a manifest of their origin."""
 
 from kljax.data.dataset import Dataset, from_unit, to_unit
 from kljax.data.loading import load
+from kljax.data.readers.text import read_pairs, read_texts
+from kljax.data.routes.wheels import model_file
 from kljax.data.sources import names
-from kljax.data.text import read_texts
-from kljax.data.wheels import model_file
 
 __all__ = [
     "Dataset",
@@ -12,6 +12,7 @@ __all__ = [
     "load",
     "model_file",
     "names",
+    "read_pairs",
     "read_texts",
     "to_unit",
 ]

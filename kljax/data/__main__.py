@@ -5,12 +5,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from kljax.data.cache import cache_folder, prepared_file
-from kljax.data.debian import archive_file, download, installed_member
 from kljax.data.loading import prepare
-from kljax.data.packaged import package_file, verify
-from kljax.data.sources import Missing, Source, find, table
-from kljax.data.wheels import download_member, member_file
+from kljax.data.routes import ROUTES
+from kljax.data.routes.cache import cache_folder, prepared_file
+from kljax.data.sources import Source, find, names
 from kljax.errors import DataError
 
 __all__ = ["main"]
@@ -55,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(root: pathlib.Path) -> None:
     rows = [("name", "count", "shape", "MB", "license", "state", "what")]
-    for entry in table().values():
-        shape = "x".join(map(str, entry.shape)) if entry.shape[0] else entry.kind
+    for entry in map(find, names(None)):
+        shape = "x".join(map(str, entry.shape)) if entry.shape else entry.kind
         size = f"{entry.bytes / 1e6:.1f}"
         state = _state(entry, root)
         rows.append(
@@ -80,32 +78,14 @@ def _list(root: pathlib.Path) -> None:
 def _state(entry: Source, root: pathlib.Path) -> str:
     if prepared_file(entry, root).is_file():
         return "prepared"
-    if entry.route == "P":
-        try:
-            package_file(entry)
-        except Missing as missing:
-            return str(missing)
-        return f"ready, inside {entry.package}"
-    if entry.route == "A":
-        return "fetched" if member_file(entry, root).is_file() else "to fetch"
-    if installed_member(entry):
-        return "ready, installed"
-    return "fetched" if archive_file(entry, root).is_file() else "to fetch"
+    return ROUTES[entry.route].state(entry, root)
 
 
 def _fetch(entry: Source, root: pathlib.Path) -> None:
     if prepared_file(entry, root).is_file():
         print(f"{entry.name}: prepared already")
-    elif entry.route == "P":
-        file = package_file(entry)
-        verify(file, entry)
-        print(f"{entry.name}: nothing to fetch, it is inside {entry.package}")
-    elif entry.route == "A":
-        download_member(entry, root, print)
-    elif installed_member(entry):
-        print(f"{entry.name}: nothing to fetch, {entry.package} is installed")
     else:
-        download(entry, root, print)
+        ROUTES[entry.route].fetch(entry, root, print)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from kljax.data.readers.raw import Examples, Images
 from kljax.typing import Float, Int
 
 __all__ = ["Dataset", "from_unit", "to_unit"]
@@ -14,28 +15,48 @@ __all__ = ["Dataset", "from_unit", "to_unit"]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """One split of an image data set, in memory, as stored: nothing is rescaled.
+    """One split of a data set, in memory, as stored: nothing is rescaled.
 
     Args:
-      images: uint8 `[n, h, w, c]` with values in `0 .. levels - 1`, c = 1 or 3.
+      examples: of images uint8 `[n, h, w, c]` with values in `0 .. levels - 1`, c = 1
+        or 3; of a table float64 `[n, d]`; a tuple of n texts, or of n pairs of texts.
       labels: int32 `[n]` in `0 .. num_classes - 1`, or None when there are none.
       num_classes: number of classes of the whole data set, 0 without labels.
-      levels: number of grey levels of the raw data: 17 of scikit-learn's digits, 2 of
-        images of zeros and ones, else 256 or as the file says.
-      manifest: JSON-able record of the origin: `name`, `source`, `version`, `sha256`
-        (of the pixels and labels of all splits), `n`, `shapes`, `split_rule`,
-        `synthetic` and more. `manifest["synthetic"]` is True for a stand-in and for
-        nothing else.
+      levels: number of grey levels of images: 17 of scikit-learn's digits, 2 of
+        images of zeros and ones, else 256 or as the file says; 0 of other kinds.
+      manifest: JSON-able record of the origin: `name`, `kind`, `source`, `version`,
+        `license`, `sha256` (of the examples and labels of all splits), `n`, `shapes`,
+        `split_rule`, `synthetic` and more. `manifest["synthetic"]` is True for a
+        stand-in and for nothing else.
     """
 
-    images: UInt8[np.ndarray, "n h w c"]
+    examples: Examples
     labels: Int[np.ndarray, "n"] | None
     num_classes: int
     levels: int
     manifest: Mapping[str, Any]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.examples)
+
+    @property
+    def kind(self) -> str:
+        """What the examples are: images, table, text, ..."""
+        return self.manifest["kind"]
+
+    @property
+    def images(self) -> Images:
+        """The examples of a data set of images.
+
+        Raises:
+          TypeError: they are of another kind.
+        """
+        if self.kind != "images" or not isinstance(self.examples, np.ndarray):
+            raise TypeError(
+                f"{self.manifest['name']} is of the kind {self.kind!r}, not images; "
+                "take its examples"
+            )
+        return self.examples
 
     def scaled(self) -> Float[np.ndarray, "n h w c"]:
         """The images as float32 in [-1, 1]; see `to_unit`."""

@@ -11,7 +11,10 @@ from typing import Any
 
 from kljax.errors import DataError, unknown
 
-__all__ = ["Missing", "Source", "find", "names", "table"]
+__all__ = ["KINDS", "Missing", "Source", "find", "known", "names", "rows", "table"]
+
+KINDS = ("images", "volumes", "text", "table", "audio", "pairs", "model")
+"""What a row may hold; every kind but the last one is loaded by `kljax.data.load`."""
 
 
 class Missing(DataError):
@@ -20,7 +23,7 @@ class Missing(DataError):
 
 @dataclass(frozen=True)
 class Source:
-    """One entry of `sources.toml`, whose head explains the fields."""
+    """One row of `sources.toml`, whose head explains the fields."""
 
     name: str
     title: str
@@ -35,32 +38,45 @@ class Source:
     license: str
     kind: str = "images"
     count: int = 0
-    shape: tuple[int, int, int] = (0, 0, 0)
+    shape: tuple[int, ...] = ()
     levels: int = 0
     num_classes: int = 0
     aliases: tuple[str, ...] = ()
+    url: str = ""
     hf: str = ""
     tfds: str = ""
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.name}: {unknown('kind', self.kind, KINDS)}")
 
 
 @functools.cache
 def table() -> Mapping[str, Source]:
-    """All entries by name, in the order of the file."""
-    text = (importlib.resources.files("kljax.data") / "sources.toml").read_text("utf-8")
-    return types.MappingProxyType(
-        {
-            name: Source(name=name, **_fields(row))
-            for name, row in tomllib.loads(text).items()
-        }
-    )
+    """All rows by name, in the order of the file."""
+    file = importlib.resources.files("kljax.data") / "sources.toml"
+    return types.MappingProxyType(rows(file.read_text("utf-8")))
+
+
+def rows(text: str) -> dict[str, Source]:
+    """The rows of a table in the form of `sources.toml`, by name.
+
+    Raises:
+      ValueError: a kind that there is not.
+      TypeError: a field that there is not, or one that is missing.
+    """
+    return {
+        name: Source(name=name, **_fields(row))
+        for name, row in tomllib.loads(text).items()
+    }
 
 
 def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
 
 
-def names(kind: str = "images") -> tuple[str, ...]:
-    """The names that `load` knows without a path, or those of another kind.
+def names(kind: str | None = "images") -> tuple[str, ...]:
+    """The names that `load` knows without a path, of one kind or of all.
 
     Example:
       >>> "digits" in names()
@@ -68,11 +84,11 @@ def names(kind: str = "images") -> tuple[str, ...]:
       >>> names("model")
       ('smollm2',)
     """
-    return tuple(name for name, entry in table().items() if entry.kind == kind)
+    return tuple(name for name, row in table().items() if kind in (None, row.kind))
 
 
 def find(name: str, kind: str | None = None) -> Source:
-    """The entry of `name`, of the given kind if one is given.
+    """The row of `name`, of the given kind if one is given.
 
     Args:
       name: a name of the table, one of its aliases or what a hub calls it; capitals,
@@ -82,24 +98,24 @@ def find(name: str, kind: str | None = None) -> Source:
     Raises:
       ValueError: no such name; the message lists the known ones and the nearest.
     """
-    known = table() if kind is None else {x: table()[x] for x in names(kind)}
-    if (entry := _spelled(name, known)) is not None:
-        return entry
-    other = _spelled(name, table())
-    hint = f" That is of the kind {other.kind!r}." if other else ""
+    row = known(name)
+    if row is not None and kind in (None, row.kind):
+        return row
+    hint = f" That is of the kind {row.kind!r}." if row else ""
     called = "data set" if kind == "images" else kind or "data set or model"
     raise ValueError(
-        f"{unknown(called, name, known)}.{hint} For your own {kind or 'images'} pass "
-        f"{'a path' if kind == 'model' else 'path='}."
+        f"{unknown(called, name, names(kind))}.{hint} For your own {kind or 'images'} "
+        "pass a path."
     )
 
 
-def _spelled(name: str, known: Mapping[str, Source]) -> Source | None:
+def known(name: str) -> Source | None:
+    """The row that is spelled like this, or None."""
     wanted = _plain(name)
-    for entry in known.values():
-        called = (entry.name, *entry.aliases, entry.hf, entry.tfds)
+    for row in table().values():
+        called = (row.name, *row.aliases, row.hf, row.tfds)
         if wanted and wanted in map(_plain, called):
-            return entry
+            return row
     return None
 
 

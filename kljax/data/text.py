@@ -1,219 +1,229 @@
-"""Text by path: plain files, JSON lines and parquet, compressed or not, and folders."""
+"""Text for language models: docstrings of installed packages, or files of one's own.
 
-import codecs
-import gzip
-import importlib
-import json
-import os
-import pathlib
-from collections.abc import Callable, Iterable
-from typing import Any
+Nothing is imported or downloaded: sources are parsed. A paragraph counts once, wherever
+it stands, so that what is held out has not been read in training.
+"""
 
-from kljax.data.guard import brief, reader
+import dataclasses
+import hashlib
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from kljax.data.readers.python import docstrings_of, source_files
+from kljax.data.readers.text import read_texts
 from kljax.errors import DataError
+from kljax.typing import Int
 
-__all__ = ["COLUMNS", "ENDINGS", "read_texts"]
+__all__ = [
+    "Corpus",
+    "TextConfig",
+    "docstrings",
+    "fresh",
+    "in_pieces",
+    "own_text",
+    "read_corpus",
+    "windows",
+]
 
-COLUMNS = ("text", "content")
-"""Where a record has its text, in this order."""
-
-ENDINGS = (".txt", ".rst", ".md", ".jsonl", ".ndjson", ".parquet")
-"""Of the files that count in a folder, with or without .gz."""
-
-MARKS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark it starts with
-    codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
-FOREIGN = {
-    b"PK\x03\x04": "a zip archive: unpack it",
-    b"\xfd7zXZ": "compressed with xz: unpack it",
-    b"BZh": "compressed with bzip2: unpack it",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
-    b"%PDF": "a PDF: convert it to text",
-    b"\x89PNG": "a picture: give a file of text",
-    b"\xff\xd8\xff": "a picture: give a file of text",
-    b"PAR1": "a parquet file: call it .parquet",
-}
-"""How files start that hold no text as they are, and what to do about it."""
+SHORTEST = 40
+"""Characters of a paragraph that is worth having."""
+PARAGRAPHS, FEWEST = 40, 10
+"""Paragraphs of a piece of a single text, and how many it should have."""
+FIELDS = {"": "tokens", "training": "tokens", "held-out": "held_out"}
+"""What says how much text a split has."""
+WORDS = 400
+"""Characters of a run of words."""
 
 
-@reader
-def read_texts(path: str | os.PathLike) -> list[str]:
-    """The texts of a file or of the files of a folder, in a fixed order.
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Where the text of a language model comes from, and how much of it."""
 
-    A plain file is one text. Files of records hold one text per record: JSON lines, a
-    JSON array, or parquet (with PyArrow); the text is the record itself or its column
-    `text` or `content`. In a folder count the files with one of `ENDINGS`, with or
-    without .gz, in all folders below it, in order of their names; hidden ones do not.
-    Text is UTF-8, or UTF-16 and UTF-32 that start with their mark; ends of lines
-    become "\\n".
+    path: str | None = None
+    """A file of text, JSON lines or parquet, or a folder of them; None: docstrings."""
+    packages: tuple[str, ...] = ("numpy", "scipy", "sklearn")
+    files: int | None = None
+    """At most so many source files."""
+    tokens: int = 131_072
+    """Training tokens."""
+    held_out: int = 16_384
+    length: int = 128
+    """Tokens per window."""
+    seed: int = 0
+    """Of the order of the files: which text is held out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Windows of text as token ids; position t + 1 of a row is the label of t.
 
     Args:
-      path: the file or folder.
+      train, held_out: ids within the vocabulary, `[n, length + 1]`.
+      ids: the tokenizer's ids of the vocabulary, ascending.
+      sha256: of both sets of windows and the vocabulary.
+      characters: characters per token of the held-out text.
+    """
 
-    Returns:
-      At least one text, of which at least one is not blank.
+    train: Int[np.ndarray, "n t"]
+    held_out: Int[np.ndarray, "m t"]
+    ids: Int[np.ndarray, "v"]
+    sha256: str
+    characters: float
+
+
+def docstrings(
+    packages: Sequence[str], seed: int, files: int | None = None
+) -> Iterator[str]:
+    """One text per source file of the packages, in an order drawn from the seed.
+
+    Args:
+      packages: importable names; they are not imported.
+      seed: of the order.
+      files: at most so many files.
 
     Raises:
-      DataError: nothing there, empty, damaged, of another encoding, or a record without
-        text. The message names the file and the byte or the record.
-
-    Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     file = pathlib.Path(folder) / "two.jsonl"
-      ...     _ = file.write_text('{"text": "one"}\\n"two"\\n')
-      ...     read_texts(file)
-      ['one', 'two']
+      DataError: a package is not installed.
     """
-    root = pathlib.Path(path).expanduser()
-    files = _files(root) if root.is_dir() else [root]
-    if not os.fspath(path) or not root.exists() or not files:
+    paths = [path for package in packages for path in source_files(package)]
+    order = np.random.default_rng(seed).permutation(len(paths))
+    for i in order[:files]:
+        yield "\n\n".join(docstrings_of(paths[i]))
+
+
+def own_text(path: str, seed: int) -> Iterator[str]:
+    """The texts of a file or a folder (`kljax.data.readers.text`), shuffled.
+
+    One text alone is cut into pieces, since what is held out must come from all of it.
+
+    Raises:
+      DataError: nothing there, or no text.
+    """
+    texts = read_texts(path)
+    pieces = texts if len(texts) > 1 else in_pieces(texts[0])
+    for i in np.random.default_rng(seed).permutation(len(pieces)):
+        yield pieces[i]
+
+
+def in_pieces(text: str) -> list[str]:
+    """A text as pieces of 40 paragraphs, or of fewer where it has few.
+
+    Paragraphs end at blank lines, or at the ends of lines where those are few, or after
+    some words where these are few as well.
+    """
+    parts = text.split("\n\n")
+    for cut in (_lines, _words):
+        if len(parts) < FEWEST:
+            parts = cut(text)
+    size = PARAGRAPHS if len(parts) > PARAGRAPHS else max(1, len(parts) // FEWEST)
+    return ["\n\n".join(parts[i : i + size]) for i in range(0, len(parts), size)]
+
+
+def _lines(text: str) -> list[str]:
+    """Lines, short ones together with those that follow."""
+    parts = [""]
+    for line in text.split("\n"):
+        if len(parts[-1]) >= SHORTEST:
+            parts.append("")
+        parts[-1] += "\n" * bool(parts[-1]) + line
+    return parts
+
+
+def _words(text: str) -> list[str]:
+    """Runs of words of a few lines' length."""
+    return textwrap.wrap(text, WORDS, break_on_hyphens=False) or [text]
+
+
+def fresh(texts: Iterator[str]) -> Iterator[str]:
+    """The texts without paragraphs that came before, and without tiny ones."""
+    seen: set[str] = set()
+    for text in texts:
+        kept = []
+        for paragraph in text.split("\n\n"):
+            key = " ".join(paragraph.split())
+            if len(key) >= SHORTEST and key not in seen:
+                seen.add(key)
+                kept.append(paragraph)
+        if kept:
+            yield "\n\n".join(kept)
+
+
+def windows(
+    texts: Iterator[str],
+    encode: Callable[[str], Sequence[int]],
+    end: int,
+    tokens: int,
+    length: int,
+    split: str = "",
+) -> tuple[Int[np.ndarray, "n t"], float]:
+    """`tokens // length` windows of `length` + 1 ids, and characters per token.
+
+    Args:
+      texts: drawn from until there is enough.
+      encode: text to token ids.
+      end: id that starts every text.
+      tokens: how many are wanted.
+      length: of a window, at most `tokens`.
+      split: "held-out", "training" or "", for the message.
+
+    Raises:
+      DataError: the text is too short; the message names the split and the field.
+    """
+    field = FIELDS[split]
+    if not 0 < length <= tokens:
         raise DataError(
-            f"{root}: no text file there. Remedy: give a file, or a folder with "
-            f"{', '.join(ENDINGS)} files."
+            f"{field} is {tokens}, and one window is length = {length}; choose at "
+            "least one window of at least one token"
         )
-    texts = [text for file in files for text in _read_file(file)]
-    if not any(map(str.strip, texts)):
-        raise DataError(f"{root}: is empty. Remedy: give a file with text in it.")
-    return texts
-
-
-def _files(root: pathlib.Path) -> list[pathlib.Path]:
-    found = []
-    for file in sorted(root.rglob("*")):
-        hidden = any(part[0] == "." for part in file.relative_to(root).parts)
-        if not hidden and _ending(file) in ENDINGS and file.is_file():
-            found.append(file)
-    return found
-
-
-def _ending(file: pathlib.Path) -> str:
-    return pathlib.PurePath(file.name.lower().removesuffix(".gz")).suffix
-
-
-@reader
-def _read_file(file: pathlib.Path) -> list[str]:
-    content = file.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        content = gzip.decompress(content)
-    read = FORMATS.get(_ending(file), _plain)
-    return [_checked(file, where, text) for where, text in read(file, content)]
-
-
-Located = Iterable[tuple[str, Any]]
-"""Texts, each with the place where it stands, for messages."""
-
-
-def _plain(file: pathlib.Path, content: bytes) -> Located:
-    return [("", _decoded(file, content))]
-
-
-def _lines(file: pathlib.Path, content: bytes) -> Located:
-    # Not splitlines(), which also ends a line inside of a JSON string.
-    for number, line in enumerate(_decoded(file, content).split("\n"), start=1):
-        if line.strip():
-            where = f"line {number}"
-            yield where, _text(file, where, _parsed(file, where, line))
-
-
-def _array(file: pathlib.Path, content: bytes) -> Located:
-    text = _decoded(file, content)
-    if not text.lstrip().startswith("["):
-        yield from _lines(file, content)
-        return
-    for number, record in enumerate(_parsed(file, "the file", text), start=1):
-        where = f"record {number}"
-        yield where, _text(file, where, record)
-
-
-def _parquet(file: pathlib.Path, content: bytes) -> Located:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-        arrow = importlib.import_module("pyarrow")
-    except ImportError as error:
+    count = tokens // length
+    parts, size, letters, pieces = [], 0, 0, 0
+    for text in texts:
+        ids = [end, *encode(text)]
+        parts.append(np.asarray(ids, np.int32))
+        size, letters, pieces = size + len(ids), letters + len(text), pieces + 1
+        if size > count * length:
+            break
+    if size <= count * length:
         raise DataError(
-            f"{file}: parquet is read with PyArrow. Remedy: pip install pyarrow, or "
-            "save the column as JSON lines."
-        ) from error
-    table = parquet.ParquetFile(arrow.BufferReader(content))
-    column = _column(file, "the table", table.schema_arrow.names)
-    rows = table.read(columns=[column]).column(0).to_pylist()
-    return [(f"row {number}", text) for number, text in enumerate(rows, start=1)]
+            f"the {split}{' ' * bool(split)}text has {size} tokens and "
+            f"{count * length + 1} are needed ({count} windows of {length}); lower "
+            f"{field}, or bring more text (paragraphs of fewer than {SHORTEST} "
+            "characters and those that came before do not count)"
+        )
+    flat = np.concatenate(parts)
+    rows = np.arange(count)[:, None] * length + np.arange(length + 1)
+    return flat[rows], letters / max(1, size - pieces)
 
 
-FORMATS: dict[str, Callable[[pathlib.Path, bytes], Located]] = {
-    ".jsonl": _lines,
-    ".ndjson": _lines,
-    ".json": _array,
-    ".parquet": _parquet,
-}
-"""By ending; every other file is plain text."""
+def read_corpus(
+    config: TextConfig, encode: Callable[[str], Sequence[int]], end: int
+) -> Corpus:
+    """The held-out windows first, then the training ones, and the ids that occur.
 
+    Args:
+      config: where the text comes from, and how much of it.
+      encode: text to token ids.
+      end: id that separates texts.
 
-def _parsed(file: pathlib.Path, where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(
-            f"{file}: {where} is not JSON ({brief(error)}). Remedy: write one record "
-            "per line, or call plain text .txt."
-        ) from error
-
-
-def _text(file: pathlib.Path, where: str, record: Any) -> Any:
-    return record[_column(file, where, record)] if isinstance(record, dict) else record
-
-
-def _column(file: pathlib.Path, where: str, names: Iterable[str]) -> str:
-    for column in COLUMNS:
-        if column in names:
-            return column
-    raise DataError(
-        f"{file}: {where} has {brief(sorted(names))}, expected {' or '.join(COLUMNS)}. "
-        "Remedy: rename the column that holds the text."
+    Raises:
+      DataError: no or too little text.
+    """
+    if config.path is None:
+        texts = docstrings(config.packages, config.seed, config.files)
+    else:
+        texts = own_text(config.path, config.seed)
+    texts = fresh(texts)
+    length = config.length
+    held_out, characters = windows(
+        texts, encode, end, config.held_out, length, "held-out"
     )
-
-
-def _checked(file: pathlib.Path, where: str, text: Any) -> str:
-    if not isinstance(text, str):
-        raise DataError(
-            f"{file}: {where} holds {type(text).__name__} where text is expected. "
-            "Remedy: write strings, and leave out records without text."
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{file}: {where} holds half a character at {error.start} "
-            f"({text[error.start]!a}). Remedy: write whole characters, not halves of "
-            "UTF-16 pairs."
-        ) from error
-    return text
-
-
-def _decoded(file: pathlib.Path, content: bytes) -> str:
-    for start, said in FOREIGN.items():
-        if content.startswith(start):
-            what, remedy = said.split(": ")
-            raise DataError(f"{file}: is {what}. Remedy: {remedy}.")
-    mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
-    encoding = MARKS.get(mark, "utf-8")
-    try:
-        text = content[len(mark) :].decode(encoding)
-    except UnicodeDecodeError as error:
-        byte = error.start + len(mark)
-        raise DataError(
-            f"{file}: is not {encoding.upper()}, byte {byte} is "
-            f"0x{content[byte]:02x}. Remedy: save it as UTF-8, for example with "
-            f"iconv -f latin1 -t utf8."
-        ) from error
-    if "\0" in text:
-        raise DataError(
-            f"{file}: holds the character 0 at {text.index(chr(0))}, so it is no text "
-            "or UTF-16 without its mark. Remedy: save it as UTF-8."
-        )
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    train, _ = windows(texts, encode, end, config.tokens, length, "training")
+    ids = np.unique(np.concatenate([train.reshape(-1), held_out.reshape(-1)]))
+    train, held_out = (
+        np.searchsorted(ids, x).astype(np.int32) for x in (train, held_out)
+    )
+    digest = hashlib.sha256()
+    for array in (train, held_out, ids.astype(np.int32)):
+        digest.update(np.ascontiguousarray(array).data)
+    return Corpus(train, held_out, ids, digest.hexdigest(), characters)

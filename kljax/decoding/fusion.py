@@ -8,7 +8,7 @@ with a weight per token. `solve_weights` finds it, `fuse` applies it;
 `kljax.decoding.fusion_settings` holds both as one setting of a generation loop.
 
 Examples in the prompt need no code here: every model reads the same prompt, few-shot or
-not. Experts merged in weight space: `kljax.models.task_arithmetic`.
+not. Experts merged in weight space: `kljax.models.language.task_arithmetic`.
 
 Reference:
   Fan et al., "On giant's shoulders: effortless weak to strong by dynamic logits fusion"
@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import shadow
 from kljax.decoding import fusion_solver as solver
 from kljax.decoding.fusion_curve import IMPOSSIBLE, Problem, movement, prepare
-from kljax.doors import shadow
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 __all__ = ["RULES", "Weights", "fuse", "solve_weights"]

@@ -22,9 +22,10 @@ class Fusion:
 
     Called with the logits of the large model, the base and the experts, in this order,
     each [*b, v], it returns the fused logits and ``{"alpha": [*b, t]}``.
-    An entry [*b, n, v] counts as n models, as `kljax.models.lora.adapted` gives them.
-    With no expert the large model is its own: z + α (z − s), contrastive decoding. It
-    hashes as long as its fields are Python values.
+    An entry [*b, n, v] counts as n models, as `adapted` gives them (see
+    `kljax.models.language.lora`). With no expert the large model is its own:
+    z + α (z − s), contrastive decoding. It hashes as long as its fields are Python
+    values.
 
     Example:
       >>> z, s, e = jnp.array([[0.0, 1.0]]), jnp.zeros((1, 2)), jnp.array([[2.0, 0.0]])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import checked_ids, traced
 from kljax.decoding.lockstep import (
     Block,
     Combine,
@@ -25,10 +26,9 @@ from kljax.decoding.lockstep import (
     traced_fields,
 )
 from kljax.decoding.sampling import Sampling
-from kljax.kernels.arguments import checked_ids, traced
-from kljax.models.configuration import TransformerConfig
-from kljax.models.stacking import unstack_layers
-from kljax.models.transformer import PureTransformer
+from kljax.models.language.configuration import TransformerConfig
+from kljax.models.language.stacking import unstack_layers
+from kljax.models.language.transformer import PureTransformer
 from kljax.typing import Array, Bool, Int, Key, PyTree
 
 __all__ = ["Generation", "bucket", "generate", "stream"]
@@ -187,7 +187,7 @@ def generate(
         vocabularies, several models without `combine`, no key.
 
     Example:
-      >>> from kljax.models.transformer import TransformerConfig, transformer
+      >>> from kljax.models.language.transformer import TransformerConfig, transformer
       >>> config = TransformerConfig(vocab_size=97, width=32, depth=1, heads=4)
       >>> apply, initial = transformer(config)
       >>> params = initial(jax.random.key(0))
@@ -242,7 +242,7 @@ def stream(
         chunk.
 
     Example:
-      >>> from kljax.models.transformer import TransformerConfig, transformer
+      >>> from kljax.models.language.transformer import TransformerConfig, transformer
       >>> config = TransformerConfig(vocab_size=97, width=32, depth=1, heads=4)
       >>> apply, initial = transformer(config)
       >>> prompt, key = jnp.array([[5, 2, 3]]), jax.random.key(0)
@@ -347,8 +347,9 @@ def _check_models(
         config = getattr(apply, "config", None)
         if not isinstance(config, TransformerConfig):
             raise TypeError(
-                f"model {number} is a {type(apply).__name__} without a config; expected"
-                " the function that kljax.models.transformer.transformer returns"
+                f"model {number} is a {type(apply).__name__} without a config; "
+                "expected the function that "
+                "kljax.models.language.transformer.transformer returns"
             )
         sizes.append(config.vocab_size)
         length = config.max_length

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.decoding.sampling import Sampling, sample
-from kljax.models.cache import Cache, init_cache
+from kljax.models.language.cache import Cache, init_cache
 from kljax.typing import Array, Bool, Float, Int, Key, PyTree
 
 __all__ = ["Block", "Combine", "Model", "Readers", "advance", "begin", "grow"]

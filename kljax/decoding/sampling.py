@@ -99,7 +99,8 @@ def sample(
       Tokens [*b], int32, and log-probabilities [*b] under the law that was drawn from,
       filters and temperature included: what importance weights need. Greedy: under the
       softmax of the (penalised) logits at temperature 1. A row without any possible
-      token gives token 0 and log-probability -inf.
+      token gives token 0 and log-probability -inf; one without a law, as it holds a NaN
+      or +inf, gives token -1, which no vocabulary has, and NaN.
 
     Raises:
       ValueError: for logits without a vocabulary axis, `seen` of another shape, or a
@@ -115,9 +116,9 @@ def sample(
     token = greedy(warped) if sampling.greedy else _draw(key, warped)
     chosen = jnp.take_along_axis(warped, token[..., None], axis=-1)[..., 0]
     total = jax.nn.logsumexp(warped, axis=-1)
-    possible = chosen > -jnp.inf
+    possible, lawful = chosen > -jnp.inf, total < jnp.inf
     log_p = jnp.where(possible, chosen - jnp.where(possible, total, 0), -jnp.inf)
-    return Sample(token, log_p)
+    return Sample(jnp.where(lawful, token, -1), jnp.where(lawful, log_p, jnp.nan))
 
 
 def warp(
@@ -157,7 +158,7 @@ def warp(
     if not (
         isinstance(sampling.temperature, int | float) and sampling.temperature == 1
     ):
-        x = x / sampling.temperature
+        x = _divided(x, sampling.temperature)
     if sampling.top_k is not None and sampling.top_k < x.shape[-1]:
         least = jax.lax.top_k(x, sampling.top_k)[0][..., -1:]
         x = jnp.where(x < least, -jnp.inf, x)
@@ -201,6 +202,13 @@ def greedy(logits: Float[Array, "*b v"]) -> Int[Array, "*b"]:
 def _is(value: Any, number: int) -> bool:
     """Whether a setting is known, at trace time, to be this number."""
     return isinstance(value, int | float) and value == number
+
+
+def _divided(x: Array, temperature: Any) -> Array:
+    """x/temperature, less its maximum where a tiny temperature would overflow."""
+    divided, top = x / temperature, jnp.max(x, axis=-1, keepdims=True)
+    over = jnp.isfinite(top) & jnp.isinf(top / temperature)
+    return jnp.where(over, (x - top) / temperature, divided)
 
 
 def _penalized(x: Array, penalty: Any, seen: Array | None) -> Array:

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kljax import arguments
 from kljax.decoding import generation
 from kljax.decoding.fusion import padded
 from kljax.decoding.lockstep import (
@@ -35,8 +36,7 @@ from kljax.decoding.lockstep import (
     within,
 )
 from kljax.decoding.sampling import Sampling, greedy, sample, warp
-from kljax.kernels import arguments
-from kljax.models.cache import Cache
+from kljax.models.language.cache import Cache
 from kljax.typing import Array, Bool, Float, Int, Key, PyTree
 
 __all__ = ["Round", "Speculation", "one_round", "speculate"]
@@ -120,7 +120,7 @@ def speculate(
 
     Example:
       >>> from kljax.decoding.fusion_settings import Fusion
-      >>> from kljax.models.transformer import TransformerConfig, transformer
+      >>> from kljax.models.language.transformer import TransformerConfig, transformer
       >>> config = TransformerConfig(vocab_size=31, width=16, depth=1, heads=2)
       >>> apply, initial = transformer(config)
       >>> models = [(apply, initial(jax.random.key(seed))) for seed in range(3)]

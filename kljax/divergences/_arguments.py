@@ -1,6 +1,6 @@
 """Arguments that several divergences take, checked alike.
 
-`rows_shaped` and `check_positive` are those of `kljax.kernels.arguments`.
+`rows_shaped` and `check_positive` are those of `kljax.arguments`.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.kernels.arguments import (
+from kljax.arguments import (
     check_positive,
     checked_ids,
     concrete,

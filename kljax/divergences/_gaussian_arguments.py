@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.doors import legal
+from kljax.arguments import legal
 from kljax.typing import Array, ArrayLike
 
 

@@ -5,14 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from kljax.doors import legal, shadow
+from kljax.arguments import floating, legal, shadow
 from kljax.typing import Array, ArrayLike
-
-
-def floating(x: ArrayLike) -> Array:
-    """At least float32."""
-    array = jnp.asarray(x)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def of_size_one(x: Array, y: Array) -> list[Array]:

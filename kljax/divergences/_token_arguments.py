@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from kljax.arguments import check_positive, checked_ids
 from kljax.divergences._arguments import checked_lists
 from kljax.divergences.sides import Hidden, Restricted, TopK
 from kljax.errors import unknown
-from kljax.kernels.arguments import check_positive, checked_ids
 from kljax.kernels.linear import fused
 from kljax.kernels.linear.operands import Among, Lists, Side
 from kljax.typing import Array, ArrayLike
@@ -131,7 +131,7 @@ def labels_and_weights(
         raise ValueError(f"labels must be {shape}, one per token, got {array.shape}")
     array = checked_ids("labels", labels, vocab, weights, negative=True)
     given = jnp.ones(shape, bool) if w is None else w
-    return array, jnp.where(array >= 0, given, jnp.zeros((), given.dtype))
+    return array, jnp.where(array >= 0, given, 0)
 
 
 def token_weights(weights: ArrayLike, shape: tuple[int, ...]) -> Array:

@@ -6,16 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kljax.doors import legal, shadow
+from kljax.arguments import floating, legal, shadow
 from kljax.kernels import transport_rules as rules
 from kljax.kernels.transport_rules import Matrix, SquaredDistances
-from kljax.typing import Array, ArrayLike
-
-
-def floating(x: ArrayLike) -> Array:
-    """At least float32."""
-    array = jnp.asarray(x)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+from kljax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)

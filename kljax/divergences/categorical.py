@@ -14,12 +14,10 @@ import jax.numpy as jnp
 
 from kljax.divergences._arguments import check_positive, rows_shaped
 from kljax.divergences._probabilities import warn_of_probabilities
-from kljax.fdivergence import FDivergence
-from kljax.generators import Alpha, get, names
-from kljax.kernels import normalized
-from kljax.kernels.blocks import by_rows
-from kljax.kernels.logits import row_divergence
-from kljax.kernels.referenced import sharpness_of
+from kljax.generators import Alpha, FDivergence, get, names
+from kljax.kernels.logits import normalized, row_divergence
+from kljax.kernels.logits.blocks import by_rows
+from kljax.kernels.logits.referenced import sharpness_of
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 

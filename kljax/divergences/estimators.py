@@ -24,9 +24,9 @@ A sample of which a log-probability is NaN is NaN in value and gradient.
 import jax
 import jax.numpy as jnp
 
-from kljax.elementary import phi
-from kljax.fdivergence import FDivergence
-from kljax.generators import get
+from kljax.arguments import floating
+from kljax.generators import FDivergence, get
+from kljax.generators.accurate import phi
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [
@@ -259,7 +259,7 @@ def effective_sample_size(
     References:
       Kish, Survey Sampling (1965).
     """
-    log_w = _floating(log_weights)
+    log_w = floating(log_weights)
     if log_w.ndim == 0:
         raise ValueError("log_weights needs a sample axis [..., n], got shape ()")
     w = jnp.exp(_log_normalized(log_w))
@@ -269,13 +269,8 @@ def effective_sample_size(
     return jnp.where(none, 0, 1 / jnp.where(none, 1, squares))
 
 
-def _floating(x: ArrayLike) -> Array:
-    array = jnp.asarray(x)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-
-
 def _same(name: str, x: ArrayLike, other: str, y: ArrayLike) -> tuple[Array, Array]:
-    x, y = _floating(x), _floating(y)
+    x, y = floating(x), floating(y)
     if x.shape != y.shape:
         raise ValueError(
             f"{name} {x.shape} and {other} {y.shape} must hold one number for each of "

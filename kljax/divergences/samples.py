@@ -11,19 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import falling, floating, legal, shadow
 from kljax.divergences._sample_arguments import (
     bandwidth_of,
     critic,
-    floating,
     log_shares,
     not_negative,
     of_size_one,
     points_of,
     weighted,
 )
-from kljax.doors import falling, legal, shadow
-from kljax.fdivergence import FDivergence
-from kljax.generators import ForwardKL, get
+from kljax.generators import FDivergence, ForwardKL, get
 from kljax.kernels.neighbours import kth_squared_distances
 from kljax.kernels.pairwise import (
     kernel_sums,

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax import generators
-from kljax.doors import falling, legal, shadow
+from kljax.arguments import falling, legal, shadow
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [

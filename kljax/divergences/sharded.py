@@ -10,10 +10,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kljax.divergences import categorical
-from kljax.fdivergence import FDivergence
-from kljax.generators import get
+from kljax.generators import FDivergence, get
 from kljax.kernels.logits import row_divergence
-from kljax.kernels.referenced import sharpness_of
+from kljax.kernels.logits.referenced import sharpness_of
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 

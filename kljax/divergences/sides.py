@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.kernels.arguments import rows_shaped
+from kljax.arguments import rows_shaped
 from kljax.kernels.linear.products import finish, possible
 from kljax.kernels.weights import settled
 from kljax.typing import Array, ArrayLike, Float, Int

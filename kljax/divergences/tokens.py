@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from kljax.arguments import rows_shaped
 from kljax.divergences import _token_arguments as arguments
 from kljax.divergences import sharded
 from kljax.divergences._arguments import for_rows
@@ -30,13 +31,11 @@ from kljax.divergences.sides import (
     dense_logits,
     vocabulary,
 )
-from kljax.fdivergence import FDivergence
-from kljax.generators import get
-from kljax.kernels.arguments import rows_shaped
+from kljax.generators import FDivergence, get
 from kljax.kernels.linear import fused, rows
 from kljax.kernels.linear.operands import Operands, accumulator
 from kljax.kernels.linear.sharded import Layout
-from kljax.kernels.referenced import sharpness_of
+from kljax.kernels.logits.referenced import sharpness_of
 from kljax.kernels.weights import weigh
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
@@ -307,7 +306,9 @@ def _operands(p, q, temperature, weights, pad_vocab) -> Operands:
     if not isinstance(p, Hidden):
         cold = arguments.number("temperature", temperature, 1.0)
         model = arguments.head_side("q", q, cold)
-        return Operands(model, arguments.list_side(p, shape, vocab, weights))
+        lists = arguments.list_side(p, shape, vocab, weights)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), lists)
+        return Operands(model, flat)
     sharpness, both = None, (None, None)
     if isinstance(temperature, tuple):
         given = arguments.pair("temperature", temperature)

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.divergences._transport_arguments import checked, floating, present
+from kljax.arguments import floating
+from kljax.divergences._transport_arguments import checked, present
 from kljax.kernels import transport_rules as rules
 from kljax.kernels.pairwise import squared_distances
 from kljax.kernels.transport_rules import Matrix, SquaredDistances

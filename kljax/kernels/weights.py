@@ -35,7 +35,8 @@ def settled(weights: Array | None, x: Array, *, impossible: bool = False) -> Arr
         return x
     size = x if impossible else jnp.abs(x)
     skipped = (weights == 0).reshape(*weights.shape, *(1,) * (x.ndim - weights.ndim))
-    return jnp.where(skipped & ~(size < _HUGE), 0, x)
+    most = min(_HUGE, float(jnp.finfo(x.dtype).max))
+    return jnp.where(skipped & ~(size <= most), 0, x)
 
 
 def counted(weights: Array | None, wrong: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Measures of samples and predictions, in NumPy and float64."""
+"""Measures of samples and predictions; in NumPy and float64, but `token_measures`."""
 
 from kljax.metrics.calibration import Reliability, calibration_error, reliability
 from kljax.metrics.images import (
@@ -8,6 +8,7 @@ from kljax.metrics.images import (
     nearest_distances,
     precision_recall,
 )
+from kljax.metrics.tokens import token_measures
 
 __all__ = [
     "PrecisionRecall",
@@ -18,4 +19,5 @@ __all__ = [
     "nearest_distances",
     "precision_recall",
     "reliability",
+    "token_measures",
 ]

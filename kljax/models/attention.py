@@ -1,18 +1,36 @@
 """Causal attention with shared key heads, over a block of tokens or over a cache."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.models.configuration import TransformerConfig
+from kljax.models.language.configuration import TransformerConfig
+from kljax.models.language.rope import rotate
 from kljax.models.layers import Dense, RMSNorm, wide
-from kljax.models.rope import rotate
 from kljax.typing import Array, Bool, Float, Int
 
 __all__ = ["Attention", "attend", "causal", "nearest"]
 
 Memory = tuple[Array, Array, Array]
 """One layer's keys and values `[b, kv_heads, slots, head_dim]`, and the next slot."""
+
+
+class Context(NamedTuple):
+    """What the tokens of a block are to each other, for the layers that read them.
+
+    Attributes:
+      visible: which slots a token reads, `[b or 1, t, s]`.
+      turn: cosines and sines of the tokens' positions; None without rotation.
+      where: which tokens count; None: all.
+      memory: what this layer read before.
+    """
+
+    visible: Array
+    turn: tuple[Array, Array] | None = None
+    where: Array | None = None
+    memory: Memory | None = None
 
 
 def attend(
@@ -118,12 +136,11 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        turn: tuple[Array, Array] | None,
-        visible: Bool[Array, "#b t s"],
-        memory: Memory | None = None,
+        context: Context,
     ) -> tuple[Float[Array, "b t d"], tuple[Array, Array]]:
-        """The layer's output, and its keys and values (with `memory`: all slots)."""
+        """The layer's output, and its keys and values (with a memory: all slots)."""
         b, t, _ = x.shape
+        turn, visible, memory = context.turn, context.visible, context.memory
         q, k, v = (
             part(x).reshape(b, t, -1, self.head_dim)
             for part in (self.query, self.key, self.value)

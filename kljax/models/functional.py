@@ -2,19 +2,20 @@
 
 Training steps, `vmap` over stacked seeds, exponential averages and checkpoints all
 want parameters that are a plain pytree. The module is split once, outside; the pure
-function merges it again at trace time, which costs nothing at run time.
+function merges it again at trace time, which costs nothing at run time. What a module
+carries beside its parameters, running statistics, is a second such dict.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 from flax import nnx
 
-from kljax.typing import Array, Key, PyTree
+from kljax.typing import Array, ArrayLike, Key, PyTree
 
-__all__ = ["PureModule", "functional", "parameter_count", "pure"]
+__all__ = ["PureModule", "StatefulModule", "functional", "parameter_count", "pure"]
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,54 @@ class PureModule:
         return nnx.merge(self.graphdef, params)(*args, **kwargs)
 
 
+@dataclass(frozen=True)
+class StatefulModule:
+    """The structure of a module with running statistics; it hashes, too."""
+
+    graphdef: nnx.GraphDef
+
+    def __call__(
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        *args: Any,
+        train: bool,
+        where: ArrayLike | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, PyTree]:
+        """What the module says, and its statistics after that.
+
+        Args:
+          params: from `initial`, or what a step made of them.
+          model_state: statistics, as `initial` gave them or this function.
+          args, kwargs: for the module's `__call__`, which also takes `train`, `where`.
+          train: normalize by the batch and move the statistics; else by the statistics.
+          where: booleans [b], the examples that count: `weights > 0`. The others move
+            nothing.
+
+        Returns:
+          The output, and the statistics; unchanged where not in training.
+        """
+        model = nnx.merge(self.graphdef, params, model_state)
+        out = model(*args, train=train, where=where, **kwargs)
+        return out, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+
 Build = Callable[[nnx.Rngs], nnx.Module]
+Initial = Callable[[Array], Any]
 
 
-def pure(build: Build) -> tuple[PureModule, Callable[[Array], dict]]:
+@overload
+def pure(build: Build) -> tuple[PureModule, Initial]: ...
+@overload
+def pure(
+    build: Build, *, stateful: Literal[True]
+) -> tuple[StatefulModule, Initial]: ...
+@overload
+def pure(build: Build, *, stateful: Literal[False]) -> tuple[PureModule, Initial]: ...
+def pure(
+    build: Build, *, stateful: bool = False
+) -> tuple[PureModule | StatefulModule, Initial]:
     """A module's pure function and the jitted draw of its initial values.
 
     `apply(params, *args) = model(*args)` with `params = initial(key)`, a nested dict of
@@ -42,13 +87,25 @@ def pure(build: Build) -> tuple[PureModule, Callable[[Array], dict]]:
     built layer by layer takes 15 s of small compilations, this 2 s), and nothing is
     computed before `initial` is called.
 
+    With running statistics (`BatchNorm`) it is `params, model_state = initial(key)` and
+
+        out, model_state = apply(params, model_state, *args, train=..., where=...)
+
+    A loss returns the new ones as `Loss(..., model_state=model_state)`; the training
+    step carries them.
+
     Args:
-      build: makes the module from random streams. Its variables must be parameters
-        only (nothing in this room keeps mutable state or random streams).
+      build: makes the module from random streams.
+      stateful: whether it holds running statistics (`nnx.BatchStat`) beside parameters;
+        its `__call__` then takes `train` and `where`, see `StatefulModule`.
 
     Returns:
-      `apply`, to be called as `apply(params, *args, **kwargs)`, and `initial(key)`.
-      `vmap` over keys gives stacked parameters: `jax.vmap(initial)(keys)`.
+      `apply`, and `initial(key)`. `vmap` over keys gives stacked parameters:
+      `jax.vmap(initial)(keys)`.
+
+    Raises:
+      TypeError: the module holds variables of another kind (statistics without
+        `stateful`, streams of random numbers); names them.
 
     Example:
       >>> from kljax.models.mlp import MLPDenoiser
@@ -59,13 +116,31 @@ def pure(build: Build) -> tuple[PureModule, Callable[[Array], dict]]:
     """
     structure = []
 
-    def initial(key: Key[Array, ""]) -> dict:
-        graphdef, state = nnx.split(build(nnx.Rngs(key)))
+    def initial(key: Key[Array, ""]) -> Any:
+        model = build(nnx.Rngs(key))
+        graphdef, params, statistics, others = nnx.split(
+            model, nnx.Param, nnx.BatchStat, ...
+        )
+        _check_kinds(nnx.to_flat_state(others))
+        if not stateful:
+            _check_kinds(nnx.to_flat_state(statistics))
         structure.append(graphdef)
-        return nnx.to_pure_dict(state)
+        found = nnx.to_pure_dict(params)
+        return (found, nnx.to_pure_dict(statistics)) if stateful else found
 
     jax.eval_shape(initial, jax.random.key(0))
-    return PureModule(structure[0]), jax.jit(initial)
+    kind = StatefulModule if stateful else PureModule
+    return kind(structure[0]), jax.jit(initial)
+
+
+def _check_kinds(found: Any) -> None:
+    """Raises where a module holds what its pure function could not give back."""
+    for path, variable in found:
+        name, kind = ".".join(map(str, path)), type(variable).__name__
+        remedy = "build the module without it and pass random keys as arguments"
+        if isinstance(variable, nnx.BatchStat):
+            remedy = "its running statistics need pure(build, stateful=True)"
+        raise TypeError(f"the module holds {name} of kind {kind}: {remedy}")
 
 
 def functional(build: Build, key: Key[Array, ""]) -> tuple[PureModule, dict]:

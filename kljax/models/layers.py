@@ -1,18 +1,19 @@
-"""Parts of a transformer layer: dense maps, norms, MLPs, mixtures of experts.
+"""Parts of a layer: dense maps, norms, MLPs.
 
 Matrices are `[in, out]`. A part computes in the dtype of its input, whatever the dtype
 of its parameters; means, softmax and norms are taken in float32 at least.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.typing import Array, Float
+from kljax.typing import Array
 
-__all__ = ["MLP", "Dense", "LayerNorm", "Mixture", "RMSNorm"]
+__all__ = ["MLP", "Dense", "LayerNorm", "RMSNorm"]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -59,10 +60,11 @@ class Dense(nnx.Module):
         if bias:
             self.bias = nnx.Param(jnp.zeros((*experts, size_out)))
 
-    def __call__(self, x: Array) -> Array:
-        out = x @ self.kernel[...].astype(x.dtype)
+    def __call__(self, x: Array, of: Any = ...) -> Array:
+        """`x` `[..., in]`; with experts `[experts, rows, in]`, or of those in `of`."""
+        out = x @ self.kernel[of].astype(x.dtype)
         if hasattr(self, "bias"):
-            bias = self.bias[...].astype(x.dtype)
+            bias = self.bias[of].astype(x.dtype)
             out = out + (bias if bias.ndim == 1 else bias[:, None])
         return out
 
@@ -144,71 +146,12 @@ class MLP(nnx.Module):
         self.up = dense(width, hidden)
         self.down = dense(hidden, width, shrink * hidden**-0.5)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *of: Array) -> Array:
+        """`x` `[..., width]`, and which experts, see `Dense`."""
         activation = ACTIVATIONS[self.activation]
+        inner = self.up(x, *of)
         if hasattr(self, "gate"):
-            return self.down(activation(self.gate(x)) * self.up(x))
-        return self.down(activation(self.up(x)))
-
-
-class Mixture(MLP):
-    """`sum_e w_e MLP_e(x)`: the likeliest experts of a token, weights summing to 1.
-
-    `w` is the softmax of the router over the `chosen` largest of its outputs, and 0
-    elsewhere; without `normalized` the softmax over all of its outputs. Every expert
-    computes every token and no token is dropped.
-
-    Args:
-      width: numbers in and out.
-      hidden: numbers inside an expert.
-      kind: "gated" or "plain".
-      activation: "silu", "gelu", "gelu_tanh" or "relu".
-      count: how many experts there are.
-      chosen: how many of them a token goes to.
-      normalized: the weights of the chosen ones sum to 1.
-      bias: whether the experts' maps have biases.
-      shrink: factor of the initial values of `down`.
-      rngs: random streams for the initial values.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        hidden: int,
-        kind: str,
-        activation: str,
-        *,
-        count: int,
-        chosen: int,
-        normalized: bool = True,
-        bias: bool = False,
-        shrink: float = 1.0,
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(
-            width,
-            hidden,
-            kind,
-            activation,
-            bias=bias,
-            experts=(count,),
-            shrink=shrink,
-            rngs=rngs,
-        )
-        self.chosen, self.normalized = chosen, normalized
-        self.router = Dense(width, count, rngs=rngs)
-
-    def weights(self, x: Float[Array, "n d"]) -> Float[Array, "n e"]:
-        """Every token's weights of all experts; 0 for those that were not chosen."""
-        logits = self.router(x.astype(wide(x.dtype)))
-        top, chosen = jax.lax.top_k(logits, self.chosen)
-        one_hot = jax.nn.one_hot(chosen, logits.shape[-1], dtype=top.dtype)
-        among = top if self.normalized else logits
-        weights = jnp.exp(top - jax.nn.logsumexp(among, axis=-1, keepdims=True))
-        return jnp.einsum("nk,nke->ne", weights, one_hot)
-
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        rows = x.reshape(-1, x.shape[-1])
-        weights = self.weights(rows).astype(x.dtype)
-        out = jnp.einsum("ne,end->nd", weights, super().__call__(rows[None]))
-        return out.reshape(x.shape)
+            inner = activation(self.gate(x, *of)) * inner
+        else:
+            inner = activation(inner)
+        return self.down(inner, *of)

@@ -30,7 +30,7 @@ from kljax.divergences import (
 )
 from kljax.divergences.sides import check_side
 from kljax.errors import unknown
-from kljax.fdivergence import FDivergence
+from kljax.generators import FDivergence
 from kljax.kernels.weights import weigh
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from kljax.kernels.arguments import concrete
+from kljax.arguments import concrete
 from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
 __all__ = ["mixed_batch", "next_token", "student_turn"]

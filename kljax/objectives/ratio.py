@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax import generators
+from kljax.arguments import traced
 from kljax.kernels.weights import settled
 from kljax.typing import Array, Float, Int
 
@@ -313,7 +314,7 @@ def _weights(like: Array, weights: Array | None) -> Array:
 
 def _probe(divergence: Any) -> np.ndarray | None:
     """The curvature at three points, or None if a parameter is traced."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(divergence)):
+    if traced(divergence):
         return None
     with jax.ensure_compile_time_eval():
         return np.asarray(divergence.curvature(jnp.array([-1.0, 0.0, 1.0])))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from kljax.doors import shadow
+from kljax.arguments import shadow
 from kljax.typing import Array, ArrayLike, Float, Int, Key
 
 __all__ = ["GaussianMixture"]

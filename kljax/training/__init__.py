@@ -13,7 +13,8 @@ from kljax.training.mesh import (
 from kljax.training.players import Loss, LossFn, Player
 from kljax.training.progress import Progress, Task, rich_progress, silent
 from kljax.training.runs import FolderInUse, RunFolder, config_hash, environment
-from kljax.training.state import TrainState, init_state, state_digest
+from kljax.training.start import init_state
+from kljax.training.state import TrainState, state_digest
 from kljax.training.step import Step, jit_step, make_step
 
 __all__ = [

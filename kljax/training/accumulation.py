@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.training.arguments import described
+from kljax.arguments import described
 from kljax.training.players import Loss
 from kljax.training.state import is_key
 from kljax.typing import Array, PyTree

@@ -1,7 +1,6 @@
 """What the doors of this room take; anything else is told what was expected."""
 
 import inspect
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,47 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import described
 from kljax.typing import PyTree
-
-_LOSS = "loss(params, *, state, frozen, batch, key)"
-
-
-def described(value: Any) -> str:
-    """A value in a few words, for a message.
-
-    Example:
-        >>> described([1, 2]), described(np.zeros((2, 3))), described("runs/a")
-        ('a list of 2', 'an array of float64 (2, 3)', "the str 'runs/a'")
-    """
-    if value is None or isinstance(value, bool):
-        return repr(value)
-    if isinstance(value, str | int | float):
-        return f"the {type(value).__name__} {value!r}"
-    if isinstance(value, jax.Array | np.ndarray):
-        return f"an array of {value.dtype} {value.shape}"
-    if isinstance(value, list | tuple | Mapping):
-        return f"a {type(value).__name__} of {len(value)}"
-    name = getattr(value, "__name__", None)
-    kind = type(value).__name__
-    return f"the {kind} {name}" if name else f"a value of type {kind}"
-
-
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """The value as an int.
-
-    Raises:
-        TypeError: it is no whole number (3.0 is none, nor is True).
-        ValueError: it is below `least`.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be an int, got {described(value)}")
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return number
 
 
 def several(players: Any) -> tuple[Any, ...]:

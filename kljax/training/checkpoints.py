@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import whole
 from kljax.errors import CheckpointError
-from kljax.training.arguments import whole
 from kljax.training.state import is_key
 from kljax.typing import PyTree
 

@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from kljax.arguments import described, whole
 from kljax.errors import CheckpointError, NonFiniteLoss
 from kljax.training.arguments import (
     check_batch,
     check_calls,
     check_state,
-    described,
-    whole,
 )
 from kljax.training.checkpoints import Checkpoints
 from kljax.training.diagnosis import remedy
@@ -76,8 +75,8 @@ def fit(
     Raises:
         TypeError: an argument is not what is listed above; the message says what is.
         ValueError: a count below 1, a closed `run`, a state that was consumed before.
-        NonFiniteLoss: a loss, gradient or update became NaN or infinite; names stage,
-            step, role, and what in the batch or in `frozen` is not finite.
+        NonFiniteLoss: a loss, gradient, update or model state became NaN or infinite;
+            names stage, step, role, and what in the batch or in `frozen` is not finite.
         CheckpointError: checkpoints are there but none can be used.
         Interrupted: SIGTERM or Ctrl-C came; all that was trained is saved (with `run`).
 
@@ -256,6 +255,7 @@ class _Journal:
         ends = ("/loss", "/grad_norm")
         roles = sorted({name.rsplit("/", 1)[0] for name in bad if name.endswith(ends)})
         values = ", ".join(f"{name} = {metrics[name]}" for name in bad)
+        values = values or "the update or the model state"
         saved = None
         if self.saver is not None:
             with contextlib.suppress(CheckpointError):
@@ -263,6 +263,6 @@ class _Journal:
             saved = self.saver.last
         return (
             f"stage {self.stage!r}, step {n}, role {' and '.join(roles) or 'unknown'}: "
-            f"not finite ({values or 'the update'}); last good checkpoint: "
+            f"not finite ({values}); last good checkpoint: "
             f"{saved or 'none'}. {remedy(n, metrics, batch, self.frozen)}"
         )

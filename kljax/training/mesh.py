@@ -1,7 +1,8 @@
 """Meshes of devices, and several processes.
 
 A step is parallel because its arguments are: replicate the state, shard the batch.
-Models too large for one device also cut their parameters, see `kljax.models.sharding`.
+Models too large for one device also cut their parameters, see
+`kljax.models.language.sharding`.
 """
 
 import math

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 import optax
 
-from kljax.training.arguments import check_optimizer, described, whole
+from kljax.arguments import described, whole
+from kljax.training.arguments import check_optimizer
 from kljax.training.state import TrainState
 from kljax.typing import Array, Float, Key, PyTree
 

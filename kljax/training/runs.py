@@ -26,8 +26,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from kljax.arguments import described
 from kljax.errors import CheckpointError
-from kljax.training.arguments import described
 
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kljax.arguments import whole
 from kljax.training.accumulation import (
     accumulated,
     cast,
@@ -28,7 +29,6 @@ from kljax.training.arguments import (
     check_loss,
     check_trainable,
     several,
-    whole,
 )
 from kljax.training.players import Player
 from kljax.training.state import TrainState
@@ -49,7 +49,9 @@ def make_step(
     Args:
         players: who moves, in this order.
         accumulate: number of micro-batches, which divides the batch size; the sums
-            of w·loss, w and gradients are divided once.
+            of w·loss, w and gradients are divided once, so that four give what one
+            does, but where a model normalizes by batch statistics: those are of each
+            micro-batch, and move with each.
         compute_dtype: None, or the type (bfloat16) to which the parameters in `params`
             and `state` are cast inside the loss. Master weights, optimizer states and
             sums stay float32; `batch` and `frozen` are the loss's own business.
@@ -67,7 +69,7 @@ def make_step(
         metrics are "<role>/loss", "<role>/grad_norm", "<role>/learning_rate" (where
         `optax.inject_hyperparams` holds one; "<role>/learning_rate/0", "/1", ... where
         it holds several), what the losses returned (of the last repeat), and "finite":
-        no loss, gradient or update was NaN or infinite.
+        no loss, gradient, update or new model state was NaN or infinite.
 
     Raises:
         TypeError: a player or its loss is none, or the loss takes other arguments; at
@@ -165,7 +167,8 @@ def make_step(
         own = _report(role, loss, grads, opt_state)
         if twice := sorted(metrics.keys() & own.keys()):
             raise ValueError(f"metrics that the step reports itself: {twice}")
-        watched = jnp.stack([*own.values(), optax.tree.norm(updates)])
+        watched = [*own.values(), optax.tree.norm(updates), *_floats(model_state)]
+        finite = jnp.stack([jnp.isfinite(value).all() for value in watched]).all()
         new = replace(
             state,
             params=state.params | {role: optax.apply_updates(params, updates)},
@@ -173,7 +176,7 @@ def make_step(
             model_state=state.model_state | {role: model_state},
             aux=aux,
         )
-        return new, jnp.isfinite(watched).all(), metrics | own
+        return new, finite, metrics | own
 
     return step
 
@@ -185,6 +188,11 @@ def jit_step(step: Step) -> Step:
         >>> step = jit_step(lambda state, batch, frozen=None: (state, {}))
     """
     return jax.jit(step, donate_argnums=0)
+
+
+def _floats(tree: PyTree) -> list[Array]:
+    leaves = map(jnp.asarray, jax.tree.leaves(tree))
+    return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
 def _averaged(player: Player, state: TrainState) -> TrainState:

@@ -12,8 +12,8 @@ import transformer_reference as reference
 from kljax.decoding import generation, lockstep
 from kljax.decoding.generation import bucket, generate, stream
 from kljax.decoding.sampling import Sampling
-from kljax.models.stacking import stack_layers
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.stacking import stack_layers
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 GREEDY = Sampling(temperature=0)
 CONFIG = TransformerConfig(

@@ -14,8 +14,8 @@ from kljax.decoding.fusion_settings import Fusion
 from kljax.decoding.generation import generate
 from kljax.decoding.sampling import Sampling
 from kljax.decoding.speculative import speculate
-from kljax.models.lora import adapted, stack_adapters
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.lora import adapted, stack_adapters
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 GREEDY = Sampling(temperature=0)
 

@@ -10,7 +10,7 @@ import pytest
 import references
 
 import kljax.divergences as kd
-from kljax.kernels import blocks
+from kljax.kernels.logits import blocks
 
 MIB = 2**20
 V = 32768

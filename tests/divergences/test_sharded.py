@@ -9,7 +9,6 @@ import pytest
 import references
 
 import kljax.divergences as kd
-from kljax.divergences import FDivergence
 
 N, V = 5, 30  # neither axis divides them
 RNG = np.random.default_rng(5)
@@ -17,7 +16,7 @@ P = np.float32(RNG.normal(size=(N, V)) * 2)
 Q = np.float32(P + RNG.normal(size=P.shape) * np.geomspace(1e-3, 1, N)[:, None] + 90)
 WEIGHTS = np.float32(RNG.normal(size=N))
 AUTO = (jax.sharding.AxisType.Auto,) * 2
-USER = FDivergence.from_generator(lambda u: u * jnp.log(u) + (u - 1) ** 2)
+USER = kd.from_generator(lambda u: u * jnp.log(u) + (u - 1) ** 2)
 
 
 def mesh(shape=(2, 4), **options):
@@ -134,9 +133,11 @@ def collectives(function, axes, shape=(64, 512), **sharding):
     logits = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spec)
     gradient = jax.value_and_grad(lambda p, q: jnp.sum(function(p, q)), argnums=1)
     program = jax.jit(gradient).lower(logits, logits).compile()
+    # A long tuple has comments, with an equals sign in them.
+    text = re.sub(r"/\*.*?\*/", "", program.as_text())
     found = []
     kinds = r"(all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
-    for result, kind in re.findall(r"= (\S+|\([^=]*?\)) " + kinds, program.as_text()):
+    for result, kind in re.findall(r"= (\S+|\([^=]*?\)) " + kinds, text):
         dims = re.findall(r"\w+\[([\d,]*)\]", result)
         sizes = [np.prod([int(n) for n in d.split(",") if n]) for d in dims]
         found.append((kind, int(sum(sizes))))
@@ -144,7 +145,7 @@ def collectives(function, axes, shape=(64, 512), **sharding):
 
 
 @pytest.mark.parametrize(
-    "name, reductions", [("forward_kl", [5]), ("jensen_shannon", [3, 2, 1])]
+    "name, reductions", [("forward_kl", [6]), ("jensen_shannon", [3, 2, 1])]
 )
 def test_collectives_are_a_few_numbers_a_token(name, reductions):
     tokens = 64 // 2

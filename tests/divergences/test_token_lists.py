@@ -150,7 +150,7 @@ def loss(**changes):
             "needs reduction='mean'",
         ),
         ({"reduction": "none", "normalizer": 2.0}, ValueError, "normalizer needs"),
-        ({"name": "quotient"}, ValueError, "unknown divergence 'quotient';"),
+        ({"name": "klx"}, ValueError, "unknown divergence 'klx'; "),
         ({"alpha": 0.3}, TypeError, "no parameter"),
     ],
 )

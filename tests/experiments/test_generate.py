@@ -10,9 +10,9 @@ import pytest
 from transformer_reference import draw
 
 from experiments.cli import main
-from kljax.models.pretrained import save_pretrained
-from kljax.models.tokenizer import Tokenizer
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.files.pretrained import save_pretrained
+from kljax.models.files.tokenizer import Tokenizer
+from kljax.models.language.transformer import TransformerConfig, transformer
 
 tokenizers = pytest.importorskip("tokenizers")
 WORDS = ("no", "way", "to", "be", "sure", "of", "it", "all", "now", "then", "here")

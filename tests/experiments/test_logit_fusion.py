@@ -11,7 +11,7 @@ import pytest
 
 from experiments import logit_fusion
 from experiments.fusion import measures, scoring
-from experiments.fusion.batches import Corpus, Rows, encoded
+from experiments.fusion.batches import Corpus
 from experiments.fusion.tasks import (
     MONTHS,
     TASKS,
@@ -21,13 +21,15 @@ from experiments.fusion.tasks import (
     draw,
     few_shot,
 )
-from experiments.fusion.text import Characters, Tokens, docstrings, source
 from experiments.fusion.training import shrunk
 from experiments.fusion.verdicts import verdicts
+from kljax.data.pairs import Rows, encoded
+from kljax.data.readers.python import code, prose
 from kljax.errors import DataError
-from kljax.models.pretrained import Pretrained, save_pretrained
-from kljax.models.tokenizer import Tokenizer
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.files.pretrained import Pretrained, save_pretrained
+from kljax.models.files.tokenizer import Tokenizer
+from kljax.models.language.transformer import TransformerConfig, transformer
+from kljax.models.language.vocabulary import Characters
 from kljax.training import silent
 
 # ------------------------------------------------------------------ tasks
@@ -119,13 +121,13 @@ def test_few_shot_prompts_hold_solved_examples():
 @pytest.fixture(scope="module")
 def corpus():
     vocabulary = Characters()
-    text = np.asarray(vocabulary.encode(docstrings(("numpy/lib",), 30_000)), np.int32)
-    code = np.asarray(vocabulary.encode(source(("numpy/lib",), 30_000)), np.int32)
+    text = np.asarray(vocabulary.encode(prose(("numpy/lib",), 30_000)), np.int32)
+    domain = np.asarray(vocabulary.encode(code(("numpy/lib",), 30_000)), np.int32)
     return Corpus(
         vocabulary,
         text,
         TaskConfig(),
-        domain=code,
+        domain=domain,
         trace=0.5,
         length=64,
         examples=60,
@@ -158,40 +160,6 @@ def test_held_out_text_is_not_trained_on(corpus):
     for one in (*rows.tokens, *check.tokens):
         assert Characters().decode(one[1:]) not in trained
     assert not (rows.tokens[:, None] == check.tokens).all(axis=-1).any()
-
-
-def test_text_of_packages():
-    text = source(("numpy/lib",), 20_000)
-    assert len(text) == 20_000 and "def " in text and '"""' not in text
-    with pytest.raises(DataError, match="no_such_package"):
-        docstrings(("no_such_package",), 100)
-
-
-class Words:
-    """A tokenizer of three-letter pieces."""
-
-    vocab_size = 1000
-
-    def encode(self, text):
-        return [sum(map(ord, text[i : i + 3])) % 1000 for i in range(0, len(text), 3)]
-
-    def decode(self, ids):
-        return ",".join(map(str, ids))
-
-
-def test_trimmed_vocabulary_keeps_what_is_needed():
-    needed, text = ["abcdef"], "the the the cat sat on the mat."
-    vocabulary = Tokens(Words(), needed, text, 6)
-    assert vocabulary.size == 6 and vocabulary.kept is not None
-    kept = set(vocabulary.kept.tolist())
-    assert {*Words().encode("abcdef"), *Words().encode("\n")} <= kept
-    assert Words().encode("the")[0] in kept
-    ids = vocabulary.encode("abcdef")
-    assert vocabulary.decode(ids) == Words().decode(Words().encode("abcdef"))
-    assert vocabulary.encode("ZZZ") == []
-    assert vocabulary.encode("\n") == [vocabulary.end]
-    full = Tokens(Words(), needed, text)
-    assert full.size == 1000 and full.encode("ZZZ") == Words().encode("ZZZ")
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -265,9 +233,7 @@ def test_tuned_weight_is_the_best_candidate():
 
 
 def test_answers_are_cut_out_of_rows():
-    rows = encoded(
-        Characters(), [Example("ab=", "c", "1"), Example("a=", "xyz", "2")], least=12
-    )
+    rows = encoded(Characters(), [("ab=", "c"), ("a=", "xyz")], least=12)
     assert rows.tokens.shape == (2, 16) and rows.prompt(0) == [0, 66, 67, 30]
     cut = scoring.answers(rows, length=5)
     taken = np.take_along_axis(rows.tokens, cut.place + 1, axis=1)

@@ -95,7 +95,7 @@ def is_data(images=X, labels=Y, levels=256, split="all", classes=None):
     """What must come out of the reader."""
 
     def check(path):
-        found = load(path=path, split=split)
+        found = load(path, split=split)
         expected = images[..., None] if images.ndim == 3 else images
         np.testing.assert_array_equal(found.images, expected)
         assert found.levels == levels
@@ -273,7 +273,7 @@ FOLDERS = {
     "no val": (
         TWO | {"test/a/1.png": G[2], "test/b/1.png": G[3]},
         (
-            lambda path: load(path=path, split="val"),
+            lambda path: load(path, split="val"),
             r'no val. Remedy: ask for split="test"',
         ),
     ),
@@ -353,6 +353,6 @@ def test_folders(tmp_path, contents, expected):
 
 def test_what_was_left_as_it_is_stands_in_the_manifest(tmp_path):
     fill(tmp_path, EMNIST)
-    manifest = load(path=tmp_path).manifest
+    manifest = load(tmp_path).manifest
     assert manifest["orientation"] == "transposed, as EMNIST stores them"
     assert manifest["left_alone"] == ["emnist-letters-mapping.txt"]

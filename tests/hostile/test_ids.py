@@ -11,7 +11,7 @@ import pytest
 import kljax.divergences as kd
 from kljax.decoding import Fusion, generate, speculate, stream
 from kljax.decoding.sampling import Sampling
-from kljax.models.transformer import TransformerConfig, transformer
+from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives import on_policy
 from kljax.objectives.distillation import distillation_loss, sequence_level_loss
 

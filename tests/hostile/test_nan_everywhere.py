@@ -214,7 +214,7 @@ TABLE = {
 OTHERS = {
     *("generator", "get", "names", "categorical.checked", "sharded.check_axes"),
     *("categorical.floating", "dense_logits", "top_outcomes"),
-    *("sides.check_side", "sides.vocabulary"),
+    *("sides.check_side", "sides.vocabulary", *kd.names()),
 }
 # Counted, stopped or linear: the gradient is a constant by definition.
 FLAT = {

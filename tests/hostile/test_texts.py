@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kljax.data.text import read_texts
+from kljax.data.readers.text import read_texts
 from kljax.errors import DataError
 
 TEXTS = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kljax.errors import CheckpointError
-from kljax.models.tokenizer import Tokenizer, load_tokenizer, stop_ids
+from kljax.models.files.tokenizer import Tokenizer, load_tokenizer, stop_ids
 
 tokenizers = pytest.importorskip("tokenizers")
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from kljax.errors import CheckpointError
-from kljax.models.pretrained import from_pretrained, save_pretrained
-from kljax.models.pretrained_config import read_config
-from kljax.models.pretrained_weights import structure
-from kljax.models.transformer import TransformerConfig
+from kljax.models.files.config import read_config
+from kljax.models.files.pretrained import from_pretrained, save_pretrained
+from kljax.models.files.weights import structure
+from kljax.models.language.transformer import TransformerConfig
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SMALL = {"vocab_size": 31, "width": 16, "depth": 2, "heads": 2, "max_length": 32}

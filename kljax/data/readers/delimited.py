@@ -1,0 +1,88 @@
+"""Rows of numbers in a .csv file, plain or gzipped, with a label in the last column."""
+
+import gzip
+import math
+import pathlib
+import zlib
+from typing import Any
+
+import numpy as np
+
+from kljax.data.guard import reader
+from kljax.data.readers.raw import Raw
+from kljax.errors import DataError
+
+__all__ = ["read_csv", "read_rows"]
+
+LABELS = ("label", "class", "target", "y")
+"""What a header calls a last column of class indices."""
+
+
+@reader
+def read_csv(path: pathlib.Path, shape: tuple[int, ...], levels: int) -> Raw:
+    """Reads the pixels of one image per row, row-major, the label behind them.
+
+    Args:
+      path: a gzipped file of integers in `0 .. levels - 1`.
+      shape: of an image, `(h, w, c)`.
+      levels: how many there are.
+
+    Raises:
+      DataError: the file is damaged or its rows do not fit the shape.
+    """
+    try:
+        rows = _numbers(gzip.decompress(path.read_bytes()).splitlines(), np.uint8)
+        images = rows[:, :-1].reshape(-1, *shape)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}: not rows of {math.prod(shape)} bytes and a label ({error}). "
+            "Remedy: install the package again."
+        ) from error
+    labels = rows[:, -1].astype(np.int32)
+    return Raw(str(path), {"all": (images, labels)}, levels=levels)
+
+
+@reader
+def read_rows(path: pathlib.Path, labelled: bool | None = None) -> Raw:
+    """Reads a table of numbers: float64 `[n, d]`, and the labels of its last column.
+
+    Args:
+      path: a .csv file, plain or gzipped; a first line that is no row is its header.
+      labelled: whether the last column holds class indices; None: where the header
+        calls it `label`, `class`, `target` or `y`.
+
+    Raises:
+      DataError: the file is damaged, or its labels are no class indices.
+    """
+    content = path.read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    lines = content.splitlines()
+    header = lines[0].decode().split(",") if lines else []
+    if header and not all(map(_is_number, header)):
+        lines = lines[1:]
+    rows = _numbers(lines, np.float64)
+    if labelled is None:
+        labelled = bool(header) and header[-1].strip().lower() in LABELS
+    labels = None
+    if labelled:
+        rows, last = rows[:, :-1], rows[:, -1]
+        if not ((last >= 0) & (last == np.rint(last)) & (last < 2**31)).all():
+            raise DataError(
+                f"{path}: the last column is no class index. Remedy: number the "
+                "classes from 0."
+            )
+        labels = last.astype(np.int32)
+    return Raw(str(path), {"all": (rows, labels)}, kind="table", levels=0)
+
+
+def _numbers(lines: list[bytes], dtype: Any) -> np.ndarray:
+    text = [line.decode() for line in lines]
+    return np.loadtxt(text, delimiter=",", dtype=dtype, ndmin=2)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

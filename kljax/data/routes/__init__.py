@@ -1,0 +1,14 @@
+"""How data are got: out of packages, archives, wheels, the cache and the hubs."""
+
+from kljax.data.routes import archives, debian, packaged, wheels
+from kljax.data.routes.route import Route
+
+__all__ = ["ROUTES", "Route"]
+
+ROUTES: dict[str, Route] = {
+    "pip": packaged.ROUTE,
+    "debian": debian.ROUTE,
+    "wheel": wheels.ROUTE,
+    "archive": archives.ROUTE,
+}
+"""By what the field `route` of a row says, in the order in which they are listed."""

@@ -1,0 +1,150 @@
+"""The small functions that keep divergences accurate: φ, ψ and exponentials.
+
+``φ(x) = eˣ − 1 − x`` carries every value near ``p = q``: the generators are quadratic
+there, and a difference of two numbers near 1 would lose all digits. The ``scaled_``
+forms multiply by ``e^w`` before an exponential can overflow.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from kljax.typing import Array
+
+NEAR = 0.5
+"""Where `phi_near` and `expm1_near` hold: ``|x| <= NEAR``."""
+
+
+def psi_near(x: Array) -> Array:
+    """``(eˣ − 1 − x)/x`` for ``|x| <= NEAR``, a polynomial: no exponential is taken."""
+    last = 17 if x.dtype == jnp.float64 else 9
+    total = jnp.full_like(x, 1 / math.factorial(last))
+    for n in range(last - 1, 1, -1):
+        total = total * x + 1 / math.factorial(n)
+    return x * total
+
+
+def phi_near(x: Array) -> Array:
+    """``eˣ − 1 − x`` for ``|x| <= NEAR``."""
+    return x * psi_near(x)
+
+
+def expm1_near(x: Array) -> Array:
+    """``eˣ − 1`` for ``|x| <= NEAR``."""
+    return x + phi_near(x)
+
+
+@jax.custom_jvp
+def phi(x: Array) -> Array:
+    """``eˣ − 1 − x``, to rounding error everywhere; elementwise, derivative expm1."""
+    small = jnp.abs(x) < NEAR
+    return jnp.where(small, phi_near(jnp.where(small, x, 0)), jnp.expm1(x) - x)
+
+
+@phi.defjvp
+def _phi_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return phi(x), jnp.expm1(x) * dx
+
+
+def exp(x: Array) -> Array:
+    """``eˣ`` whose derivative is 0 where it overflows to infinity."""
+    top = math.log(float(jnp.finfo(x.dtype).max))
+    over = x >= top
+    return jnp.where(over, jnp.inf, jnp.exp(jnp.where(over, 0, x)))
+
+
+def _blend(log_p: Array, log_q: Array, l: Array, a) -> Array:
+    """``a log p + (1 − a) log q``, where both overflow from ``l = log p − log q``."""
+    total = (1 - a) * log_q + a * log_p
+    return jnp.where(jnp.isnan(total), log_q + a * l, total)
+
+
+def _artanh_rest(square: Array) -> Array:
+    """``(artanh z − z)/z³`` of ``z²``, for ``|z| <= 1/3``."""
+    last = 35 if square.dtype == jnp.float64 else 15
+    total = jnp.full_like(square, 1 / last)
+    for n in range(last - 2, 1, -2):
+        total = total * square + 1 / n
+    return total
+
+
+def log1p_near(x: Array) -> Array:
+    """``log1p(x)`` for ``-1/2 <= x <= 1``, without a logarithm: ``2 artanh z``."""
+    z = x / (2 + x)
+    return 2 * z + 2 * z * z * z * _artanh_rest(z * z)
+
+
+def log1p_rest(x: Array) -> Array:
+    """``log1p(x) − x`` for ``|x| <= 1/2``: nothing cancels near 0.
+
+    With ``z = x/(2 + x)`` as in `log1p_near`, ``2z − x = −x z``.
+    """
+    z = x / (2 + x)
+    return 2 * z * z * z * _artanh_rest(z * z) - x * z
+
+
+def mass_ratio(x: Array, y: Array) -> Array:
+    """``x/y``, 0 where the mass `y` has underflowed."""
+    gone = y <= 0
+    return jnp.where(gone, 0, x / jnp.where(gone, 1, y))
+
+
+def log_mixture_over(p: Array, q: Array, l: Array, weight) -> tuple[Array, Array]:
+    """``log(m/p)`` and ``log(m/q)`` of ``m = weight·p + (1 − weight)·q``.
+
+    One logarithm and no exponential: the masses are at hand.
+
+    Args:
+      p, q: the masses, same shape.
+      l: ``log p − log q``, as accurately as it is known.
+      weight: within [0, 1].
+    """
+    near, p_larger = jnp.abs(l) < NEAR, l > 0
+    # Near equality without a look at which side is larger: derivatives of any order
+    # pass through p = q.
+    close = log1p_near(weight * expm1_near(jnp.where(near, l, 0)))
+    of_larger = jnp.where(p_larger, weight, 1 - weight)
+    ratio = mass_ratio(jnp.where(p_larger, q, p), jnp.where(p_larger, p, q))
+    share = of_larger + (1 - of_larger) * ratio
+    # Without any weight on the larger side, its mass over m is the ratio alone.
+    vanishes = share < jnp.finfo(l.dtype).tiny
+    log = jnp.log(jnp.where(vanishes, 1, share))
+    log = jnp.where(near, close, jnp.where(vanishes, -jnp.abs(l), log))
+    # This is log(m/p) or log(m/q): the latter where the two are near.
+    is_over_p = p_larger & ~near
+    return jnp.where(is_over_p, log, log - l), jnp.where(is_over_p, log + l, log)
+
+
+def phi_of_mass(mass: Array, x: Array, far: Array) -> Array:
+    """``mass·φ(x)``; `far` is its expanded form, used beyond ``|x| = NEAR``."""
+    near = jnp.abs(x) < NEAR
+    return jnp.where(near, mass * phi_near(jnp.where(near, x, 0)), far)
+
+
+def power_rise(log_p: Array, log_q: Array, l: Array, q: Array, a) -> Array:
+    """``(p^a q^(1−a) − q)/a``, with its limit ``q l`` at ``a = 0``."""
+    x = a * l
+    near = jnp.abs(x) < NEAR
+    y = jnp.where(near, x, 0)
+    # From the mass, which is known better than its logarithm, if the factor fits.
+    fits = jnp.abs(x) < 20
+    direct = _blend(log_p, log_q, l, a)
+    power = exp(jnp.where(near, 0, jnp.where(fits, x, direct)))
+    power = jnp.where(fits, q, 1) * power
+    return jnp.where(
+        near, q * l * (1 + psi_near(y)), (power - q) / jnp.where(near, 1, a)
+    )
+
+
+def power_of_masses(
+    log_p: Array, log_q: Array, l: Array, q: Array, excess: Array, a
+) -> Array:
+    """``(p^a q^(1−a) − a p − (1−a) q)/(a(a−1))`` for ``a <= 1/2``, limits included."""
+    x = a * l
+    near = (jnp.abs(l) < NEAR) & (jnp.abs(x) < NEAR)
+    y, z = jnp.where(near, x, 0), jnp.where(near, l, 0)
+    close = q * (z * psi_near(y) - phi_near(z))
+    far = power_rise(log_p, log_q, l, q, a) - excess
+    return jnp.where(near, close, far) / (a - 1)

@@ -1,0 +1,177 @@
+"""Divergences from or to a mixture ``m`` of the two sides."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kljax.generators import accurate as el
+from kljax.generators.base import INF, FDivergence, check_range, generator
+from kljax.typing import Array
+
+
+def _log(x: Any) -> Any:
+    return math.log(x) if isinstance(x, (int, float)) else jnp.log(x)
+
+
+def _skew_bound(beta: Any) -> Any:
+    if isinstance(beta, (int, float)):
+        return -math.log(beta) - (1 - beta) if beta > 0 else INF
+    return -jnp.log(beta) - (1 - beta)
+
+
+def _log_odds(beta: Any) -> Array:
+    """``log(β/(1 − β))``; hugely negative at β = 0."""
+    beta = jnp.asarray(beta, float)
+    return jnp.log(jnp.maximum(beta, jnp.finfo(beta.dtype).tiny)) - jnp.log1p(-beta)
+
+
+@generator
+class JensenShannon(FDivergence):
+    """``β KL(p‖m) + (1−β) KL(q‖m)``, ``m = βp + (1−β)q``: at ½ within [0, log 2].
+
+    SciPy's `jensenshannon` is the square root of the value at β = ½ (Lin, 1991).
+    """
+
+    limits_included = True
+    beta: Any = 0.5
+
+    def __post_init__(self):
+        if isinstance(self.beta, (int, float)) and float(self.beta) in (0.0, 1.0):
+            raise ValueError(
+                f"beta must lie in (0, 1), got {self.beta!r}: the value vanishes; "
+                "divided by beta or 1 - beta it tends to forward_kl at 0 and to "
+                "reverse_kl at 1: use those"
+            )
+        check_range("beta", self.beta, 0, 1, "()")
+
+    @property
+    def dual(self):
+        return JensenShannon(1 - self.beta)
+
+    @property
+    def at_zero(self):
+        return -(1 - self.beta) * _log(1 - self.beta)
+
+    @property
+    def dual_at_zero(self):
+        return -self.beta * _log(self.beta)
+
+    def curvature(self, log_u):
+        return (1 - self.beta) * jax.nn.sigmoid(log_u + _log_odds(self.beta))
+
+    def mass_term(self, outcomes):
+        _, _, l, p, q, _ = outcomes
+        b, c = self.beta, 1 - self.beta
+        over_p, over_q = el.log_mixture_over(p, q, l, b)
+        # Either logarithm is smaller than l. The linear parts of φ cancel.
+        near = jnp.abs(l) < el.NEAR
+        x, y = (jnp.where(near, over, 0) for over in (over_p, over_q))
+        close = b * p * el.phi_near(x) + c * q * el.phi_near(y)
+        return jnp.where(near, close, -b * p * over_p - c * q * over_q)
+
+    def mass_grad(self, outcomes):
+        _, _, l, p, q, _ = outcomes
+        _, over_q = el.log_mixture_over(p, q, l, self.beta)
+        return (self.beta - 1) * q * over_q
+
+
+@generator
+class SkewForwardKL(FDivergence):
+    """``KL(p‖βp + (1−β)q)``, 0 <= β < 1; forward KL at β = 0."""
+
+    limits_included = True
+    beta: Any = 0.1
+
+    def __post_init__(self):
+        check_range("beta", self.beta, 0, 1, "[)")
+
+    @property
+    def dual(self):
+        return SkewReverseKL(self.beta)
+
+    @property
+    def at_zero(self):
+        return 1 - self.beta
+
+    @property
+    def dual_at_zero(self):
+        return _skew_bound(self.beta)
+
+    def curvature(self, log_u):
+        l = jnp.asarray(log_u)
+        log_rest = jax.nn.log_sigmoid(-l - _log_odds(self.beta))
+        return jnp.exp(l + 2 * log_rest)
+
+    def mass_term(self, outcomes):
+        _, _, l, p, q, excess = outcomes
+        over_p, _ = el.log_mixture_over(p, q, l, self.beta)
+        far = (self.beta - 1) * excess - p * over_p
+        return el.phi_of_mass(p, over_p, far)
+
+    def mass_grad(self, outcomes):
+        *_, p, q, excess = outcomes
+        m = self.beta * p + (1 - self.beta) * q
+        return -((1 - self.beta) ** 2) * excess * el.mass_ratio(q, m)
+
+
+@generator
+class SkewReverseKL(FDivergence):
+    """``KL(q‖(1−β)p + βq)``, 0 <= β < 1; reverse KL at β = 0."""
+
+    limits_included = True
+    beta: Any = 0.1
+
+    def __post_init__(self):
+        check_range("beta", self.beta, 0, 1, "[)")
+
+    @property
+    def dual(self):
+        return SkewForwardKL(self.beta)
+
+    @property
+    def at_zero(self):
+        return _skew_bound(self.beta)
+
+    @property
+    def dual_at_zero(self):
+        return 1 - self.beta
+
+    def curvature(self, log_u):
+        return jax.nn.sigmoid(log_u - _log_odds(self.beta)) ** 2
+
+    def mass_term(self, outcomes):
+        _, _, l, p, q, excess = outcomes
+        _, over_q = el.log_mixture_over(p, q, l, 1 - self.beta)
+        far = (1 - self.beta) * excess - q * over_q
+        return el.phi_of_mass(q, over_q, far)
+
+    def mass_grad(self, outcomes):
+        _, _, l, p, q, excess = outcomes
+        _, over_q = el.log_mixture_over(p, q, l, 1 - self.beta)
+        m = (1 - self.beta) * p + self.beta * q
+        share = self.beta * (1 - self.beta) * el.mass_ratio(q, m)
+        return share * excess - q * over_q
+
+
+@generator
+class SoftenedReverseKL(FDivergence):
+    """``2 KL(m‖p)``, ``m = (p + q)/2``: f-distill's softened reverse KL (Table 1)."""
+
+    limits_included = True
+    at_zero, dual_at_zero = INF, 1 - math.log(2)
+
+    def curvature(self, log_u):
+        return jax.nn.sigmoid(-jnp.asarray(log_u))
+
+    def mass_term(self, outcomes):
+        _, _, l, p, q, excess = outcomes
+        over_p, _ = el.log_mixture_over(p, q, l, 0.5)
+        m = (p + q) / 2
+        return 2 * el.phi_of_mass(m, -over_p, m * over_p + excess / 2)
+
+    def mass_grad(self, outcomes):
+        _, _, l, p, q, _ = outcomes
+        over_p, _ = el.log_mixture_over(p, q, l, 0.5)
+        return q * over_p

@@ -1,0 +1,410 @@
+"""Divergence between two rows of logits: value and analytic gradients.
+
+The log-ratio is that of `referenced`. Between the forward and the backward pass only
+the logits and six numbers a row are kept; see `blocks` for how rows are taken.
+
+Where the outcomes of a row are split over an axis of a mesh (``axis``, inside
+`jax.shard_map`), the devices exchange three maxima and the packed sums of each row, and
+nothing else; rows are then taken all at once.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from kljax.generators import FDivergence, Outcomes
+from kljax.kernels.logits.blocks import by_rows
+from kljax.kernels.logits.referenced import (
+    FAR,
+    masked,
+    normalizers,
+    offset,
+    origins,
+    outcomes,
+    sides,
+    sums,
+    unit,
+    unsound,
+    within,
+)
+from kljax.typing import Array, Bool, Float
+
+
+class RowState(NamedTuple):
+    """What is known of each row after the forward pass; shapes ``[*b]``."""
+
+    value: Array
+    log_zp: Array
+    """Log-normaliser of the referenced target."""
+    log_zq: Array
+    shift: Array
+    """``log_zq − log_zp``, accurate where it is small."""
+    origin_p: Array
+    origin_q: Array
+    """The logits at the reference: no gradient passes through them."""
+    empty: Array
+    """Whether a side has no outcome, as 0 or 1."""
+
+
+def _interior(o: Outcomes, either: Array) -> Outcomes:
+    """Finite stand-ins of moderate size where a side is impossible."""
+    log_p, log_q, log_u, p, q, excess = o
+    log_p, log_q, log_u = (jnp.where(either, 0, x) for x in (log_p, log_q, log_u))
+    return Outcomes(log_p, log_q, log_u, p, q, excess)
+
+
+def _limit(mass: Array, bound: Any) -> Array:
+    infinite = jnp.isinf(bound)
+    return jnp.where(infinite, jnp.inf, mass * jnp.where(infinite, 0.0, bound))
+
+
+def _sum(x: Array, axis: str | None) -> Array:
+    return sums([x], axis)[0]
+
+
+def _terms(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
+    """``q f(p/q)`` of each outcome, limits included."""
+    bounds = divergence.at_zero, divergence.dual_at_zero
+    if divergence.limits_included:
+        terms = divergence.mass_term(o)
+        for bound, missing, there in zip(bounds, (p_zero, q_zero), (q_zero, p_zero)):
+            if not isinstance(bound, float) or math.isinf(bound):
+                beyond = missing & ~there & jnp.isinf(bound)
+                terms = jnp.where(beyond, jnp.inf, terms)
+        return terms
+    lone = jnp.where(q_zero, 0, _limit(o.q, bounds[0]))
+    lone = jnp.where(p_zero, lone, _limit(o.p, bounds[1]))
+    either = p_zero | q_zero
+    return jnp.where(either, lone, divergence.mass_term(_interior(o, either)))
+
+
+def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, state, axis):
+    """In the model's logits: ``q ⊙ (g − Σ q g)`` with ``g = grad_q``.
+
+    Rows of NaN get 1, of which `_settled` makes NaN; others without a gradient 0.
+    """
+    finite = jnp.isfinite(state.value) & (state.empty == 0)
+    if divergence.limits_included:
+        product = divergence.mass_grad(o)
+    else:
+        either = p_zero | q_zero
+        bound = divergence.at_zero
+        bound = jnp.where(jnp.isinf(bound), 0.0, bound)
+        inside = divergence.mass_grad(_interior(o, either))
+        product = jnp.where(either, jnp.where(q_zero, 0, o.q * bound), inside)
+    product = jnp.where(finite, product, 0)
+    if not divergence.centered:
+        product = product - o.q * within(_sum(product, axis))
+    # A select at the end keeps the subtraction in the loop that writes the gradient.
+    return jnp.where(finite, product, jnp.where(jnp.isnan(state.value), 1, 0))
+
+
+def _settled(tangent: Array, state: RowState, axis: str | None) -> Array:
+    """The sum over devices; 0 in a row that is empty or infinite, NaN in one of NaN.
+
+    But in a row of NaN what is multiplied by 0 stays 0, forward and backward, so that
+    a loss may leave the row out: hence products, the same from either end.
+    """
+    fixed = (state.empty == 1) | (state.value == jnp.inf)
+    tangent = jnp.where(fixed, 0, tangent)
+    nan = jnp.isnan(state.value)
+    large = jnp.where(nan, jnp.finfo(tangent.dtype).max, 1)
+    nothing = jnp.where(nan, 0, 1).astype(tangent.dtype)
+    tangent = tangent * large * large * nothing * large * large
+    return tangent if axis is None else jax.lax.psum(tangent, axis)
+
+
+def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
+    a, b = masked(p, q, where)
+    origin_p, origin_q, empty = origins(a, b, sharpness, axis)
+    both = sides(a, b, origin_p, origin_q, sharpness)
+    units = unit(both)
+    one_pass = divergence.one_pass
+    # So small a part that a sum over the row does not overflow where no term does.
+    width = a.shape[-1] * (1 if axis is None else jax.lax.axis_size(axis))
+    most = math.ceil(math.log2(width) + FAR / math.log(2))
+    part = 1.0 if one_pass is None else 2.0**-most
+    e_p, e_q, excess = units.e_p * part, units.e_q * part, units.excess * part
+    parts = []
+    if one_pass is not None:
+        scaled = units._replace(e_p=e_p, e_q=e_q, excess=excess)
+        parts = one_pass.summands(scaled)
+    z_p, z_q, gap, *found = sums([e_p, e_q, excess, *parts], axis)
+    x = gap / z_p
+    log_zp, log_zq, shift = jax.lax.optimization_barrier(
+        normalizers(z_p / part, z_q / part, x)
+    )
+    if one_pass is not None:
+        value = one_pass.value(z_p, z_q, x, log_zq - log_zp, *found)
+    else:
+        o = outcomes(both, log_zp, log_zq, shift, e_p / z_p, e_q / z_q)
+        value = _sum(_terms(divergence, o, both.p_zero, both.q_zero), axis)
+    wrong = unsound(z_p, z_q)
+    empty &= ~wrong
+    value = jnp.where(empty, 0, jnp.where(wrong, jnp.nan, value))
+    log_zp, log_zq, shift = (jnp.where(empty, 0, x) for x in (log_zp, log_zq, shift))
+    flag = empty.astype(a.dtype)
+    state = value, log_zp, log_zq, shift, origin_p, origin_q, flag
+    return RowState(*(x[..., 0] for x in state))
+
+
+def _scalar(divergence: FDivergence) -> bool:
+    """Whether no parameter varies along rows, so that rows can be regrouped."""
+    return all(np.ndim(x) == 0 for x in jax.tree.leaves(divergence))
+
+
+def _each_row(divergence, function, rows, lead: int, axis: str | None):
+    if axis is not None or not _scalar(divergence):
+        return function(rows)
+    return by_rows(function, rows, lead)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def row_state(
+    divergence: FDivergence,
+    p_logits: Float[Array, "*b v"],
+    q_logits: Float[Array, "*b v"],
+    where: Bool[Array, "*b v"] | None = None,
+    sharpness: Float[Array, "*b"] | None = None,
+    axis: str | None = None,
+) -> RowState:
+    """The divergence of each row, and what its gradient needs.
+
+    Args:
+      divergence: the object.
+      p_logits: target logits, ``-inf`` allowed, of any floating type.
+      q_logits: model logits likewise, same shape.
+      where: outcomes that exist, same shape.
+      sharpness: one over the temperature, of each row.
+      axis: inside `jax.shard_map`, the mesh's axis over which outcomes are split.
+
+    Differentiable to any order, forward and reverse, in the logits, the sharpness and
+    the divergence's parameters. A row whose value is infinite has gradient 0. A NaN or
+    ``+inf`` among the logits, and a NaN elsewhere, makes value and gradient NaN.
+    """
+
+    def forward(rows):
+        p, q, where, sharpness = rows
+        sharpness = _column(sharpness)
+        swapped = divergence.one_pass is None and divergence.dual.one_pass is not None
+        if not swapped:
+            return _forward(divergence, p, q, where, sharpness, axis)
+        value, log_zq, log_zp, shift, origin_q, origin_p, empty = _forward(
+            divergence.dual, q, p, where, sharpness, axis
+        )
+        return RowState(value, log_zp, log_zq, -shift, origin_p, origin_q, empty)
+
+    rows = p_logits, q_logits, where, sharpness
+    return _each_row(divergence, forward, rows, p_logits.ndim - 1, axis)
+
+
+def _column(sharpness: Array | None) -> Array | None:
+    return None if sharpness is None else sharpness[..., None]
+
+
+def _moved(slope, x, where, origin, state, dx, sharpness, d_sharpness) -> Array:
+    """``Σ slope · tangent`` of a side in units of the reference, on this device."""
+    total = jnp.zeros_like(origin)
+    if dx is not None:
+        # What `where` takes away may hold a NaN in a row of NaN.
+        dx = dx if where is None else jnp.where(where, dx, 0)
+        change = _sum(slope * dx.astype(slope.dtype), None)
+        total += change if sharpness is None else change * sharpness
+    if d_sharpness is not None:
+        change = _sum(slope * offset(x, origin), None)
+        total += jnp.where(jnp.isnan(state.value), 1, change) * d_sharpness
+    return total
+
+
+@partial(row_state.defjvp, symbolic_zeros=True)
+def _row_state_jvp(axis, primals, tangents):
+    divergence, p, q, where, sharpness = primals
+    state = row_state(*primals, axis)
+    lead = p.ndim - 1
+
+    def given(t):
+        return None if t is None or isinstance(t, SymbolicZero) else t
+
+    d_leaves = jax.tree.leaves(
+        tangents[0], is_leaf=lambda x: isinstance(x, SymbolicZero)
+    )
+    leaves, structure = jax.tree.flatten(divergence)
+    moving = any(given(t) is not None for t in d_leaves)
+    d_leaves = [
+        t
+        if given(t) is not None
+        else np.zeros(np.shape(x), jax.dtypes.float0)
+        if not jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+        else jnp.zeros_like(x)
+        for x, t in zip(leaves, d_leaves)
+    ]
+    dp, dq, d_sharpness = given(tangents[1]), given(tangents[2]), given(tangents[4])
+
+    def of_value(shared, rows):
+        leaves, d_leaves = shared
+        p, q, where, state, dp, dq, sharpness, d_sharpness = rows
+        sharpness, d_sharpness = _column(sharpness), _column(d_sharpness)
+        divergence = structure.unflatten(leaves)
+        state = RowState(*(x[..., None] for x in state))
+        a, b = masked(p, q, where)
+        both = sides(a, b, state.origin_p, state.origin_q, sharpness)
+        o = outcomes(both, state.log_zp, state.log_zq, state.shift)
+        p_zero, q_zero = both.p_zero, both.q_zero
+        total = jnp.zeros_like(state.value)
+        if dq is not None or d_sharpness is not None:
+            g = _gradient(divergence, o, p_zero, q_zero, state, axis)
+            moved = where, state.origin_q, state, dq, sharpness, d_sharpness
+            total += _moved(g, b, *moved)
+        if dp is not None or d_sharpness is not None:
+            g = _gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
+            moved = where, state.origin_p, state, dp, sharpness, d_sharpness
+            total += _moved(g, a, *moved)
+        if moving:
+            finite = jnp.isfinite(state.value)
+
+            def in_parameters(leaves):
+                terms = _terms(structure.unflatten(leaves), o, p_zero, q_zero)
+                return _sum(jnp.where(finite, terms, sum(map(jnp.sum, leaves))), None)
+
+            total += jax.jvp(in_parameters, (leaves,), (d_leaves,))[1]
+        return _settled(total, state, axis)[..., 0]
+
+    def of_normalizer(shared, rows):
+        x, where, state, origin, log_z, dx, sharpness, d_sharpness = rows
+        sharpness, d_sharpness = _column(sharpness), _column(d_sharpness)
+        state = RowState(*(y[..., None] for y in state))
+        x = masked(x, x, where)[0].astype(log_z.dtype)
+        origin, log_z = origin[..., None], log_z[..., None]
+        side = x - origin
+        if sharpness is not None:
+            side = jnp.where(jnp.isneginf(x), x, side * sharpness)
+        mass = jnp.where(jnp.isnan(state.value), 1, jnp.exp(side - log_z))
+        moved = where, origin, state, dx, sharpness, d_sharpness
+        return _settled(_moved(mass, x, *moved), state, axis)[..., 0]
+
+    # Recomputed in the backward pass: nothing but the inputs and the state is kept.
+    def tangent(function, shared, rows):
+        @jax.checkpoint
+        def run(shared, rows):
+            return _each_row(divergence, partial(function, shared), rows, lead, axis)
+
+        return run(shared, rows)
+
+    d_value = tangent(
+        of_value,
+        (leaves, d_leaves if moving else None),
+        (p, q, where, state, dp, dq, sharpness, d_sharpness),
+    )
+    zero = jnp.zeros_like(state.value)
+
+    def normalizer(x, dx, origin, log_z):
+        if dx is None and d_sharpness is None:
+            return zero
+        rows = x, where, state, origin, log_z, dx, sharpness, d_sharpness
+        return tangent(of_normalizer, (), rows)
+
+    d_zp = normalizer(p, dp, state.origin_p, state.log_zp)
+    d_zq = normalizer(q, dq, state.origin_q, state.log_zq)
+    return state, RowState(d_value, d_zp, d_zq, d_zq - d_zp, zero, zero, zero)
+
+
+def row_divergence(
+    divergence: FDivergence,
+    p_logits: Float[Array, "*b v"],
+    q_logits: Float[Array, "*b v"],
+    where: Bool[Array, "*b v"] | None = None,
+    sharpness: Float[Array, "..."] | None = None,
+    axis: str | None = None,
+) -> Float[Array, "*b"]:
+    """``D(p‖q)`` of each row of logits; 0 where a side is empty.
+
+    Arguments and derivatives as in `row_state`; the sharpness may be one for all rows.
+    """
+    if sharpness is not None:
+        dtype = jnp.result_type(p_logits, q_logits, jnp.float32)
+        sharpness = jnp.broadcast_to(sharpness.astype(dtype), p_logits.shape[:-1])
+    return row_state(divergence, p_logits, q_logits, where, sharpness, axis).value
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def own_divergence(
+    divergence: FDivergence,
+    p_logits: Float[Array, "*b v"],
+    q_logits: Float[Array, "*b v"],
+    where: None,
+    sharpness: Float[Array, ""] | None,
+    axis: str,
+) -> Float[Array, "*b"]:
+    """`row_divergence`, for a gradient that is formed inside of `jax.shard_map`.
+
+    Every device is given the same cotangents, and nothing is exchanged for them. Its
+    gradient in the logits is whole; in sharpness and parameters it is a device's part.
+    """
+    return row_divergence(divergence, p_logits, q_logits, where, sharpness, axis)
+
+
+def _own_forward(divergence, p, q, where, sharpness, axis):
+    moves = [x.perturbed for x in (p, q)]
+    rest = sharpness, divergence
+    arrays = jax.tree.map(
+        lambda x: x.value, (divergence, p, q, sharpness), is_leaf=_is_primal
+    )
+    moves.append(any(x.perturbed for x in jax.tree.leaves(rest, is_leaf=_is_primal)))
+    divergence, p, q, sharpness = arrays
+    rows = None if sharpness is None else jnp.broadcast_to(sharpness, p.shape[:-1])
+    state = row_state(divergence, p, q, where, rows, axis)
+    # What is fixed is told by structure: a residual is an array.
+    return state.value, (arrays, state, [() if m else None for m in moves])
+
+
+def _is_primal(x: Any) -> bool:
+    return hasattr(x, "perturbed")
+
+
+def _own_backward(axis, kept, cotangent):
+    (divergence, p, q, sharpness), state, moves = kept
+    p_moves, q_moves, rest_moves = (m is not None for m in moves)
+    state = RowState(*(x[..., None] for x in state))
+    a, b = masked(p, q, None)
+    both = sides(a, b, state.origin_p, state.origin_q, sharpness)
+    o = outcomes(both, state.log_zp, state.log_zq, state.shift)
+    p_zero, q_zero = both.p_zero, both.q_zero
+    sloped_p, sloped_q = p_moves or rest_moves, q_moves or rest_moves
+    in_p: Any = None
+    in_q: Any = None
+    if sloped_p:
+        in_p = _gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
+    if sloped_q:
+        in_q = _gradient(divergence, o, p_zero, q_zero, state, axis)
+    ct = cotangent[..., None]
+    scale = ct if sharpness is None else ct * sharpness
+
+    def moved(slope, x, moves):
+        return _settled(slope * scale, state).astype(x.dtype) if moves else None
+
+    in_sharpness = in_divergence = None
+    if rest_moves:
+        leaves, structure = jax.tree.flatten(divergence)
+
+        def total(leaves):
+            terms = _terms(structure.unflatten(leaves), o, p_zero, q_zero)
+            finite = jnp.isfinite(state.value)
+            terms = jnp.where(finite, terms, sum(map(jnp.sum, leaves)))
+            return jnp.sum(_settled(terms * ct, state))
+
+        found = jax.grad(total, allow_int=True)(leaves)
+        in_divergence = structure.unflatten(found)
+        if sharpness is not None:
+            slopes = in_q * offset(b, state.origin_q) + in_p * offset(a, state.origin_p)
+            slopes = jnp.where(jnp.isnan(state.value), 1, slopes)
+            in_sharpness = jnp.sum(_settled(slopes * ct, state))
+    in_logits = moved(in_p, p, p_moves), moved(in_q, q, q_moves)
+    return in_divergence, *in_logits, None, in_sharpness
+
+
+own_divergence.defvjp(_own_forward, _own_backward, symbolic_zeros=True)

@@ -1,0 +1,191 @@
+"""A model written into a folder, where another may stand: all of it or nothing.
+
+Everything is written into a folder beside and then renamed. One rename (or removal)
+turns the old weights into the new ones, for every reader that takes model.safetensors
+before an index; what is replaced is removed after it.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from kljax.models.files.layout import entries, spelling_of, stored_shape
+from kljax.models.files.tensors import INDEX, WEIGHTS, write_safetensors
+from kljax.models.files.weights import at, structure
+from kljax.models.language.configuration import TransformerConfig
+from kljax.typing import PyTree
+
+__all__ = ["check_params", "replaced", "write_json", "write_weights"]
+
+CONFIG = "config.json"
+STAGE = ".part"
+SHARD = re.compile(r"model(-\d+)?-\d{5}-of-\d{5}\.safetensors")
+ROWS = 1024
+"""How many rows of a tensor are turned and written at a time."""
+
+
+@contextmanager
+def replaced(target: pathlib.Path) -> Generator[pathlib.Path]:
+    """A folder to write a model into, which takes its place in `target` at the end.
+
+    Stopped in between, `target` holds the old weights or the new ones, whole. A
+    config.json that is to change is taken away first, so that neither is ever read
+    with the other's.
+
+    Args:
+      target: the folder, made if need be; of its files those of the same names are
+        replaced, and weights that are no longer part of the model removed.
+    """
+    stage = target / STAGE
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    try:
+        yield stage
+        _commit(stage, target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _commit(stage: pathlib.Path, target: pathlib.Path) -> None:
+    new = {file.name for file in stage.iterdir()}
+    last = [name for name in (INDEX, WEIGHTS, CONFIG) if name in new]
+    # Shards first: nothing leads to them before the index does.
+    for name in sorted(new.difference(last), key=lambda x: not SHARD.fullmatch(x)):
+        (stage / name).replace(target / name)
+    before = target / CONFIG
+    if before.is_file() and before.read_bytes() != (stage / CONFIG).read_bytes():
+        before.unlink()
+    for name in last[:-1]:
+        (stage / name).replace(target / name)
+    for other in {INDEX, WEIGHTS} - new:
+        (target / other).unlink(missing_ok=True)
+    (stage / CONFIG).replace(target / CONFIG)
+    for file in target.iterdir():
+        if SHARD.fullmatch(file.name) and file.name not in new:
+            file.unlink(missing_ok=True)
+
+
+def write_weights(
+    stage: pathlib.Path,
+    target: pathlib.Path,
+    config: TransformerConfig,
+    params: PyTree,
+    kind: np.dtype,
+    shard_bytes: int,
+) -> None:
+    """Writes the weights, and an index where there are several shards.
+
+    Args:
+      stage: the folder that they are written into.
+      target: the folder that they will stand in; no shard gets the name of one there.
+      config: sizes and choices.
+      params: of that configuration, layers as a list.
+      kind: dtype in the file.
+      shard_bytes: most bytes per file.
+    """
+    tensors: dict[str, Any] = {}
+    for entry in entries(config, spelling_of(config)):
+        shape = stored_shape(entry, [at(params, x).shape for x in entry.leaves])
+        for i, name in enumerate(entry.names):
+            leaves = [at(params, x) for x in entry.leaves]
+            index = i if len(entry.names) > 1 else None
+            tensors[name] = (shape, _Blocks(leaves, index, entry.transposed))
+    sizes = {
+        name: int(np.prod(shape)) * kind.itemsize
+        for name, (shape, _) in tensors.items()
+    }
+    placed = {}
+    taken = {file.name for file in target.iterdir()}
+    for file, group in shards(sizes, shard_bytes, taken):
+        write_safetensors(stage / file, {x: tensors[x] for x in group}, kind)
+        placed |= dict.fromkeys(group, file)
+    if len(set(placed.values())) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": placed}
+        write_json(stage / INDEX, index)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The numbers of one tensor, some rows at a time."""
+
+    leaves: Sequence[Any]
+    index: int | None
+    transposed: bool
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        parts = [np.asarray(leaf) for leaf in self.leaves]
+        if self.index is not None:
+            parts = [part[self.index] for part in parts]
+        array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+        array = array.T if self.transposed else array
+        for first in range(0, len(array), ROWS):
+            yield array[first : first + ROWS]
+
+
+def check_params(config: TransformerConfig, params: PyTree) -> None:
+    """That the parameters are of that configuration.
+
+    Raises:
+      ValueError: a part is missing, foreign or of another shape.
+    """
+    shapes = structure(config)[1]
+    want = {
+        jax.tree_util.keystr(k): x.shape for k, x in jax.tree.leaves_with_path(shapes)
+    }
+    have = {
+        jax.tree_util.keystr(k): x.shape for k, x in jax.tree.leaves_with_path(params)
+    }
+    for name in want | have:
+        if want.get(name) != have.get(name):
+            raise ValueError(
+                f"params{name} has shape {have.get(name)}; config asks for "
+                f"{want.get(name)}. Give the config that the parameters were made with"
+            )
+
+
+def write_json(file: pathlib.Path, value: Any) -> None:
+    """Writes JSON, down to the disk."""
+    with file.open("w", encoding="utf-8") as opened:
+        opened.write(json.dumps(value, indent=2) + "\n")
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def shards(
+    sizes: Mapping[str, int], limit: int, taken: Collection[str] = ()
+) -> Sequence[tuple[str, Sequence[str]]]:
+    """Names of the files and of the tensors in each, in order, up to `limit` bytes.
+
+    Example:
+      >>> shards({"a": 3, "b": 3, "c": 1}, 10)
+      [('model.safetensors', ['a', 'b', 'c'])]
+      >>> [name for name, _ in shards({"a": 3, "b": 3, "c": 1}, 4)]
+      ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+      >>> shards({"a": 3, "b": 3}, 4, ["model-00002-of-00002.safetensors"])[0]
+      ('model-2-00001-of-00002.safetensors', ['a'])
+    """
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return [(WEIGHTS, groups[0])]
+    stems = itertools.chain(["model"], (f"model-{i}" for i in itertools.count(2)))
+    ends = [f"{i:05d}-of-{len(groups):05d}" for i in range(1, len(groups) + 1)]
+    named = ([f"{stem}-{end}.safetensors" for end in ends] for stem in stems)
+    names = next(names for names in named if not set(names) & set(taken))
+    return list(zip(names, groups, strict=True))

@@ -1,0 +1,1 @@
+"""Decoder-only transformers: the model, its cache, layouts, adapters and meshes."""

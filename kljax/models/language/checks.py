@@ -1,0 +1,86 @@
+"""What a call of the language model is checked for, before anything is computed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kljax.models.language.cache import Cache
+from kljax.models.language.configuration import TransformerConfig
+from kljax.typing import Array
+
+__all__ = ["check_call", "check_ids"]
+
+
+def check_call(
+    config: TransformerConfig,
+    tokens: Array,
+    where: Array | None,
+    positions: Array | None,
+    cache: Cache | None,
+) -> None:
+    """Shapes and dtypes of a call."""
+    for name, given in (("tokens", tokens), ("where", where), ("positions", positions)):
+        if given is not None and not hasattr(given, "ndim"):
+            raise TypeError(
+                f"{name} is a {type(given).__name__}; expected an array of shape [b, "
+                "t], as jnp.asarray makes of it"
+            )
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(
+            f"tokens has shape {tokens.shape} and dtype {tokens.dtype}; expected "
+            "integers of shape [b, t]"
+        )
+    if tokens.shape[1] < 1:
+        raise ValueError(f"tokens has shape {tokens.shape}; expected a token per row")
+    if where is not None and (where.shape != tokens.shape or where.dtype != jnp.bool_):
+        raise ValueError(
+            f"where has shape {where.shape} and dtype {where.dtype}; expected "
+            f"booleans of shape {tokens.shape}"
+        )
+    if positions is not None and positions.shape != tokens.shape:
+        raise ValueError(
+            f"positions has shape {positions.shape}; expected {tokens.shape}"
+        )
+    if cache is None and positions is None and tokens.shape[1] > config.max_length:
+        raise ValueError(
+            f"tokens has shape {tokens.shape}, longer than the context of "
+            f"{config.max_length} tokens; cut it"
+        )
+    if cache is not None and len(cache.keys) != config.depth:
+        raise ValueError(
+            f"cache has {len(cache.keys)} layers and the model {config.depth}; make it "
+            "by init_cache with the model's own config"
+        )
+
+
+def _readable(values: Any) -> bool:
+    """Whether the values are there: not traced, and on this host."""
+    traced = isinstance(values, jax.core.Tracer)
+    return not traced and getattr(values, "is_fully_addressable", True)
+
+
+def check_ids(
+    config: TransformerConfig, tokens: Array, where: Array | None, positions: Any
+) -> None:
+    """That what counts is in the vocabulary and in the table of positions.
+
+    Values are only there outside of a traced program, and there they are looked at.
+    """
+    counted = True if where is None else where
+    ids = {"tokens": (tokens, config.vocab_size, "the vocabulary")}
+    if config.rope is None and positions is not None:
+        ids["positions"] = (positions, config.max_length, "the table of positions")
+    for name, (values, size, what) in ids.items():
+        if not (_readable(values) and _readable(counted)):
+            continue
+        values = np.asarray(values)
+        wrong = np.asarray(counted) & ((values < 0) | (values >= size))
+        if wrong.any():
+            row, place = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"{name}[{row}, {place}] is {values[row, place]}, and {what} has "
+                f"{size}; tokenize with the model's own tokenizer, and mask padding "
+                "with where"
+            )

@@ -1,0 +1,1 @@
+"""Networks over images: denoisers, discriminator heads, the classifier that judges."""
