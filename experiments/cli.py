@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from experiments import discovery
+from kljax.errors import unknown
 
 __all__ = ["main"]
 
@@ -67,7 +68,7 @@ def main(
     name, rest = arguments[0], arguments[1:]
     try:
         if name not in commands:
-            raise discovery.unknown("command", name, commands)
+            raise discovery.UsageError(unknown("command", name, commands))
         return commands[name](rest, package)
     except discovery.UsageError as error:
         return _complain(error, 2)
@@ -213,7 +214,7 @@ def _run(arguments: Sequence[str], package: str) -> int:
         return 0 if arguments else 2
     name, rest = arguments[0], list(arguments[1:])
     if name not in experiments:
-        raise discovery.unknown("experiment", name, experiments)
+        raise discovery.UsageError(unknown("experiment", name, experiments))
     # Figures are written to files: a display is never needed.
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
@@ -242,7 +243,7 @@ def _preset_of(arguments: Sequence[str], presets: Sequence[str]) -> str:
         elif argument.startswith("--preset="):
             chosen = argument.partition("=")[2]
     if chosen not in presets:
-        raise discovery.unknown("preset", chosen, presets)
+        raise discovery.UsageError(unknown("preset", chosen, presets))
     return chosen
 
 
@@ -254,7 +255,8 @@ def _check_fields(name: str, known: Sequence[str], arguments: Sequence[str]) -> 
         positive = f"{head}." * bool(head) + tail.removeprefix("no-")
         if not argument.startswith("--") or {field, positive} & {*known, "help"}:
             continue
-        raise discovery.unknown(f"field of {name}", field, known, show="--{}")
+        options = [f"--{one}" for one in known]
+        raise discovery.UsageError(unknown(f"field of {name}", f"--{field}", options))
 
 
 def _parse(name: str, module: Any, arguments: Sequence[str]) -> tuple[Options, Any]:

@@ -10,6 +10,7 @@ Without ``--expert`` the base is the amateur of contrastive decoding.
 
 import argparse
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -223,7 +224,7 @@ def _check_tokenizer(large: Any, small: Any) -> None:
 
 
 def _fusion(options: argparse.Namespace, models: Sequence[Any]) -> Any:
-    from kljax.decoding.fusion_settings import Fusion, preset
+    from kljax.decoding.fusion.settings import Fusion, preset
 
     fields: dict[str, Any] = {"max_weight": options.max_weight}
     fields["pad_vocab"] = len({model.config.vocab_size for model in models}) > 1
@@ -239,21 +240,25 @@ def _fusion(options: argparse.Namespace, models: Sequence[Any]) -> Any:
 # ------------------------------------------------------------------ tokens and weights
 
 
-def _common(
-    options: argparse.Namespace, models: Sequence[Any], ids: list[int], sampling: Any
-) -> dict[str, Any]:
+def _call(
+    function: Any, options: argparse.Namespace, models: Any, ids: list[int], law: Any
+) -> Any:
+    """`stream` or `speculate`, but for their own options."""
     import jax
     import numpy as np
 
-    return {
-        "prompt": np.asarray([ids], np.int32),
-        "max_new_tokens": options.max_new_tokens,
-        "sampling": sampling,
-        "key": jax.random.key(options.seed),
-        "stop_tokens": models[0].stop_tokens,
-        "pad_id": models[0].pad_id,
-        "combine": _fusion(options, models) if len(models) > 1 else None,
-    }
+    from kljax.decoding.settings import Decoding
+
+    settings = Decoding(
+        options.max_new_tokens,
+        law,
+        stop_tokens=models[0].stop_tokens,
+        pad_id=models[0].pad_id,
+        combine=_fusion(options, models) if len(models) > 1 else None,
+    )
+    pairs = [(model.apply, model.params) for model in models]
+    prompt, key = np.asarray([ids], np.int32), jax.random.key(options.seed)
+    return functools.partial(function, pairs, prompt, settings, key=key)
 
 
 _Made = Iterator[tuple[list[int], list[tuple[float, ...]], str]]
@@ -265,11 +270,7 @@ def _streamed(
     """Tokens of a few steps at a time, with their weights."""
     from kljax.decoding.generation import stream
 
-    large, *small = models
-    common = _common(options, models, ids, sampling)
-    others = [(model.apply, model.params) for model in small]
-    parts = stream(large.apply, large.params, chunk=4, others=others, **common)
-    for part in parts:
+    for part in _call(stream, options, models, ids, sampling)(chunk=4):
         count = int(part.lengths[0])
         yield _columns(part, count, "")
 
@@ -280,9 +281,7 @@ def _drafted(
     """The whole text by block verification, at once."""
     from kljax.decoding.speculative import speculate
 
-    common = _common(options, models, ids, sampling)
-    pairs = [(model.apply, model.params) for model in models]
-    out = speculate(pairs, draft=options.draft, **common)
+    out = _call(speculate, options, models, ids, sampling)(draft=options.draft)
     note = f", {float(out.calls_per_token[0]):.2f} calls of the large model per token"
     yield _columns(out, int(out.lengths[0]), note)
 

@@ -17,9 +17,9 @@ from experiments.distilled_lm.scores import judge, scores
 from experiments.distilled_lm.students import TEXT, Method, Student
 from experiments.distilled_lm.teachers import (
     Teacher,
-    adam,
     features,
     own_config,
+    text_optimizer,
     text_player,
     tokenizer_of,
 )
@@ -142,7 +142,7 @@ class Session:
         config = self.config.teacher
         sizes = own_config(config, len(self.corpus.ids), self.config.data.length)
         apply, draw = transformer(sizes)
-        optimizer = adam(config.learning_rate, config.steps)
+        optimizer = text_optimizer(config.learning_rate, config.steps)
         player = text_player("teacher", apply, sizes, optimizer)
         key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
         state = init_state(key, {"teacher": draw(key)}, [player])

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.distilled_lm.teachers import Teacher, adam
-from kljax.decoding import generate
+from experiments.distilled_lm.teachers import Teacher, text_optimizer
+from kljax.decoding import Decoding, generate
 from kljax.divergences import Hidden
 from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives.distillation import distillation_loss, sequence_level_loss
@@ -140,7 +140,7 @@ class Student:
             per_example = jnp.broadcast_to(mean, batch["labels"].shape[:1])
             return Loss(per_example, metrics | found)
 
-        return Player("student", loss, adam(rate, steps))
+        return Player("student", loss, text_optimizer(rate, steps))
 
     def frozen(self, method: Method) -> dict[str, PyTree]:
         """What the loss needs of the teacher; all of it only where it has to read."""
@@ -156,8 +156,8 @@ class Student:
             tokens = batch["tokens"]
             length = tokens.shape[1]
             prompt = length // 2
-            options = {"max_new_tokens": length - prompt, "key": key}
-            made = generate(self.apply, params, tokens[:, :prompt], **options).tokens
+            model, rest = (self.apply, params), Decoding(length - prompt)
+            made = generate([model], tokens[:, :prompt], rest, key=key).tokens
             written = jnp.concatenate([tokens[:, :prompt], made], axis=1)
             labels, weights = next_token(
                 written, jnp.broadcast_to(jnp.arange(length) >= prompt, written.shape)

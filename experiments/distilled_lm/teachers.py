@@ -15,7 +15,7 @@ from kljax.models.language.stacking import stack_layers
 from kljax.models.language.transformer import TransformerConfig
 from kljax.models.language.vocabulary import Bytes
 from kljax.objectives.distillation import sequence_level_loss
-from kljax.training import Loss, Player
+from kljax.training import Loss, Player, adam, warmup_cosine
 from kljax.typing import Array, Float, Int, PyTree
 
 
@@ -93,15 +93,9 @@ def text_player(
     return Player(role, loss, optimizer)
 
 
-def adam(rate: float, steps: int) -> optax.GradientTransformation:
-    """AdamW with warm-up over a tenth and a cosine to a twentieth, clipped."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, rate, max(1, steps // 10), max(2, steps), rate / 20
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b2=0.95, weight_decay=0.01),
-    )
+def text_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
+    """Warm-up over a tenth of the steps, then a cosine to a twentieth of the rate."""
+    return adam(warmup_cosine(rate, steps), b2=0.95, weight_decay=0.01)
 
 
 def features(

@@ -13,6 +13,7 @@ import numpy as np
 from experiments.harness import check_names
 from kljax.data.pairs import Rows, Vocabulary
 from kljax.decoding import (
+    Decoding,
     Fusion,
     Sampling,
     fuse,
@@ -20,7 +21,7 @@ from kljax.decoding import (
     solve_weights,
     speculate,
 )
-from kljax.decoding.fusion_grid import grid_weights
+from kljax.decoding.fusion.grid import grid_weights
 from kljax.models.functional import parameter_count
 from kljax.models.language.transformer import (
     PureTransformer,
@@ -106,18 +107,15 @@ def decode(
     for i, prompt in enumerate(prompts):
         tokens[i, width - len(prompt) :] = prompt
         where[i, width - len(prompt) :] = True
-    (apply, params), *others = models
-    settings: dict[str, Any] = {
-        "where": jnp.asarray(where),
-        "max_new_tokens": steps,
-        "sampling": Sampling(temperature=0.0),
-        "stop_tokens": (vocabulary.end,),
-        "pad_id": vocabulary.end,
-        "combine": Fusion(),
-    }
-    prompt = jnp.asarray(tokens)
-    plain = generate(apply, params, prompt, others=others, **settings)
-    blocks = speculate(models, prompt, draft=DRAFT, **settings)
+    settings = Decoding(
+        steps,
+        Sampling(temperature=0.0),
+        stop_tokens=(vocabulary.end,),
+        pad_id=vocabulary.end,
+        combine=Fusion(),
+    )
+    plain = generate(models, tokens, settings, where=where)
+    blocks = speculate(models, tokens, settings, where=where, draft=DRAFT)
     return Decoded(
         [_until_end(vocabulary, row) for row in np.asarray(plain.tokens)],
         [_until_end(vocabulary, row) for row in np.asarray(blocks.tokens)],
@@ -197,7 +195,7 @@ def timed(config: TimingConfig, progress: Progress) -> dict[str, Any]:
             calls[name] = _call(config, models, combine, batch)
             done += 1
             task.update(done)
-        calls["solve alone"] = _solve_call(config, batch, "dynamic")
+        calls["solve alone"] = _solve_call(config, batch, Fusion())
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
         for _ in range(config.repeats):
             for name, call in calls.items():
@@ -225,25 +223,16 @@ def _call(config: TimingConfig, models: Any, combine: Any, batch: int) -> Any:
     random = np.random.default_rng(3)
     shape = (batch, config.prompt)
     prompt = jnp.asarray(random.integers(0, config.vocabulary, shape), jnp.int32)
-    (apply, params), *others = models
+    settings = Decoding(config.tokens, Sampling(temperature=0.0), combine=combine)
 
     def call() -> Any:
-        found = generate(
-            apply,
-            params,
-            prompt,
-            max_new_tokens=config.tokens,
-            sampling=Sampling(temperature=0.0),
-            others=others,
-            combine=combine,
-        )
-        return found.tokens
+        return generate(models, prompt, settings).tokens
 
     jax.block_until_ready(call())
     return call
 
 
-def _solve_call(config: TimingConfig, batch: int, rule: str) -> Any:
+def _solve_call(config: TimingConfig, batch: int, fusion: Fusion) -> Any:
     """As many solves as there are steps, each on logits of its own."""
     random = np.random.default_rng(4)
     shape = (3, batch, config.vocabulary)
@@ -253,7 +242,7 @@ def _solve_call(config: TimingConfig, batch: int, rule: str) -> Any:
     def many(z: Array, s: Array, expert: Array) -> Float[Array, ""]:
         def step(i: Array, total: Array) -> Array:
             moved = z + 1e-6 * total  # every solve waits for the one before
-            alpha = solve_weights(moved, s, expert[..., None, :], rule=rule).alpha
+            alpha = solve_weights(moved, s, expert[..., None, :], fusion).alpha
             return total + alpha.mean()
 
         return jax.lax.fori_loop(0, config.tokens, step, jnp.float32(0))

@@ -17,8 +17,8 @@ import numpy as np
 
 from kljax.data.batching import pieces
 from kljax.data.pairs import Rows
-from kljax.decoding.fusion import fuse, solve_weights
-from kljax.decoding.fusion_grid import grid_weights
+from kljax.decoding import Fusion, fuse, solve_weights
+from kljax.decoding.fusion.grid import grid_weights
 from kljax.models.language.transformer import PureTransformer
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
@@ -43,7 +43,7 @@ CANDIDATES = tuple(0.25 * i for i in range(1, 9))
 
 def _solved(rule: str) -> Callable[..., Array]:
     def weights(z: Array, s: Array, experts: Array, tuned: Array) -> Array:
-        return solve_weights(z, s, experts, rule=rule).alpha
+        return solve_weights(z, s, experts, Fusion(rule=rule)).alpha
 
     return weights
 

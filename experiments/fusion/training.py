@@ -26,10 +26,13 @@ from kljax.training import (
     Player,
     Progress,
     RunFolder,
+    adam,
+    clipped,
     fit,
     init_state,
     jit_step,
     make_step,
+    warmup_cosine,
 )
 from kljax.typing import Array, PyTree
 
@@ -82,15 +85,10 @@ class Models:
 
 def optimizer(config: FitConfig) -> optax.GradientTransformation:
     """Warm-up, then a cosine to a tenth; the same recipe for every model."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0,
-        config.rate,
-        max(1, config.steps // 10),
-        max(2, config.steps),
-        config.rate / 10,
-    )
-    rule = optax.contrib.muon(rate, adam_b2=0.98) if config.muon else optax.adam(rate)
-    return optax.chain(optax.clip_by_global_norm(1.0), rule)
+    rate = warmup_cosine(config.rate, config.steps, final=0.1)
+    if not config.muon:
+        return adam(rate)
+    return clipped(optax.contrib.muon(rate, adam_b2=0.98))
 
 
 def token_losses(apply: Callable, params: PyTree, batch: dict[str, Any]) -> Loss:

@@ -16,21 +16,24 @@ import jax
 import numpy as np
 
 from experiments.harness import Figure, mathematics
-from experiments.one_step.data import load_pictures
-from experiments.one_step.figures import draw_bars, draw_grid, grid_rows, keep_images
-from experiments.one_step.judge import Judge, rank_correlation, trained_judge
+from experiments.one_step.figures import (
+    draw_bars,
+    draw_grid,
+    keep_images,
+)
+from experiments.one_step.judge import rank_correlation, trained_judge
 from experiments.one_step.networks import build_networks
 from experiments.one_step.training import (
     distillation_players,
     gap_probe,
-    member,
     parsed,
-    stacked,
     student_inputs,
     swept,
     teacher_player,
 )
 from kljax.data import from_unit
+from kljax.data.images import first_of_classes, load_pictures
+from kljax.metrics import FeatureJudge
 from kljax.models.vision import edm
 from kljax.training import (
     Progress,
@@ -40,6 +43,8 @@ from kljax.training import (
     init_state,
     jit_step,
     make_step,
+    stacked,
+    taken,
 )
 from kljax.typing import PyTree
 
@@ -55,7 +60,9 @@ class Session:
         for student in config.students:
             parsed(student)
         self.config, self.progress = config, progress
-        self.pictures = load_pictures(config.data)
+        data = config.data
+        source = pathlib.Path(data.path) if data.path else data.name
+        self.pictures = load_pictures(source, root=data.root, fetch=data.fetch)
         self.nets = build_networks(
             config.model,
             self.pictures,
@@ -127,7 +134,7 @@ class Session:
     # ------------------------------------------------------------ what is trained
 
     @functools.cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> FeatureJudge:
         judge, self._judge_facts = trained_judge(
             self.pictures, self.config.judge, self.run, self.progress
         )
@@ -200,7 +207,7 @@ class Session:
         if self.config.together:
             state, frozen = self.students_together(seed)
             place = self.config.students.index(student)
-            return member(state, place), member(frozen, place)
+            return taken(state, place), taken(frozen, place)
         stage = f"student-{student.replace('/', '-')}-s{seed}"
         out: list[Any] = []
 
@@ -304,7 +311,7 @@ class Session:
                 sampler, params = "one", state.ema["student"]
                 extra = {"evaluations": 1} | self.gap(state, frozen, seed)
             images, ids, speed = self.images(sampler, params, seed, f"sample {label}")
-            rows = grid_rows(ids, len(images), self.pictures.num_classes)
+            rows = first_of_classes(ids, len(images), self.pictures.num_classes)
             keep_images(self.kept(label), images[rows])
             return {
                 **self.judge.score(images, ids),
@@ -362,7 +369,10 @@ class Session:
 
     def controls(self) -> dict[str, Row]:
         """What real images and two bad models score (stage `controls`)."""
-        result = self.stage("controls", lambda: self.judge.controls(self.nets.codec))
+        result = self.stage(
+            "controls",
+            lambda: self.judge.controls(self.nets.codec, self.config.judge.samples),
+        )
         return {k: v for k, v in result.items() if isinstance(v, dict)}
 
     # ------------------------------------------------------------ what is shown
@@ -396,7 +406,7 @@ class Session:
         """The grid of pictures and the bars of the numbers."""
         pictures, seed = self.pictures, self.config.seed
         real = from_unit(pictures.train, pictures.levels)
-        rows = grid_rows(pictures.train_ids, len(real), pictures.num_classes)
+        rows = first_of_classes(pictures.train_ids, len(real), pictures.num_classes)
         panels = {"real": real[rows]}
         for name in ("teacher", *self.config.students):
             with np.load(self.kept(f"{name.replace('/', '-')}-s{seed}")) as file:

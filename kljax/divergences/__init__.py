@@ -4,8 +4,9 @@
 Logits: `divergence`, ``forward_kl`` and its siblings here. Tokens, given as `Logits`,
 as `Hidden` states and heads or as lists: `token_divergence`, also here. Gaussians:
 `gaussian`.
-Log-probabilities of samples: `estimators`. Samples alone: `samples`. Discrete measures
-with a cost: `transport`. Score functions: `scores`.
+Log-probabilities of samples: `estimators`. Samples alone: `samples`, their `counts`, a
+critic at them: `bounds`. Discrete measures with a cost: `transport`. Score functions:
+`scores`.
 """
 
 from collections.abc import Callable

@@ -97,7 +97,7 @@ def number(name: str, value: ArrayLike | None, neutral: Any = None) -> Array | N
         return None
     found = scalar(name, value)
     check_positive(name, value)
-    return jnp.where(found > 0, found, jnp.nan)
+    return found * jnp.where(found > 0, 1, jnp.nan)
 
 
 def is_number(value: Any, number: Any) -> bool:

@@ -7,8 +7,8 @@ import numpy as np
 from jax import lax
 
 from kljax.arguments import floating, legal, shadow
-from kljax.kernels import transport_rules as rules
-from kljax.kernels.transport_rules import Matrix, SquaredDistances
+from kljax.kernels.transport import rules
+from kljax.kernels.transport.rules import Matrix, SquaredDistances
 from kljax.typing import Array
 
 

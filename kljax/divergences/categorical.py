@@ -23,7 +23,8 @@ from kljax.typing import Array, ArrayLike, Bool, Float
 
 def floating(name: str, x: ArrayLike) -> Array:
     """`x` as an array; integers and complex numbers raise."""
-    array = jnp.asarray(x)
+    # Each call that does nothing costs a gradient outside `jit` as much as the kernel.
+    array = x if isinstance(x, jax.Array) else jnp.asarray(x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
             f"{name} must hold floating-point logits, got {array.dtype} "
@@ -36,7 +37,8 @@ def _on_last_axis(name: str, x: ArrayLike, axis: int) -> Array:
     array = floating(name, x)
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(f"axis {axis} does not exist in {name}, shape {array.shape}")
-    array = jnp.moveaxis(array, axis, -1)
+    if axis not in (-1, array.ndim - 1):
+        array = jnp.moveaxis(array, axis, -1)
     if array.shape[-1] == 0:
         raise ValueError(f"{name} has no outcomes on axis {axis}: {array.shape}")
     return array
@@ -90,7 +92,8 @@ def _pair(
             f"p_logits {p.shape} and q_logits {q.shape} do not broadcast "
             "(outcome axis last)"
         ) from None
-    return jnp.broadcast_to(p, shape), jnp.broadcast_to(q, shape)
+    p, q = (x if x.shape == shape else jnp.broadcast_to(x, shape) for x in (p, q))
+    return p, q
 
 
 def _temperature(value: ArrayLike, rows: tuple[int, ...]) -> Array | None:

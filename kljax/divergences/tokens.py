@@ -200,7 +200,7 @@ def label_cross_entropy(
     q_logits: Float[ArrayLike, "*b v"] | Logits | Hidden,
     *,
     temperature: ArrayLike = 1.0,
-    weights: Weights | None = None,
+    weights: Float[ArrayLike, "*b"] | Bool[ArrayLike, "*b"] | None = None,
     normalizer: ArrayLike | None = None,
     reduction: Reduction = "none",
     chunk_size: int | None = None,

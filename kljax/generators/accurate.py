@@ -1,8 +1,7 @@
-"""The small functions that keep divergences accurate: φ, ψ and exponentials.
+"""The small functions that keep divergences accurate: φ, ψ and those of two masses.
 
 ``φ(x) = eˣ − 1 − x`` carries every value near ``p = q``: the generators are quadratic
-there, and a difference of two numbers near 1 would lose all digits. The ``scaled_``
-forms multiply by ``e^w`` before an exponential can overflow.
+there, and a difference of two numbers near 1 would lose all digits.
 """
 
 import math

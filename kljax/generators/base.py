@@ -235,8 +235,11 @@ class FDivergence:
 
 
 def _floating(log_u: ArrayLike) -> Array:
+    """With the largest number in place of an infinity; a NaN stays one."""
     l = jnp.asarray(log_u)
-    return l.astype(jnp.result_type(l, float))
+    l = l.astype(jnp.result_type(l, float))
+    most = jnp.finfo(l.dtype).max
+    return jnp.clip(l, -most, most)
 
 
 def _written_in_masses(divergence: FDivergence) -> bool:

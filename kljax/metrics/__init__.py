@@ -8,16 +8,22 @@ from kljax.metrics.images import (
     nearest_distances,
     precision_recall,
 )
+from kljax.metrics.judge import FeatureJudge, class_gaussians, variance_ratios
+from kljax.metrics.sliced import sliced_wasserstein2
 from kljax.metrics.tokens import token_measures
 
 __all__ = [
+    "FeatureJudge",
     "PrecisionRecall",
     "Reliability",
     "calibration_error",
+    "class_gaussians",
     "frechet_distance",
     "frechet_distance_from_moments",
     "nearest_distances",
     "precision_recall",
     "reliability",
+    "sliced_wasserstein2",
     "token_measures",
+    "variance_ratios",
 ]

@@ -71,7 +71,7 @@ def test_drafted_text_is_the_same(folders, capsys):
 
 def test_the_base_alone_is_contrastive_decoding():
     from experiments.generate import _fusion, _parsed
-    from kljax.decoding.fusion_settings import PRESETS
+    from kljax.decoding.fusion.settings import PRESETS
 
     class Model:
         config = CONFIG

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import kljax.divergences as kd
-from kljax.decoding import Fusion, generate, speculate, stream
-from kljax.decoding.sampling import Sampling
+from kljax.decoding import Decoding, Fusion, Sampling, generate, speculate, stream
 from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives import on_policy
 from kljax.objectives.distillation import distillation_loss, sequence_level_loss
@@ -51,13 +50,18 @@ def mixture(labels):
     return fused.divergence("forward_kl", labels=labels, label_weight=0.5, **BOTH)
 
 
+APPLY, INITIAL = transformer(TransformerConfig(11, width=8, depth=1, heads=2))
+GREEDY = Sampling(temperature=0)
+PARAMS = jax.tree.map(
+    lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+    jax.eval_shape(INITIAL, jax.random.key(0)),
+)
+
+
 def text(function, prompt, **options):
-    config = TransformerConfig(11, width=8, depth=1, heads=2)
-    model = transformer(config)[0], {"embed": np.zeros((11, 8), np.float32)}
-    options = {"max_new_tokens": 2, "sampling": Sampling(temperature=0)} | options
-    if function is speculate:
-        return speculate([model] * 3, prompt, combine=Fusion(), **options)
-    return function(*model, np.array(prompt), **options)
+    count, combine = (3, Fusion()) if function is speculate else (1, None)
+    settings = Decoding(2, GREEDY, combine=combine, **options)
+    return function([(APPLY, PARAMS)] * count, prompt, settings)
 
 
 OUTSIDE = [
@@ -154,20 +158,20 @@ OUTSIDE = [
     ),
     (
         "prompt, id v",
-        lambda: text(generate, [[1, 11]]),
+        lambda: text(generate, np.array([[1, 11]])),
         r"prompt holds 11 at \[0, 1\]: expected 0 to 10",
     ),
     (
         "prompt, id -1",
-        lambda: text(generate, [[-1, 1]]),
+        lambda: text(generate, np.array([[-1, 1]])),
         r"prompt holds -1 at \[0, 0\]",
     ),
     (
         "prompt, id 2^32",
-        lambda: text(generate, [[2**32, 1]]),
+        lambda: text(generate, np.array([[2**32, 1]])),
         "prompt holds 4294967296",
     ),
-    ("stream, id v", lambda: text(stream, [[1, 99]]), "prompt holds 99"),
+    ("stream, id v", lambda: text(stream, np.array([[1, 99]])), "prompt holds 99"),
     (
         "speculate, id v",
         lambda: text(speculate, jnp.array([[1, 11]])),
@@ -175,7 +179,7 @@ OUTSIDE = [
     ),
     (
         "stop token v",
-        lambda: text(generate, [[1, 2]], stop_tokens=(3, 11)),
+        lambda: text(generate, np.array([[1, 2]]), stop_tokens=(3, 11)),
         "stop_tokens holds 11",
     ),
     (
@@ -282,18 +286,14 @@ def test_what_does_not_count_may_be_anything(call):
 
 
 def test_prompts_with_junk_under_the_mask_and_traced_ones():
-    config = TransformerConfig(11, width=8, depth=1, heads=2)
-    apply, initial = transformer(config)
-    params = initial(jax.random.key(0))
+    params = INITIAL(jax.random.key(0))
+    settings = Decoding(3, GREEDY, pad_id=7)
     where = np.array([[False, True, True]] * 4)
     prompt = np.array([[0, 3, 4], [-100, 3, 4], [2**31 - 1, 3, 4], [0, 11, 4]])
 
     @jax.jit
     def continued(prompt):
-        return generate(
-            apply, params, prompt, where=where, max_new_tokens=3, pad_id=7,
-            sampling=Sampling(temperature=0),
-        )  # fmt: skip
+        return generate([(APPLY, params)], prompt, settings, where=where)
 
     found = continued(prompt)
     tokens, log_p = np.asarray(found.tokens), np.asarray(found.log_probabilities)

@@ -289,7 +289,9 @@ def _row_state_jvp(axis, primals, tangents):
 
     # Recomputed in the backward pass: nothing but the inputs and the state is kept.
     def tangent(function, shared, rows):
+        # Compiled, or a gradient outside `jit` would run it operation by operation.
         @jax.checkpoint
+        @jax.jit
         def run(shared, rows):
             return _each_row(divergence, partial(function, shared), rows, lead, axis)
 
@@ -385,7 +387,7 @@ def _own_backward(axis, kept, cotangent):
     scale = ct if sharpness is None else ct * sharpness
 
     def moved(slope, x, moves):
-        return _settled(slope * scale, state).astype(x.dtype) if moves else None
+        return _settled(slope * scale, state, None).astype(x.dtype) if moves else None
 
     in_sharpness = in_divergence = None
     if rest_moves:
@@ -395,14 +397,14 @@ def _own_backward(axis, kept, cotangent):
             terms = _terms(structure.unflatten(leaves), o, p_zero, q_zero)
             finite = jnp.isfinite(state.value)
             terms = jnp.where(finite, terms, sum(map(jnp.sum, leaves)))
-            return jnp.sum(_settled(terms * ct, state))
+            return jnp.sum(_settled(terms * ct, state, None))
 
         found = jax.grad(total, allow_int=True)(leaves)
         in_divergence = structure.unflatten(found)
         if sharpness is not None:
             slopes = in_q * offset(b, state.origin_q) + in_p * offset(a, state.origin_p)
             slopes = jnp.where(jnp.isnan(state.value), 1, slopes)
-            in_sharpness = jnp.sum(_settled(slopes * ct, state))
+            in_sharpness = jnp.sum(_settled(slopes * ct, state, None))
     in_logits = moved(in_p, p, p_moves), moved(in_q, q, q_moves)
     return in_divergence, *in_logits, None, in_sharpness
 

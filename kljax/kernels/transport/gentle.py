@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.kernels.transport import every, potential, usable
+from kljax.kernels.transport.matrix import every, potential, usable
 from kljax.typing import Array, Float
 
 _GENTLE = 0.5

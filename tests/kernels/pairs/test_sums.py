@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from kljax.divergences import samples
-from kljax.kernels import neighbours, pairwise, tiles
+from kljax.kernels.pairs import neighbors, sums, tiles
 
 RNG = np.random.default_rng(0)
 
@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 def small_tiles(monkeypatch):
     """Several tiles each way, with a remainder that is no multiple of anything."""
     monkeypatch.setattr(tiles, "CPU", tiles.Tile(32, 48))
-    monkeypatch.setattr(neighbours, "_CPU", tiles.Tile(32, 48))
+    monkeypatch.setattr(neighbors, "_CPU", tiles.Tile(32, 48))
 
 
 def sample(dims, n=77, m=101, offset=0.0):
@@ -39,10 +39,10 @@ def exponents(y, x, weights, h):
 @jax.jit
 def every(y, x, weights, h):
     return (
-        pairwise.log_kernel_sums(y, x, weights, h),
-        pairwise.kernel_sums(y, x, weights, h),
-        pairwise.log_kernel_total(x, weights, h),
-        pairwise.kernel_total(x, weights, h),
+        sums.log_kernel_sums(y, x, weights, h),
+        sums.kernel_sums(y, x, weights, h),
+        sums.log_kernel_total(x, weights, h),
+        sums.kernel_total(x, weights, h),
     )
 
 
@@ -138,10 +138,10 @@ DENSE = {
     ),
 }
 OURS = {
-    "log_rows": lambda *a: jnp.sum(jnp.sin(pairwise.log_kernel_sums(*a))),
-    "rows": lambda *a: jnp.sum(jnp.sin(9 * pairwise.kernel_sums(*a))),
-    "log_total": lambda y, *a: pairwise.log_kernel_total(*a),
-    "total": lambda y, *a: pairwise.kernel_total(*a),
+    "log_rows": lambda *a: jnp.sum(jnp.sin(sums.log_kernel_sums(*a))),
+    "rows": lambda *a: jnp.sum(jnp.sin(9 * sums.kernel_sums(*a))),
+    "log_total": lambda y, *a: sums.log_kernel_total(*a),
+    "total": lambda y, *a: sums.kernel_total(*a),
 }
 ALL = (0, 1, 2, 3)
 
@@ -251,7 +251,7 @@ def test_memory_does_not_grow_with_the_pairs(monkeypatch):
 
 
 @pytest.mark.parametrize("dims", [1, 16])
-def test_neighbours_against_numpy(dims):
+def test_neighbors_against_numpy(dims):
     y, x, _, _ = sample(dims, offset=100.0)
     y[7], x[50], x[60] = y[3], x[3], x[3]
     squared = ((np.float64(y)[:, None] - x) ** 2).sum(-1)
@@ -259,8 +259,8 @@ def test_neighbours_against_numpy(dims):
 
     @jax.jit
     def both(y, x):
-        other = neighbours.kth_squared_distances(y, x, 3)
-        return other, neighbours.kth_squared_distances(x, x, 2, skip_own_index=True)
+        other = neighbors.kth_squared_distances(y, x, 3)
+        return other, neighbors.kth_squared_distances(x, x, 2, skip_own_index=True)
 
     got = both(y, x)
     np.testing.assert_allclose(got[0], np.sort(squared, axis=1)[:, 2], rtol=1e-5)

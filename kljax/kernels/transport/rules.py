@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.kernels.transport import Solution, every, log_mass, solve, usable
-from kljax.kernels.transport_gentle import Rows, polished
-from kljax.kernels.transport_points import side, solve_points
+from kljax.kernels.transport.gentle import Rows, polished
+from kljax.kernels.transport.matrix import Solution, every, log_mass, solve, usable
+from kljax.kernels.transport.points import side, solve_points
 from kljax.typing import Array, Float
 
 _LARGEST = 60.0
@@ -101,7 +101,7 @@ def sharp_cost(geometry, a, b, epsilon, f, g) -> Float[Array, "*b"]:
     """⟨P, C⟩."""
     if isinstance(geometry, Matrix):
         found = plan(geometry, a, b, epsilon, f, g)
-        used = found > 0
+        used = found != 0
         finite = jnp.where(used, geometry.cost, 0)
         return jnp.sum(jnp.where(used, found * finite, 0), axis=(-2, -1))
     x, y = geometry
@@ -178,7 +178,7 @@ def _envelope(primals, tangents) -> Array:
     if d_geometry.cost is not None:
         total += jnp.sum(weights * d_geometry.cost, axis=(-2, -1))
     if d_epsilon is not None:
-        used = weights > 0
+        used = weights != 0
         finite = jnp.where(used, geometry.cost, 0)
         slack = jnp.where(used, _slack(finite, epsilon, f, g), 0)
         total += jnp.sum(weights * slack, axis=(-2, -1)) * d_epsilon

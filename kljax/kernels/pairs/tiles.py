@@ -1,10 +1,10 @@
 """Gaussian kernels of points against queries, one tile of pairs after the other.
 
-A tile is `[points, queries]`: its sums run over the points, and neighbouring queries
-lie in neighbouring lanes. Exponents −‖(y − x)/h‖²/2 come from differences in few
-dimensions and from one matrix product in many, of points centred on the data. The
-product loses digits, ε·‖x − centre‖²/h² in the exponent: where a point lies further
-from the centre than √`FAR` bandwidths, differences are taken there too.
+A tile is `[points, queries]`: its sums run over the points, and neighboring queries
+lie in neighboring lanes. Exponents −‖(y − x)/h‖²/2 come from differences in few
+dimensions and from one matrix product in many, of points centered on the data. The
+product loses digits, ε·‖x − center‖²/h² in the exponent: where a point lies further
+from the center than √`FAR` bandwidths, differences are taken there too.
 """
 
 import math
@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.typing import Array
+from kljax.typing import Array, ArrayLike
 
 FEW = 3
 """Up to so many dimensions differences are as fast as a matrix product."""
 
 FAR = 512.0
-"""‖x − centre‖²/h² from which on the matrix product is not good enough."""
+"""‖x − center‖²/h² from which on the matrix product is not good enough."""
 
 
 class Tile(NamedTuple):
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
     """``[m]``, −inf takes a point away."""
     scale: Array
     """``[d]``, one over the bandwidths."""
-    centre: Array
+    center: Array
     """``[d]``, no derivative is taken in it."""
     far: Array
     """Whether a matrix product would lose too many digits."""
@@ -88,13 +88,13 @@ def by_distance(run: Callable[..., Any], dims: int, far: Array, *operands: Any) 
     return lax.cond(far, lambda *x: run(True, *x), lambda *x: run(False, *x), *operands)
 
 
-def present(points: Array, log_weights: Array, centre: Array) -> Array:
-    """The points; the centre in place of those without weight, whatever they hold."""
-    return jnp.where((log_weights != -jnp.inf)[:, None], points, centre)
+def present(points: Array, log_weights: Array, center: Array) -> Array:
+    """The points; the center in place of those without weight, whatever they hold."""
+    return jnp.where((log_weights != -jnp.inf)[:, None], points, center)
 
 
-def reach(points: Array, log_weights: Array, scale: Array, centre: Array) -> Array:
-    """The largest ‖(x − centre)·scale‖² of the points that have a weight."""
+def reach(points: Array, log_weights: Array, scale: Array, center: Array) -> Array:
+    """The largest ‖(x − center)·scale‖² of the points that have a weight."""
     count = points.shape[0]
     size = min(count, CPU.points)
 
@@ -103,18 +103,18 @@ def reach(points: Array, log_weights: Array, scale: Array, centre: Array) -> Arr
         first = jnp.minimum(j * size, count - size)
         x = lax.dynamic_slice_in_dim(points, first, size)
         w = lax.dynamic_slice_in_dim(log_weights, first, size)
-        x = (present(x, w, centre) - centre) * scale
+        x = (present(x, w, center) - center) * scale
         return jnp.maximum(largest, jnp.max(jnp.sum(x**2, axis=-1)))
 
     nearest = jnp.zeros((), points.dtype)
     return lax.fori_loop(0, -(-count // size), farthest, nearest)
 
 
-def exponents(exact: bool, points, queries, scale, centre) -> Array:
+def exponents(exact: bool, points, queries, scale, center) -> Array:
     """``−‖(y − x)·scale‖²/2``, ``[points, queries]``."""
     if exact:
         return -0.5 * along_coordinates(_square, (points, queries), scale)
-    x, y = (points - centre) * scale, (queries - centre) * scale
+    x, y = (points - center) * scale, (queries - center) * scale
     half = -0.5 * jnp.sum(x**2, axis=-1)[:, None] - 0.5 * jnp.sum(y**2, axis=-1)
     return product(x, y, 1, 1) + half
 
@@ -184,7 +184,7 @@ def _sums(
     dtype = problem.queries.dtype
     blocks = -(-m // tile.points)
 
-    def start(i: Array, size: int, count: int) -> Array:
+    def start(i: ArrayLike, size: int, count: int) -> Array:
         # The last block reaches back into the one before it: no copy is filled up.
         return jnp.minimum(i * size, count - size)
 
@@ -201,8 +201,8 @@ def _sums(
             w = jnp.where(counted, w, -jnp.inf)
             if half:
                 w = w + jnp.where(j > i, jnp.asarray(math.log(2), dtype), 0)
-            x = present(x, w, problem.centre)
-            s = exponents(exact, x, y, problem.scale, problem.centre) + w[:, None]
+            x = present(x, w, problem.center)
+            s = exponents(exact, x, y, problem.scale, problem.center) + w[:, None]
             if not logarithm:
                 return top, total + jnp.sum(jnp.exp(s), axis=0)
             new = jnp.maximum(top, jnp.max(s, axis=0))

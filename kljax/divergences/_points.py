@@ -1,39 +1,12 @@
-"""The arguments of `kljax.divergences.samples`: points, weights, bandwidths, counts."""
+"""Points, their weights and bandwidths, as `kljax.divergences.samples` takes them."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import floating, legal, shadow
+from kljax.arguments import floating, legal
 from kljax.typing import Array, ArrayLike
-
-
-def of_size_one(x: Array, y: Array) -> list[Array]:
-    """Multiplied by the power of two that brings their spread to about 1: exactly.
-
-    Twice, as the spread of large numbers would overflow. All NaN where one is not
-    finite.
-    """
-
-    def scaled(x, y, origin):
-        sides = jnp.abs(x - origin), jnp.abs(y - origin)
-        size = jax.lax.stop_gradient(jnp.maximum(*map(jnp.max, sides)))
-        exponent = jnp.clip(jnp.frexp(size)[1], -120, 120)
-        scale = jnp.ldexp(jnp.ones_like(size), -exponent)
-        scale = jnp.where(jnp.isfinite(size), scale, jnp.nan)
-        return [x * scale, y * scale]
-
-    x, y = scaled(x, y, 0)
-    return scaled(x, y, x[0])
-
-
-def critic(name: str, x: ArrayLike) -> Array:
-    """A critic at samples, of which there must be some."""
-    array = floating(x)
-    if array.ndim == 0 or array.shape[-1] == 0:
-        raise ValueError(f"{name} needs samples on its last axis, got {array.shape}")
-    return array + shadow(array)
 
 
 def points_of(name_x: str, x: ArrayLike, name_y: str, y: ArrayLike) -> list[Array]:
@@ -76,9 +49,9 @@ def weighted(
     log_w = legal(name, log_w, lambda x: x == jnp.inf, "below infinity")
     some = (log_w != -jnp.inf)[:, None]
     count = jnp.maximum(jnp.sum(some), 1)
-    centre = jnp.sum(jnp.where(some, points, 0), axis=0) / count
-    present = jnp.where(some, points, jax.lax.stop_gradient(centre))
-    return present, _log_shares_of(log_w)
+    center = jnp.sum(jnp.where(some, points, 0), axis=0) / count
+    present = jnp.where(some, points, jax.lax.stop_gradient(center))
+    return present, log_normalized(log_w)
 
 
 def not_negative(x: Array) -> Array:
@@ -86,13 +59,7 @@ def not_negative(x: Array) -> Array:
     return jnp.where(x < 0, 0, x)
 
 
-def _log_shares_of(log_w: Array) -> Array:
+def log_normalized(log_w: Array) -> Array:
+    """Log-weights that sum to 1; all −inf where there is no weight at all."""
     some = jnp.any(log_w != -jnp.inf, axis=-1, keepdims=True)
     return jnp.where(some, jax.nn.log_softmax(jnp.where(some, log_w, 0)), -jnp.inf)
-
-
-def log_shares(mass: Array) -> Array:
-    """Logarithm of mass/Σ mass, −inf at 0."""
-    empty = mass == 0
-    log_mass = jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, mass)))
-    return _log_shares_of(log_mass)

@@ -1,23 +1,26 @@
-"""The images of the f-distill experiment (`f_distill.py`), and their coordinates."""
+"""Images for training: both splits, batches, principal components, mosaics."""
 
 import dataclasses
 import math
-import pathlib
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
-from kljax.data import load
+from kljax.data.loading import load
 from kljax.errors import DataError
 from kljax.typing import Float, Int
+
+__all__ = ["Codec", "Pictures", "first_of_classes", "load_pictures", "mosaic"]
 
 Pixels = Float[np.ndarray, "n h w c"]
 
 MOST_COMPONENTS = 256
 KEPT = 0.95
 CODE_STD = 0.75
-"""Spread of the codes: that of 8x8 digits, for which the noise levels were chosen."""
+"""Spread of the codes: that of 8 x 8 digits in [-1, 1]."""
 MOST_IMAGES = 2000
 """Images that the components are computed from."""
 
@@ -59,21 +62,32 @@ class Pictures:
         return np.resize(self.train_ids[order], count)
 
 
-def load_pictures(data: Any) -> Pictures:
-    """Both splits, scaled to [-1, 1]."""
-    source = pathlib.Path(data.path) if data.path else data.name
-    options: dict[str, Any] = {"root": data.root, "fetch": data.fetch}
+def load_pictures(
+    source: str | os.PathLike,
+    *,
+    root: str | os.PathLike | None = None,
+    fetch: bool = False,
+) -> Pictures:
+    """Both splits of a data set of images, scaled to [-1, 1].
+
+    Args:
+      source, root, fetch: as in `kljax.data.load`.
+
+    Raises:
+      DataError: too few images to train and judge a generator, or all of them equal.
+    """
+    options: dict[str, Any] = {"root": root, "fetch": fetch}
     parts = [load(source, split, **options) for split in ("train", "test")]
     train, held_out = parts
     for split, part, least in (("training", train, 64), ("held-out", held_out, 8)):
         if len(part) < least:
             raise DataError(
-                f"{data.path or data.name}: {len(part)} {split} images are too few to "
+                f"{source}: {len(part)} {split} images are too few to "
                 f"train and judge a generator. Remedy: bring at least {least}"
             )
     if (train.images == train.images[0]).all():
         raise DataError(
-            f"{data.path or data.name}: training images are all the same one, there is "
+            f"{source}: training images are all the same one, there is "
             "nothing to learn. Remedy: look at how they were written"
         )
     labelled = train.labels is not None and train.num_classes > 0
@@ -90,12 +104,20 @@ def load_pictures(data: Any) -> Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-    """Coordinates in which the diffusion takes place: pixels or principal components.
+    """Coordinates of images: their pixels, or principal components.
 
-    An MLP of a few hundred units cannot pass on the noise of a thousand pixels, which
-    it would have to predict in order to remove it, and on a CPU nothing wider is
-    affordable. The components hold nearly all of the variance of the images in few
-    numbers, and what lies outside of them is not made noisy in the first place.
+    `codes = (x - mean) basis scale`. A network of a few hundred units cannot pass on
+    the noise of a thousand pixels, which a diffusion model would have to predict in
+    order to remove it. The components hold nearly all of the variance in few numbers,
+    and what lies outside of them is not made noisy in the first place.
+
+    Args:
+      shape: of an image.
+      mean, basis: None for pixels; the basis is orthonormal.
+      scale: of the codes.
+      kept: share of the variance that the components hold.
+
+    Reference: Pearson 1901; the basis is scikit-learn's `PCA(svd_solver="full")`.
     """
 
     shape: tuple[int, ...]
@@ -142,3 +164,45 @@ class Codec:
             return codes
         flat = codes @ self.basis.T / np.float32(self.scale) + self.mean
         return flat.reshape(len(codes), *self.shape)
+
+
+def first_of_classes(
+    ids: Int[np.ndarray, "n"] | None, count: int, classes: int, shown: int = 12
+) -> Int[np.ndarray, "r k"]:
+    """Indices of pictures to look at: the first ones of up to ten classes, a row each.
+
+    Args:
+      ids: the classes of `count` pictures; None: the first eight rows of all.
+      count: how many there are.
+      classes: how many classes there are.
+      shown: pictures per row; a class with fewer shows them again.
+    """
+    if ids is None:
+        rows = min(8, count // shown)
+        return np.arange(rows * shown).reshape(rows, shown)
+    groups = [np.flatnonzero(np.asarray(ids) == c) for c in range(classes)]
+    return np.stack([np.resize(g, shown) for g in groups if len(g)][:10])
+
+
+def mosaic(
+    images: UInt8[np.ndarray, "r k h w c"], levels: int = 256
+) -> Float[np.ndarray, "y x c"]:
+    """Rows of images as one in [0, 1], with a dark line behind each.
+
+    Args:
+      images: grey levels in `0 .. levels - 1`.
+      levels: how many there are.
+
+    Returns:
+      float32 `[r (h + 1), k (w + 1), c]`.
+
+    Example:
+      >>> mosaic(np.full((1, 2, 1, 1, 1), 255, np.uint8))[..., 0].tolist()
+      [[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    """
+    rows, columns, height, width, channels = images.shape
+    framed = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)))
+    canvas = framed.transpose(0, 2, 1, 3, 4).reshape(
+        rows * (height + 1), columns * (width + 1), channels
+    )
+    return canvas.astype(np.float32) / (levels - 1)

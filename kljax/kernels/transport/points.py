@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.kernels.transport import BLOCK, Solution, log_mass, potential
+from kljax.kernels.transport.matrix import BLOCK, Solution, log_mass, potential
 from kljax.typing import Array, Float
 
 
@@ -80,7 +80,7 @@ def solve_points(
     iterations: int,
     tolerance: float | None = None,
 ) -> Solution:
-    """As `transport.solve` with cost ‖x_i − y_j‖²; problems one after the other."""
+    """As `matrix.solve` with cost ‖x_i − y_j‖²; problems one after the other."""
     if a.ndim > 1:
 
         def one(problem):

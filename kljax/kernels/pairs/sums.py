@@ -1,8 +1,8 @@
 """Sums of Gaussian kernels over all pairs of points, without a matrix of pairs.
 
-Values stream: tiles of pairs and an online log-sum-exp (`kljax.kernels.tiles`).
-Derivatives are analytic and recompute the tiles (`kljax.kernels.tangents`), of any
-order, forward and reverse. Memory grows with the numbers of points alone.
+Values stream: tiles of pairs and an online log-sum-exp (`kljax.kernels.pairs.tiles`).
+Derivatives are analytic and recompute the tiles (`kljax.kernels.pairs.tangents`), of
+any order, forward and reverse. Memory grows with the numbers of points alone.
 """
 
 from functools import partial
@@ -13,8 +13,8 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.kernels.tangents import Tangents, change
-from kljax.kernels.tiles import FAR, FEW, Problem, reach, sums
+from kljax.kernels.pairs.tangents import Tangents, change
+from kljax.kernels.pairs.tiles import FAR, FEW, Problem, reach, sums
 from kljax.typing import Array, Float
 
 
@@ -26,7 +26,7 @@ def log_sum_exp(x: Float[Array, "*b n"]) -> Float[Array, "*b"]:
 
 
 def squared_distances(
-    point: Float[Array, "*b 1 d"], others: Float[Array, "*b m d"]
+    point: Float[Array, "*#b 1 d"], others: Float[Array, "*#b m d"]
 ) -> Float[Array, "*b m"]:
     """‖point − other‖², broadcasting."""
     return jnp.sum((others - point) ** 2, axis=-1)
@@ -83,18 +83,18 @@ def _problem(queries, points, log_weights, bandwidth) -> Problem:
     y, x, weights, h = fixed
     some = (weights != -jnp.inf)[:, None]
     count = jnp.maximum(jnp.sum(some), 1).astype(x.dtype)
-    centre = jnp.sum(jnp.where(some, x, 0), axis=0) / count
+    center = jnp.sum(jnp.where(some, x, 0), axis=0) / count
     far = jnp.asarray(False)
     if x.shape[-1] > FEW:
-        far = _any_far(x, weights, 1 / h, centre)
+        far = _any_far(x, weights, 1 / h, center)
         if y is not None:
-            far |= _any_far(y, jnp.zeros_like(y[:, 0]), 1 / h, centre)
-    return Problem(queries, points, log_weights, 1 / bandwidth, centre, far)
+            far |= _any_far(y, jnp.zeros_like(y[:, 0]), 1 / h, center)
+    return Problem(queries, points, log_weights, 1 / bandwidth, center, far)
 
 
-def _far(points: Array, log_weights: Array, scale: Array, centre: Array) -> Array:
-    """Whether a point is too far from the centre for a matrix product."""
-    return ~(reach(points, log_weights, scale, centre) <= FAR)
+def _far(points: Array, log_weights: Array, scale: Array, center: Array) -> Array:
+    """Whether a point is too far from the center for a matrix product."""
+    return ~(reach(points, log_weights, scale, center) <= FAR)
 
 
 _any_far = custom_vmap(_far)
@@ -113,8 +113,8 @@ def _given(tangent):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _rows(logarithm, queries, points, log_weights, scale, centre, far) -> Array:
-    problem = Problem(queries, points, log_weights, scale, centre, far)
+def _rows(logarithm, queries, points, log_weights, scale, center, far) -> Array:
+    problem = Problem(queries, points, log_weights, scale, center, far)
     return sums(logarithm, problem)
 
 
@@ -131,12 +131,14 @@ def _rows_jvp(logarithm, primals, tangents):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _total(logarithm, points, log_weights, scale, centre, far) -> Array:
-    problem = Problem(points, points, log_weights, scale, centre, far)
+def _total(logarithm, points, log_weights, scale, center, far) -> Array:
+    problem = Problem(points, points, log_weights, scale, center, far)
     rows = sums(logarithm, problem, half=True)
+    # The row of a point without weight may be NaN.
+    none = log_weights == -jnp.inf
     if logarithm:
-        return log_sum_exp(log_weights + rows)
-    return jnp.sum(jnp.where(log_weights == -jnp.inf, 0, jnp.exp(log_weights) * rows))
+        return log_sum_exp(jnp.where(none, -jnp.inf, log_weights + rows))
+    return jnp.sum(jnp.where(none, 0, jnp.exp(log_weights) * rows))
 
 
 @partial(_total.defjvp, symbolic_zeros=True)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from kljax.divergences import transport as t
-from kljax.kernels import transport as kernel
+from kljax.kernels.transport import matrix as kernel
 
 MIB = 2**20
 RNG = np.random.default_rng(0)

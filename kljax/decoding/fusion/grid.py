@@ -7,7 +7,7 @@ a lower objective at a fraction of the time; `python -m experiments bench fusion
 import jax
 import jax.numpy as jnp
 
-from kljax.decoding.fusion import Weights
+from kljax.decoding.fusion.rules import Weights
 from kljax.typing import Array, Float
 
 __all__ = ["grid_weights"]

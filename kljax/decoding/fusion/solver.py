@@ -1,4 +1,4 @@
-"""How fusion weights are found on the curves of `kljax.decoding.fusion_curve`."""
+"""How fusion weights are found on the curves of `kljax.decoding.fusion.curve`."""
 
 import functools
 from collections.abc import Callable
@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.decoding.fusion_curve import Point, Problem, moments, movement
+from kljax.decoding.fusion.curve import Point, Problem, moments, movement
 from kljax.typing import Array, Float
 
 __all__ = [
     "SINGLE",
     "along",
     "each_row",
-    "joint_loss",
     "project",
     "scan_start",
 ]
@@ -22,16 +21,6 @@ __all__ = [
 _TINY = 1e-30
 _SCAN = 8
 """Points of the first look over [0, max_weight] with ``init="scan"``."""
-
-
-def joint_loss(
-    forward: Array, reverse: Array, problem: Problem, cross: bool
-) -> Float[Array, ""]:
-    """Σ_t (F − a_t)² + (R − b_t)², the objective of several experts."""
-    a, b = problem.forward, problem.reverse
-    if cross:
-        a, b = b, a
-    return jnp.sum((forward - a) ** 2 + (reverse - b) ** 2)
 
 
 # ------------------------------------------------------------------ one weight

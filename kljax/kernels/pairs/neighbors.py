@@ -1,17 +1,37 @@
 """Distances to the k-th nearest point: tiles of pairs and a running list of k.
 
 Squared distances come from differences, so that near points keep their digits; the
-search for neighbours is not differentiated, the distance to the one found is.
+search for neighbors is not differentiated, the distance to the one found is.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.kernels.tiles import Tile, along_coordinates, by_platform
+from kljax.kernels.pairs.tiles import Tile, along_coordinates, by_platform
 from kljax.typing import Array, Float
 
 _CPU = Tile(64, 4096)
 """Long rows: the selection takes as long for a short one."""
+
+
+def of_size_one(x: Array, y: Array) -> list[Array]:
+    """Multiplied by the power of two that brings their spread to about 1: exactly.
+
+    Twice, as the spread of large numbers would overflow. All NaN where one is not
+    finite.
+    """
+
+    def scaled(x, y, origin):
+        sides = jnp.abs(x - origin), jnp.abs(y - origin)
+        size = jax.lax.stop_gradient(jnp.maximum(*map(jnp.max, sides)))
+        exponent = jnp.clip(jnp.frexp(size)[1], -120, 120)
+        scale = jnp.ldexp(jnp.ones_like(size), -exponent)
+        scale = jnp.where(jnp.isfinite(size), scale, jnp.nan)
+        return [x * scale, y * scale]
+
+    x, y = scaled(x, y, 0)
+    return scaled(x, y, x[0])
 
 
 def kth_squared_distances(
@@ -24,7 +44,7 @@ def kth_squared_distances(
     """Squared distance of each query to its k-th nearest point.
 
     `skip_own_index` leaves point i out for query i (queries and points are one sample).
-    Differentiable to any order where neighbours do not change.
+    Differentiable to any order where neighbors do not change.
     """
     n, m = queries.shape[0], points.shape[0]
 

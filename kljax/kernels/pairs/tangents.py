@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kljax.kernels.tiles import (
+from kljax.kernels.pairs.tiles import (
     Problem,
     Tile,
     along_coordinates,
@@ -77,15 +77,15 @@ class _Points(NamedTuple):
 class _Shared(NamedTuple):
     scale: Array
     moved: Array | None
-    centre: Array
+    center: Array
 
 
 def _change(
     exact: bool, tile: Tile, row_terms: Array, problem: Problem, tangents: Tangents
 ) -> Array:
-    y, x, log_weights, scale, centre, _ = problem
+    y, x, log_weights, scale, center, _ = problem
     sigma, tau, dy, dx, d_scale = tangents
-    x, y = present(x, log_weights, centre), present(y, row_terms, centre)
+    x, y = present(x, log_weights, center), present(y, row_terms, center)
     n = y.shape[0]
     # What is filled up weighs nothing.
     queries = _Queries(
@@ -100,7 +100,7 @@ def _change(
         _optional(tau, tile.points),
         _optional(dx, tile.points),
     )
-    shared = _Shared(scale, d_scale, centre)
+    shared = _Shared(scale, d_scale, center)
     of_tile = _of_differences if exact else _of_products
 
     def of_queries(operands):
@@ -135,7 +135,7 @@ def _blocks(array: Array, size: int, fill: float = 0) -> Array:
 
 
 def _masses(exact: bool, block: _Queries, other: _Points, shared: _Shared) -> Array:
-    s = exponents(exact, other.at, block.at, shared.scale, shared.centre)
+    s = exponents(exact, other.at, block.at, shared.scale, shared.center)
     return jnp.exp(s + other.log_weights[:, None] + block.terms)
 
 
@@ -163,9 +163,9 @@ def _of_differences(block: _Queries, other: _Points, shared: _Shared) -> Array:
 
 
 def _of_products(block: _Queries, other: _Points, shared: _Shared) -> Array:
-    scale, d_scale, centre = shared
+    scale, d_scale, center = shared
     masses = _masses(False, block, other, shared)
-    x, y = other.at - centre, block.at - centre
+    x, y = other.at - center, block.at - center
     dx = _scaled(x, other.moved, scale, d_scale)
     dy = _scaled(y, block.moved, scale, d_scale)
     x, y = x * scale, y * scale
