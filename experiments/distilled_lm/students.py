@@ -137,8 +137,7 @@ class Student:
                     temperature=config.temperature,
                     **options,
                 )
-            per_example = jnp.broadcast_to(mean, batch["labels"].shape[:1])
-            return Loss(per_example, metrics | found)
+            return Loss(None, metrics | found, mean=mean)
 
         return Player("student", loss, text_optimizer(rate, steps))
 

@@ -88,7 +88,7 @@ def text_player(
             config.soft_cap,
         )
         mean, metrics = sequence_level_loss(side, batch["labels"], reduction="mean")
-        return Loss(jnp.broadcast_to(mean, batch["labels"].shape[:1]), metrics)
+        return Loss(None, metrics, mean=mean)
 
     return Player(role, loss, optimizer)
 

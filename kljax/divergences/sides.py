@@ -179,7 +179,7 @@ def dense_logits(
             f"head: shape {head.shape} does not take states of width {states.shape[-1]}"
         )
     wide = jnp.promote_types(jnp.promote_types(states.dtype, head.dtype), jnp.float32)
-    head = possible(head, bias)
+    head = head if bias is None else possible(head, bias)
     z = jnp.einsum("...d,dv->...v", states, head, preferred_element_type=wide)
     return finish(settled(weights, z), bias, cap)
 

@@ -32,8 +32,8 @@ from kljax.divergences.sides import (
     vocabulary,
 )
 from kljax.generators import FDivergence, get
-from kljax.kernels.linear import fused, rows
-from kljax.kernels.linear.operands import Operands, accumulator
+from kljax.kernels.linear import fused, recompute, rows
+from kljax.kernels.linear.operands import Operands
 from kljax.kernels.linear.sharded import Layout
 from kljax.kernels.logits.referenced import sharpness_of
 from kljax.kernels.weights import weigh
@@ -332,7 +332,7 @@ def _fused(
     operands: Operands, objective, shape, weights, normalizer, reduction, size,
     implementation, layout=None,
 ) -> Array:  # fmt: skip
-    dtype = accumulator(operands)
+    dtype = fused.accumulator(operands)
     w, divisor = arguments.weights_and_divisor(weights, normalizer, shape, dtype)
     if w.size == 0:
         return jnp.zeros(() if reduction == "mean" else shape, divisor.dtype)
@@ -349,7 +349,7 @@ def _fused(
     plan = fused.make_plan(structure, chunk, vocab, weights is not None, layout)
     if reduction == "mean" and implementation != "recompute":
         return arguments.quotient(fused.weighted_sum(plan, operands), divisor)
-    found = fused.weighted_rows(plan, operands)[: w.size]
+    found = recompute.weighted_rows(plan, operands)[: w.size]
     if reduction == "none":
         return found.reshape(shape)
     return arguments.quotient(jnp.sum(found), divisor)

@@ -96,9 +96,9 @@ def distillation_loss(
       over tokens: "distillation/loss", "distillation/tokens" (the sum of weights), and
       "distillation/divergence" (without s) and "distillation/cross_entropy", each where
       it is known by itself (the fused mixture makes only their sum). A sequence without
-      weight has loss 0. For a training step, which wants one loss per example, give it
-      ``"sequence"`` with the sequences' token counts as weights, or
-      ``jnp.broadcast_to(mean, (b,))``: the same gradient.
+      weight has loss 0. A training step takes the mean, as ``Loss(None, metrics,
+      mean=loss)``, or ``"sequence"`` with the sequences' token counts as weights: the
+      same gradient.
 
     Raises:
       ValueError: shapes that do not fit, vocabularies that differ without `pad_vocab`,

@@ -302,6 +302,25 @@ def test_impossible_outcomes_survive_the_soft_cap():
     assert np.isfinite(float(slope))
 
 
+def test_what_a_bias_takes_away_may_hold_anything():
+    """A column of a head, of either side; and of hidden states of weight 0."""
+    gone = np.arange(V) == 2
+    bias = np.where(gone, -np.inf, 0)
+    arrays = {k: np.float32(x) for k, x in SIDES.items()}
+    arrays |= {"p_bias": np.float32(bias), "q_bias": np.float32(bias)}
+    spoiled = {k: x.copy() for k, x in arrays.items()}
+    for side in "pq":
+        spoiled[f"{side}_head"][:, gone] = np.nan
+        spoiled[f"{side}_hidden"][WEIGHTS == 0] = np.nan
+    loss = partial(fused.divergence, "forward_kl", weights=WEIGHTS, chunk_size=4)
+    both = lambda arrays: jax.value_and_grad(lambda x: loss(**x))(arrays)
+    run = jax.jit(both, compiler_options={"xla_backend_optimization_level": 0})
+    jax.tree.map(lambda x, y: close(x, y, 1e-5, 1e-7), run(spoiled), run(arrays))
+    p, q = (fused.hidden(dict(spoiled), side) for side in "pq")
+    rows = kd.divergence(*(kd.dense_logits(x, WEIGHTS) for x in (p, q)), "forward_kl")
+    close((WEIGHTS * rows).sum() / WEIGHTS.sum(), run(arrays)[0], 1e-5)
+
+
 def test_vocabularies_that_differ_by_padding(x64):
     wide = {**SIDES, "p_head": np.pad(SIDES["p_head"], ((0, 0), (0, 3)))}
     wide["p_bias"] = np.pad(SIDES["p_bias"], (0, 3), constant_values=-np.inf)

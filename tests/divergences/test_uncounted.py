@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import references
 
+import kljax.divergences as kd
 from kljax.objectives.distillation import sequence_level_loss
 
 CASES, N, D, V, K = 5000, 4, 3, 5, 2
@@ -96,7 +97,7 @@ LOSSES = {
 }
 
 
-@jax.jit
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 @jax.vmap
 def values_and_gradients(case):
     moving = {k: case.pop(k) for k in ("q_hidden", "q_logits", "q_head", "p_hidden")}

@@ -1,13 +1,16 @@
 """Losses of linear heads over chunks of tokens: no ``[tokens, vocab]`` array, ever.
 
 A chunk of C tokens makes its logits (float32, whatever the heads are) and its values;
-only what leaves the function is kept. There are two schemes. `weighted_sum` forms the
-gradient together with the value: three products of the model's size and one of the
-target's, and its residuals are the gradients themselves. `weighted_rows` makes the
-logits a second time in the backward pass, and so serves cotangents that are not known
-before. Over a mesh both run on every device's share: `Plan.layout`.
+only what leaves the function is kept. `weighted_sum` forms the gradient together with
+the value: three products of the model's size and one of the target's, and its residuals
+are the gradients themselves. Over a mesh it runs on every device's share, as
+`Plan.layout` says.
+
+A tree with holes (``None``) is a part of such a tree: the tokens' share of it, or the
+operands that are differentiated.
 """
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,35 +20,96 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.kernels.linear.operands import (
-    Operands,
-    Pair,
-    accumulator,
-    combine,
-    keep,
-    part,
-    token_wise,
-)
-from kljax.kernels.linear.products import (
-    dot,
-    finish,
-    possible,
-    slope_dot,
-    wide_product,
-)
+from kljax.kernels.linear.operands import Operands, Side
+from kljax.kernels.linear.products import dot, finish, possible, slope_dot
 from kljax.kernels.linear.rows import token_values
 from kljax.kernels.logits import own_divergence, row_divergence
 from kljax.kernels.weights import settled, slope_in_weight, weigh
 from kljax.typing import Array, Float
 
 __all__ = [
+    "Pair",
     "Plan",
+    "accumulator",
+    "chunk_values",
+    "chunked",
+    "combine",
     "default_chunk",
+    "in_blocks",
+    "keep",
     "make_plan",
+    "part",
+    "scan",
+    "settled_states",
     "sum_and_gradient",
-    "weighted_rows",
+    "token_wise",
+    "unskipped",
+    "wanted_of",
     "weighted_sum",
+    "widened",
 ]
+
+
+class Pair(NamedTuple):
+    """Something of each side that has a head; None otherwise."""
+
+    p: Any
+    q: Any
+
+    @classmethod
+    def of(cls, operands: Operands) -> "Pair":
+        """The sides with heads."""
+        return cls(operands.p if isinstance(operands.p, Side) else None, operands.q)
+
+    def each(self, function: Callable, *others: "Pair") -> "Pair":
+        """`function` of both; None where any of its arguments is."""
+        rows = zip(self, *others)
+        found = (None if any(x is None for x in r) else function(*r) for r in rows)
+        return Pair(*found)
+
+    def put(self, operands: Operands, field: str) -> Operands:
+        """The operands with these as a field of their sides."""
+        p, q = operands.p, operands.q._replace(**{field: self.q})
+        if isinstance(p, Side):
+            p = p._replace(**{field: self.p})
+        return operands._replace(p=p, q=q)
+
+
+def keep(mask: Any, tree: Any) -> Any:
+    """The tree with holes where a mask of its shape is False."""
+    return jax.tree.map(lambda kept, x: x if kept else None, mask, tree)
+
+
+def combine(first: Any, *others: Any) -> Any:
+    """Trees of one shape laid over each other: the last that is no hole counts."""
+
+    def last(*found):
+        there = [x for x in found if x is not None]
+        return there[-1] if there else None
+
+    return jax.tree.map(last, first, *others, is_leaf=lambda x: x is None)
+
+
+def token_wise(operands: Operands) -> Operands:
+    """Which operands have the tokens as their first axis."""
+    mask = jax.tree.map(lambda _: False, operands)
+    mask = Pair.of(mask).each(lambda _: True).put(mask, "states")
+    if not isinstance(operands.p, Side):
+        mask = mask._replace(p=jax.tree.map(lambda _: True, operands.p))
+    labelled = None if operands.labels is None else True
+    return mask._replace(weights=True, labels=labelled)
+
+
+def accumulator(operands: Operands) -> Any:
+    """The type of sums over tokens: float32, or the widest of the operands'."""
+    leaves = jax.tree.leaves(operands)
+    floats = (x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating))
+    return jnp.result_type(jnp.float32, *floats)
+
+
+def part(mask: Any, tree: Any) -> tuple[Any, Any]:
+    """The tree in two: what the mask keeps, and the rest."""
+    return keep(mask, tree), keep(jax.tree.map(operator.not_, mask), tree)
 
 
 class Plan(NamedTuple):
@@ -91,20 +155,22 @@ def default_chunk(tokens: int, vocab: int) -> int:
     return max(min(max(1 << (fits.bit_length() - 1), least), tokens), 1)
 
 
-def _values(plan: Plan, raw: Pair, local: Operands, rows: Callable) -> Array:
+def chunk_values(plan: Plan, raw: Pair, local: Operands, rows: Callable) -> Array:
     """The chunk's values from its products; `rows` is the divergence of logits."""
-    weights = local.weights if plan.weighted else None
-    logits = raw.each(
-        lambda z, side: finish(settled(weights, z), side.bias, side.soft_cap),
-        Pair.of(local),
-    )
+
+    def logits_of(z: Array, side: Side) -> Array:
+        z = settled(local.weights, z) if plan.weighted else z
+        plain = side.bias is None and side.soft_cap is None
+        return z if plain else finish(z, side.bias, side.soft_cap)
+
+    logits = raw.each(logits_of, Pair.of(local))
     divergence = None
     if plan.structure is not None:
         divergence = plan.structure.unflatten(local.parameters)
     return token_values(divergence, *logits, local, rows)
 
 
-def _in_blocks(plan: Plan, function: Callable, start: Any, rows: Any) -> Any:
+def in_blocks(plan: Plan, function: Callable, start: Any, rows: Any) -> Any:
     """``function(start, rows)`` on all rows at once, or on a CPU block by block.
 
     `function` returns what it adds to `start`, and results by row.
@@ -122,14 +188,18 @@ def _in_blocks(plan: Plan, function: Callable, start: Any, rows: Any) -> Any:
     return lax.platform_dependent(start, rows, cpu=blocked, default=function)
 
 
-def _chunked(
+def _head(side: Side) -> Array:
+    return side.head if side.bias is None else possible(side.head, side.bias)
+
+
+def chunked(
     plan: Plan, operands: Operands
 ) -> tuple[Operands, Operands, Callable[[Array], Array]]:
     """Per-token operands as ``[chunks, C, ...]``, the others, and the way back.
 
     The last chunk is filled up with tokens of weight 0; the chunk is never shrunk.
     """
-    heads = Pair.of(operands).each(lambda side: possible(side.head, side.bias))
+    heads = Pair.of(operands).each(_head)
     operands, weights = heads.put(operands, "head"), operands.weights
     n, c = weights.shape[0], plan.chunk
     packed = plan.masked and n > c
@@ -148,7 +218,7 @@ def _chunked(
     return jax.tree.map(split, tokens), shared, join
 
 
-def _scan(plan: Plan, live: Callable, start: Any, chunks: Operands) -> Any:
+def scan(plan: Plan, live: Callable, start: Any, chunks: Operands) -> Any:
     """`lax.scan` that leaves out the chunks in which no token has weight."""
 
     def dead(carry, chunk):
@@ -162,14 +232,15 @@ def _scan(plan: Plan, live: Callable, start: Any, chunks: Operands) -> Any:
     return lax.scan(body if plan.masked else live, start, chunks)
 
 
-def _settled_states(plan: Plan, chunk: Operands) -> tuple[Operands, Pair]:
+def settled_states(plan: Plan, chunk: Operands) -> tuple[Operands, Pair]:
     """The chunk without hidden states; these, finite where the weight is 0."""
-    weights = chunk.weights if plan.weighted else None
-    states = Pair.of(chunk).each(lambda side: settled(weights, side.states))
+    states = Pair.of(chunk).each(lambda side: side.states)
+    if plan.weighted:
+        states = states.each(lambda x: settled(chunk.weights, x))
     return Pair(None, None).put(chunk, "states"), states
 
 
-def _wanted(operands: Operands, tangents: Operands) -> Operands:
+def wanted_of(operands: Operands, tangents: Operands) -> Operands:
     """Which operands are differentiated."""
 
     def moves(x, tangent):
@@ -179,7 +250,7 @@ def _wanted(operands: Operands, tangents: Operands) -> Operands:
     return jax.tree.map(moves, operands, tangents)
 
 
-def _unskipped(plan: Plan, wanted: Operands) -> Plan:
+def unskipped(plan: Plan, wanted: Operands) -> Plan:
     """The derivative in the weight of a masked token is its value: no skipping then."""
     return plan._replace(masked=False) if wanted.weights else plan
 
@@ -197,7 +268,7 @@ def weighted_sum(plan: Plan, operands: Operands) -> Float[Array, ""]:
 
 @partial(weighted_sum.defjvp, symbolic_zeros=True)
 def _weighted_sum_jvp(plan, primals, tangents):
-    wanted = _wanted(primals[0], tangents[0])
+    wanted = wanted_of(primals[0], tangents[0])
     total, gradient = _sum(plan, wanted, primals[0])
     # Linear in the tangents: the gradient is all that a backward pass has to keep.
     tangent = jnp.zeros_like(total)
@@ -221,12 +292,12 @@ def sum_and_gradient(
 
     Over an axis of a mesh, this device's part of the gradient: those parts sum to it.
     """
-    plan, dtype = _unskipped(plan, wanted), accumulator(operands)
+    plan, dtype = unskipped(plan, wanted), accumulator(operands)
     rows = row_divergence
     if plan.axis is not None:
         rows = partial(own_divergence, axis=plan.axis)
     by_token = token_wise(operands)
-    chunks, shared, join = _chunked(plan, operands)
+    chunks, shared, join = chunked(plan, operands)
     of_states = Pair.of(wanted).each(lambda side: side.states)
     of_head = Pair.of(wanted).each(lambda side: side.head)
     sloped = of_states.each(lambda states, head: states or head, of_head)
@@ -240,10 +311,12 @@ def sum_and_gradient(
         local = combine(shared, tokens)
 
         def values_of(moved_raw, moved):
-            return _values(plan, combine(raw, moved_raw), combine(local, moved), rows)
+            return chunk_values(
+                plan, combine(raw, moved_raw), combine(local, moved), rows
+            )
 
         # Wide, so that what a narrow bias gets from each block is not rounded.
-        wide = jax.tree.map(_widened, keep(direct, local))
+        wide = jax.tree.map(widened, keep(direct, local))
         values, pull = jax.vjp(values_of, keep(sloped, raw), wide)
         slopes, found = pull(tokens.weights.astype(values.dtype))
         found, added = part(by_token, found)
@@ -254,10 +327,10 @@ def sum_and_gradient(
     @partial(jax.checkpoint, prevent_cse=False)
     def live(carry, chunk):
         total, heads, summed = carry
-        chunk, states = _settled_states(plan, chunk)
+        chunk, states = settled_states(plan, chunk)
         head = Pair.of(shared).each(lambda side: side.head)
         raw = states.each(dot, head)
-        summed, out = _in_blocks(plan, block, summed, (raw, chunk))
+        summed, out = in_blocks(plan, block, summed, (raw, chunk))
         values, slopes, found = out
 
         def back(slope, on, other, *, first):
@@ -278,54 +351,9 @@ def sum_and_gradient(
 
     heads = zeros(keep(of_head, Pair.of(shared).each(lambda side: side.head)))
     start = jnp.zeros((), dtype), heads, zeros(part(by_token, keep(direct, shared))[1])
-    (total, heads, summed), found = _scan(plan, live, start, chunks)
+    (total, heads, summed), found = scan(plan, live, start, chunks)
     return total, heads.put(combine(summed, jax.tree.map(join, found)), "head")
 
 
-def _widened(x: Array) -> Array:
+def widened(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-# -------------------------------------------- recomputed in the backward pass
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def weighted_rows(plan: Plan, operands: Operands) -> Float[Array, "n"]:
-    """``w · value`` of each token, differentiable in every mode and order."""
-    return _rows(plan, operands)
-
-
-@partial(weighted_rows.defjvp, symbolic_zeros=True)
-def _weighted_rows_jvp(plan, primals, tangents):
-    (operands,), wanted = primals, _wanted(primals[0], tangents[0])
-
-    def of(moved):
-        return _rows(_unskipped(plan, wanted), combine(operands, moved))
-
-    return jax.jvp(of, (keep(wanted, operands),), (keep(wanted, tangents[0]),))
-
-
-@partial(jax.jit, static_argnums=0)
-def _rows(plan: Plan, operands: Operands) -> Float[Array, "n"]:
-    if plan.layout is not None:
-        return plan.layout.rows(_own_rows, plan, operands)
-    return _own_rows(plan, operands)
-
-
-def _own_rows(plan: Plan, operands: Operands) -> Float[Array, "n"]:
-    chunks, shared, join = _chunked(plan, operands)
-    narrow = Pair.of(operands).each(lambda side: side.head.dtype)
-    wide = Pair.of(shared).each(lambda side: _widened(side.head))
-    rows = partial(row_divergence, axis=plan.axis)
-
-    # A chunk keeps its inputs alone.
-    @partial(jax.checkpoint, prevent_cse=False)
-    def live(carry, chunk):
-        def some(_, rows_of):
-            raw, tokens = rows_of
-            return (), _values(plan, raw, combine(shared, tokens), rows)
-
-        chunk, states = _settled_states(plan, chunk)
-        raw = narrow.each(wide_product, states, wide)
-        values = _in_blocks(plan, some, (), (raw, chunk))[1]
-        return carry, weigh(chunk.weights, values)
-
-    return join(_scan(plan, live, (), chunks)[1])

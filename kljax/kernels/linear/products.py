@@ -44,9 +44,9 @@ def slope_dot(slope: Array, y: Array, dtype: Any, *, first: bool) -> Array:
     return lax.platform_dependent(slope, cpu=product, default=narrow)
 
 
-def possible(head: Array, bias: Array | None) -> Array:
+def possible(head: Array, bias: Array) -> Array:
     """The head, 0 in columns that the bias takes away: they may hold anything."""
-    return head if bias is None else jnp.where(bias == -jnp.inf, 0, head)
+    return jnp.where(bias == -jnp.inf, 0, head)
 
 
 def finish(raw: Array, bias: Array | None, cap: Array | None) -> Array:

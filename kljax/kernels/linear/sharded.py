@@ -21,7 +21,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from kljax.kernels.linear.operands import Operands, Pair, Side, keep, token_wise
+from kljax.kernels.linear.fused import Pair, keep, token_wise
+from kljax.kernels.linear.operands import Operands, Side
 from kljax.typing import Array
 
 __all__ = ["Layout"]
