@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments list | run | report | generate | ...``.
+"""The command line: ``python -m experiments list | run | report | env | bench``.
 
 Nothing heavy is imported before it is needed: help, a misspelt name and the report
 start without JAX.
@@ -60,7 +60,6 @@ def main(
         "report": _report,
         "env": _env,
         "bench": _bench,
-        "generate": _generate,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -96,11 +95,7 @@ def _usage() -> str:
   env                  what a bug report needs
   bench NAME           time, memory and error against the floor and other libraries
     --preset P           smoke, cpu (the default), gpu
-    --repetitions R      interleaved, the best is kept (5)
-  generate             text from a model, or from a large one steered by small experts
-    --large DIR          and --base DIR --expert DIR [--expert DIR] for fusion
-    --prompt TEXT        --max-new-tokens N, --temperature T, --rule R, --plot FILE
-    --help               all options"""
+    --repetitions R      interleaved, the best is kept (5)"""
 
 
 def _complain(error: BaseException | str, status: int) -> int:
@@ -181,12 +176,6 @@ def _report(arguments: Sequence[str], package: str) -> int:
     for path in written:
         print(path)
     return 0
-
-
-def _generate(arguments: Sequence[str], package: str) -> int:
-    from experiments import generate
-
-    return generate.command(arguments)
 
 
 def _bench(arguments: Sequence[str], package: str) -> int:

@@ -1,7 +1,7 @@
 """``generate``: text from one model, or from a large one steered by small experts.
 
-    python -m experiments generate --large DIR --prompt TEXT
-    python -m experiments generate --large DIR --base DIR --expert DIR --prompt TEXT
+    python -m kljax.decoding generate --large DIR --prompt TEXT
+    python -m kljax.decoding generate --large DIR --base DIR --expert DIR --prompt TEXT
 
 The text streams as it is made. With small models every token is shaded by its weight
 (how far the experts' change was followed), and ``--plot FILE`` draws the weights.
@@ -11,38 +11,61 @@ Without ``--expert`` the base is the amateur of contrastive decoding.
 import argparse
 import dataclasses
 import functools
-import math
-import os
 import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from experiments import discovery
+import jax
+import numpy as np
 
-__all__ = ["command"]
+from kljax.decoding.fusion import RULES, Fusion, preset
+from kljax.decoding.generation import stream
+from kljax.decoding.sampling import Sampling
+from kljax.decoding.settings import Decoding
+from kljax.decoding.shown import Piece, Speller, console, plot, shade, summary
+from kljax.decoding.speculative import speculate
+from kljax.errors import CheckpointError, DataError
 
-_PROGRAM = "python -m experiments generate"
-_RULES = ("dynamic", "kl_ball", "jeffreys", "axis", "projection", "static")
-# Shades of one hue, from the terminal's own background on; readable on dark and light.
-_SHADES = (
-    "",
-    "on grey85",
-    "on light_cyan1",
-    "on sky_blue1",
-    "on sky_blue2",
-    "on cyan3",
-)
+__all__ = ["Options", "main", "parsed"]
 
 
-def command(arguments: Sequence[str]) -> int:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What ``generate`` is told; ``--help`` says what is what."""
+
+    large: str
+    base: str | None
+    expert: list[str]
+    prompt: str | None
+    chat: bool
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    seed: int
+    rule: str | None
+    weight: float | None
+    max_weight: float
+    draft: int
+    plot: pathlib.Path | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
-    options = _parsed(arguments)
-    from kljax.errors import CheckpointError, DataError
-
     try:
-        return _run(options)
+        return _run(parsed(arguments))
+    except SystemExit as stop:  # argparse has printed why
+        return stop.code if isinstance(stop.code, int) else 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "kljax":
+            raise
+        remedy = "install what the command needs, pip install 'kljax[generate]'"
+        print(f"error: {error}: {remedy}", file=sys.stderr)
+        return 1
     except (CheckpointError, DataError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -51,9 +74,13 @@ def command(arguments: Sequence[str]) -> int:
         return 130
 
 
-def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        _PROGRAM,
+def parsed(arguments: Sequence[str] | None = None) -> Options:
+    """The options of a command line, ``generate`` its first word."""
+    program = argparse.ArgumentParser("python -m kljax.decoding", description=None)
+    commands = program.add_subparsers(required=True, metavar="generate")
+    parser = commands.add_parser(
+        "generate",
+        help="text from a model, or from a large one steered by small experts",
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -77,7 +104,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--rule",
-        choices=_RULES,
+        choices=RULES,
         help="dynamic for one expert, axis for several, static without any",
     )
     parser.add_argument("--weight", type=float, help="of --rule static (1)")
@@ -90,35 +117,27 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         help="let the first expert draft N tokens that the others check at once",
     )
     parser.add_argument("--plot", type=pathlib.Path, metavar="FILE")
-    options = parser.parse_args(arguments)
+    options = Options(**vars(program.parse_args(arguments)))
     if options.expert and not options.base:
-        raise discovery.UsageError(
+        parser.error(
             "--expert needs --base, the small model that it was tuned from: fusion "
             "adds the difference of the two"
         )
     if options.plot and not options.base:
-        raise discovery.UsageError("--plot draws weights, and there are none; --base")
+        parser.error("--plot draws weights, and there are none; --base")
     if options.draft and not options.expert:
-        raise discovery.UsageError("--draft needs --expert, which makes the drafts")
+        parser.error("--draft needs --expert, which makes the drafts")
     if options.draft < 0:
-        raise discovery.UsageError(f"--draft must be at least 0, got {options.draft}")
+        parser.error(f"--draft must be at least 0, got {options.draft}")
     return options
 
 
-@dataclasses.dataclass
-class _Piece:
-    """Some text and the weights of its last token, one per expert."""
-
-    text: str
-    alpha: tuple[float, ...]
-
-
-def _run(options: argparse.Namespace) -> int:
+def _run(options: Options) -> int:
     # Asked before the weights are read, which takes a while.
     text = _stdin() if options.prompt is None else options.prompt
     if not text:
         raise ValueError("the prompt is empty; give --prompt TEXT")
-    sampling = _sampling(options)
+    sampling = _law(options)
     models = _load(options)
     large = models[0]
     if options.chat:
@@ -127,31 +146,32 @@ def _run(options: argparse.Namespace) -> int:
     ids = large.tokenizer.encode(text, special=not options.chat)
     if not ids:
         raise ValueError("the prompt has no tokens; give --prompt some words")
-    console = _console()
-    console.print(text, end="", style="dim", soft_wrap=True)
+    screen = console()
+    screen.print(text, end="", style="dim", soft_wrap=True)
     shown, start = [], time.perf_counter()
     made = _drafted if options.draft else _streamed
-    decoder = _Decoder(large.tokenizer, ids)
+    speller = Speller(large.tokenizer, ids)
     notes = [""]
 
-    def show(piece: _Piece) -> None:
-        style = _shade(piece.alpha, options.max_weight)
-        console.print(piece.text, end="", style=style, soft_wrap=True)
+    def show(piece: Piece) -> None:
+        style = shade(piece.alpha, options.max_weight)
+        screen.print(piece.text, end="", style=style, soft_wrap=True)
         shown.append(piece)
 
     try:
         for tokens, alphas, note in made(options, models, ids, sampling):
             notes.append(note)
-            for piece in decoder.pieces(tokens, alphas):
+            for piece in speller.pieces(tokens, alphas):
                 show(piece)
-        for piece in decoder.rest():
+        for piece in speller.rest():
             show(piece)
     finally:
-        console.print()
+        screen.print()
     seconds = time.perf_counter() - start
-    print(_summary(decoder, seconds, notes[-1]), file=sys.stderr)
+    print(summary(speller, seconds, notes[-1]), file=sys.stderr)
     if options.plot:
-        _plot(shown, options)
+        names = [pathlib.Path(x).name for x in options.expert] or ["large − base"]
+        plot(shown, names, options.plot)
         print(options.plot, file=sys.stderr)
     return 0
 
@@ -166,9 +186,7 @@ def _stdin() -> str:
         ) from error
 
 
-def _sampling(options: argparse.Namespace) -> Any:
-    from kljax.decoding.sampling import Sampling
-
+def _law(options: Options) -> Sampling:
     return Sampling(
         # The Python number 0 is the greedy one.
         temperature=options.temperature or 0,
@@ -182,7 +200,7 @@ def _sampling(options: argparse.Namespace) -> Any:
 # ------------------------------------------------------------------ models
 
 
-def _load(options: argparse.Namespace) -> list[Any]:
+def _load(options: Options) -> list[Any]:
     """The large model, the base, the experts; one tokenizer for all."""
     from kljax.models.files.pretrained import from_pretrained
     from kljax.models.files.tokenizer import load_tokenizer
@@ -223,9 +241,7 @@ def _check_tokenizer(large: Any, small: Any) -> None:
     )
 
 
-def _fusion(options: argparse.Namespace, models: Sequence[Any]) -> Any:
-    from kljax.decoding.fusion.settings import Fusion, preset
-
+def _fusion(options: Options, models: Sequence[Any]) -> Any:
     fields: dict[str, Any] = {"max_weight": options.max_weight}
     fields["pad_vocab"] = len({model.config.vocab_size for model in models}) > 1
     if options.weight is not None:
@@ -241,14 +257,9 @@ def _fusion(options: argparse.Namespace, models: Sequence[Any]) -> Any:
 
 
 def _call(
-    function: Any, options: argparse.Namespace, models: Any, ids: list[int], law: Any
+    function: Any, options: Options, models: Any, ids: list[int], law: Any
 ) -> Any:
     """`stream` or `speculate`, but for their own options."""
-    import jax
-    import numpy as np
-
-    from kljax.decoding.settings import Decoding
-
     settings = Decoding(
         options.max_new_tokens,
         law,
@@ -265,22 +276,18 @@ _Made = Iterator[tuple[list[int], list[tuple[float, ...]], str]]
 
 
 def _streamed(
-    options: argparse.Namespace, models: Sequence[Any], ids: list[int], sampling: Any
+    options: Options, models: Sequence[Any], ids: list[int], sampling: Any
 ) -> _Made:
     """Tokens of a few steps at a time, with their weights."""
-    from kljax.decoding.generation import stream
-
     for part in _call(stream, options, models, ids, sampling)(chunk=4):
         count = int(part.lengths[0])
         yield _columns(part, count, "")
 
 
 def _drafted(
-    options: argparse.Namespace, models: Sequence[Any], ids: list[int], sampling: Any
+    options: Options, models: Sequence[Any], ids: list[int], sampling: Any
 ) -> _Made:
     """The whole text by block verification, at once."""
-    from kljax.decoding.speculative import speculate
-
     out = _call(speculate, options, models, ids, sampling)(draft=options.draft)
     note = f", {float(out.calls_per_token[0]):.2f} calls of the large model per token"
     yield _columns(out, int(out.lengths[0]), note)
@@ -292,81 +299,3 @@ def _columns(part: Any, count: int, note: str) -> tuple[list[int], list, str]:
     if alpha is None:
         return tokens, [()] * count, note
     return tokens, [tuple(row) for row in alpha[0, :count].tolist()], note
-
-
-class _Decoder:
-    """Text of tokens as they come: a character may be spread over several."""
-
-    def __init__(self, tokenizer: Any, prompt: Sequence[int] = ()):
-        self.tokenizer = tokenizer
-        self.ids = list(prompt)  # whether a space belongs in front depends on it
-        self.shown = len(tokenizer.decode(self.ids))
-        self.alphas: list[tuple[float, ...]] = []
-
-    def pieces(self, tokens: list[int], alphas: list) -> Iterator[_Piece]:
-        for token, alpha in zip(tokens, alphas, strict=True):
-            self.ids.append(token)
-            self.alphas.append(alpha)
-            text = self.tokenizer.decode(self.ids)
-            if text.endswith("\ufffd"):  # the rest of the character is to come
-                continue
-            yield _Piece(text[self.shown :], alpha)
-            self.shown = len(text)
-
-    def rest(self) -> Iterator[_Piece]:
-        """What is left where a text ends inside a character."""
-        if text := self.tokenizer.decode(self.ids)[self.shown :]:
-            yield _Piece(text, self.alphas[-1])
-            self.shown += len(text)
-
-
-# ------------------------------------------------------------------ what is shown
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-
-
-def _shade(alpha: tuple[float, ...], top: float) -> str | None:
-    """A background per sixth of the range of weights; of several, of their sum."""
-    if not alpha:
-        return None
-    share = min(max(sum(alpha) / top, 0.0), 1.0)
-    shade = _SHADES[min(int(share * len(_SHADES)), len(_SHADES) - 1)]
-    return f"black {shade}" if shade else None
-
-
-def _summary(decoder: _Decoder, seconds: float, note: str) -> str:
-    count = len(decoder.alphas)
-    line = f"{count} tokens in {seconds:.1f} s (compilation included){note}"
-    weights = [sum(alpha) for alpha in decoder.alphas if alpha]
-    if weights:
-        mean = math.fsum(weights) / len(weights)
-        line += (
-            f"; weight {mean:.2f} on average, {min(weights):.2f} to {max(weights):.2f}"
-        )
-    return line
-
-
-def _plot(shown: Sequence[_Piece], options: argparse.Namespace) -> None:
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    from matplotlib.figure import Figure
-
-    names = [pathlib.Path(x).name for x in options.expert] or ["large − base"]
-    figure = Figure(figsize=(max(6.0, 0.22 * len(shown)), 3.2), layout="constrained")
-    axes = figure.subplots()
-    places, below = range(len(shown)), [0.0] * len(shown)
-    for i, name in enumerate(names):
-        heights = [piece.alpha[i] for piece in shown]
-        axes.bar(places, heights, bottom=below, width=0.8, label=name)
-        below = [x + y for x, y in zip(below, heights, strict=True)]
-    axes.set_xticks(places)
-    labels = [piece.text.replace("$", r"\$").replace("\n", "↵") for piece in shown]
-    axes.set_xticklabels(labels, rotation=90, fontsize=7)
-    axes.set_ylabel("weight")
-    axes.margins(x=0.01)
-    axes.legend(frameon=False)
-    options.plot.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.plot, dpi=150)

@@ -1,4 +1,4 @@
-"""`generate`: streams, weighs, draws; says what does not fit."""
+"""The command `generate`: streams, weighs, draws; says what does not fit."""
 
 import dataclasses
 import io
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from transformer_reference import draw
 
-from experiments.cli import main
+from kljax.decoding import command
+from kljax.decoding.command import main
+from kljax.decoding.shown import Speller, shade
 from kljax.models.files.pretrained import save_pretrained
 from kljax.models.files.tokenizer import Tokenizer
 from kljax.models.language.transformer import TransformerConfig, transformer
@@ -70,18 +72,19 @@ def test_drafted_text_is_the_same(folders, capsys):
 
 
 def test_the_base_alone_is_contrastive_decoding():
-    from experiments.generate import _fusion, _parsed
-    from kljax.decoding.fusion.settings import PRESETS
+    from kljax.decoding.fusion import PRESETS
 
     class Model:
         config = CONFIG
 
-    words = ["--large", "a", "--base", "b", "--max-weight", "2"]
-    assert _fusion(_parsed(words), [Model, Model]) == PRESETS["contrastive"]
+    words = ["generate", "--large", "a", "--base", "b", "--max-weight", "2"]
+    assert (
+        command._fusion(command.parsed(words), [Model, Model]) == PRESETS["contrastive"]
+    )
     words += ["--weight", "0.3"]
-    assert _fusion(_parsed(words), [Model, Model]).weight == 0.3
+    assert command._fusion(command.parsed(words), [Model, Model]).weight == 0.3
     words += ["--expert", "c", "--rule", "kl_ball"]
-    assert _fusion(_parsed(words), [Model] * 3).rule == "kl_ball"
+    assert command._fusion(command.parsed(words), [Model] * 3).rule == "kl_ball"
 
 
 def test_what_does_not_fit_is_said(folders, capsys):
@@ -112,13 +115,11 @@ def test_what_does_not_fit_is_said(folders, capsys):
 
 
 def test_characters_spread_over_tokens_come_whole():
-    from experiments.generate import _Decoder
-
     class Bytes:
         def decode(self, ids):
             return bytes(ids).decode("utf-8", errors="replace")
 
-    decoder = _Decoder(Bytes())
+    decoder = Speller(Bytes())
     ids = list("a€b".encode())
     pieces = list(decoder.pieces(ids, [(float(i),) for i in range(len(ids))]))
     assert [piece.text for piece in pieces] == ["a", "€", "b"]
@@ -126,24 +127,20 @@ def test_characters_spread_over_tokens_come_whole():
 
 
 def test_text_that_ends_inside_a_character_is_shown():
-    from experiments.generate import _Decoder
-
     class Bytes:
         def decode(self, ids):
             return bytes(ids).decode("utf-8", errors="replace")
 
-    decoder = _Decoder(Bytes(), list(b"x"))
+    decoder = Speller(Bytes(), list(b"x"))
     ids = list("a€b日".encode())[:-1]
     pieces = [*decoder.pieces(ids, [(float(i),) for i in range(len(ids))])]
     assert [piece.text for piece in pieces] == ["a", "€", "b"]
     rest = list(decoder.rest())
     assert [piece.text for piece in rest] == ["\ufffd"] and rest[0].alpha == (6.0,)
-    assert list(decoder.rest()) == [] == list(_Decoder(Bytes(), list(b"x")).rest())
+    assert list(decoder.rest()) == [] == list(Speller(Bytes(), list(b"x")).rest())
 
 
 def test_the_prompt_begins_as_the_model_begins_texts(folders, capsys, monkeypatch):
-    from experiments import generate
-
     found = tokenizer([*WORDS[:-2], "<s>", "</s>"])
     found.core.post_processor = tokenizers.processors.TemplateProcessing(
         "<s> $A", None, [("<s>", 10)]
@@ -158,7 +155,7 @@ def test_the_prompt_begins_as_the_model_begins_texts(folders, capsys, monkeypatc
         prompts.append(ids)
         return iter(())
 
-    monkeypatch.setattr(generate, "_streamed", made)
+    monkeypatch.setattr(command, "_streamed", made)
     for words in ([], ["--chat"]):
         assert run(folders, capsys, "--large", str(folder), *words)[0] == 0
     assert prompts == [[10, 3, 4], [10, 3, 4, 9]]
@@ -187,7 +184,5 @@ def test_doors_of_the_command(folders, capsys, tmp_path, monkeypatch):
 
 
 def test_tokens_of_many_weights_have_different_shades():
-    from experiments.generate import _shade
-
-    shades = [_shade((x,), 2.0) for x in np.linspace(0, 2.5, 11)]
-    assert len(set(shades)) == 6 and _shade((), 2.0) is None
+    shades = [shade((x,), 2.0) for x in np.linspace(0, 2.5, 11)]
+    assert len(set(shades)) == 6 and shade((), 2.0) is None
