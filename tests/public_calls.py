@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import pkgutil
+from functools import partial
 
+import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,12 @@ LOGITS = {
 Q = {"q_hidden": normal(B, D), "q_head": normal(D, V), "q_bias": normal(V)}
 P = {"p_hidden": normal(B, D), "p_head": normal(D, V), "p_bias": normal(V)}
 LISTED = {"log_p_topk": log_normal(B, V)[:, :2], **Q}
+HEAD = {
+    "states": normal(B, D),
+    "head": normal(D, V),
+    "bias": normal(V),
+    "soft_cap": jnp.float32(5.0),
+}
 WEIGHTS = {"weights": positive(B)}
 LOG_PROBS = {"log_p": log_normal(V), "log_q": log_normal(V)}
 POINTS = {"x_p": normal(4, D), "x_q": normal(5, D)}
@@ -76,6 +84,7 @@ COUPLED = {
 SCORES = {"score_p": normal(4, D), "score_q": normal(4, D)}
 LEVELS = {"score_p": normal(3, 4, D), "score_q": normal(3, 4, D)}
 SIGMA = {"sigma": jnp.array([0.1, 0.5, 1.0])}
+JS = "jensen_shannon"
 ids, labels = jnp.array([[0, 1], [2, 3]]), jnp.array([0, 4])
 
 
@@ -104,32 +113,20 @@ TABLE = {
     "cauchy_schwarz": (kd.cauchy_schwarz, LOGITS),
     "cross_entropy": (kd.cross_entropy, LOGITS),
     "entropy": (kd.entropy, {"logits": normal(B, V)}),
-    "topk": (
-        named(kd.topk, ids=ids),
-        {"log_p_topk": log_normal(B, V)[:, :2], "q_logits": normal(B, V)},
-    ),
-    "linear_cross_entropy": (
-        at(kd.linear_cross_entropy, labels=labels),
-        {**Q, **WEIGHTS},
-    ),
-    "linear_divergence": (named(kd.linear_divergence), {**P, **Q, **WEIGHTS}),
-    "linear_divergence_sharded": (
-        named(kd.linear_divergence_sharded, **AXES),
-        {**P, **Q, **WEIGHTS},
-    ),
-    "linear_mixture": (
-        named(
-            kd.linear_mixture,
+    "token_divergence": (
+        lambda states, head, bias, soft_cap, **options: kd.token_divergence(
+            kd.Hidden(normal(B, D), normal(D, V)),
+            kd.Hidden(states, head, bias, soft_cap),
+            JS,
             labels=labels,
-            cross_entropy_scale=0.5,
-            divergence_scale=0.5,
+            label_weight=0.5,
+            **options,
         ),
-        {**P, **Q, **WEIGHTS},
+        {**HEAD, **WEIGHTS, "temperature": jnp.float32(2.0)},
     ),
-    "linear_topk": (named(kd.linear_topk, ids=ids), {**LISTED, **WEIGHTS}),
-    "linear_topk_renormalized": (
-        named(kd.linear_topk_renormalized, ids=ids),
-        {**LISTED, **WEIGHTS},
+    "label_cross_entropy": (
+        at(kd.label_cross_entropy, labels=labels, reduction="mean"),
+        {"q_logits": normal(B, V), **WEIGHTS},
     ),
     **{
         f"estimators.{name}": (getattr(estimators, name), LOG_PROBS)
@@ -216,6 +213,35 @@ VARIANTS = {
     for name, (function, arrays) in TABLE.items()
     if name.startswith("gaussian.")
 }
+VARIANTS |= {
+    "token_divergence (heads)": (partial(fused.divergence, JS), {**P, **Q, **WEIGHTS}),
+    "token_divergence (heads on a mesh)": (
+        partial(fused.divergence, JS, **AXES),
+        {**P, **Q, **WEIGHTS},
+    ),
+    "token_divergence (logits on a mesh)": (
+        lambda p_logits, q_logits, **options: kd.token_divergence(
+            kd.Logits(p_logits), kd.Logits(q_logits), JS, **AXES, **options
+        ),
+        {**LOGITS, "temperature": jnp.float32(2.0), **WEIGHTS},
+    ),
+    "token_divergence (lists)": (
+        partial(fused.topk, JS, ids=ids),
+        {**LISTED, **WEIGHTS},
+    ),
+    "token_divergence (lists alone)": (
+        partial(fused.restricted, JS, ids=ids),
+        {**LISTED, **WEIGHTS},
+    ),
+    "token_divergence (lists and logits)": (
+        partial(fused.dense_topk, ids=ids, name=JS),
+        {"log_p": log_normal(B, V)[:, :2], "q_logits": normal(B, V)},
+    ),
+    "label_cross_entropy (heads)": (
+        partial(fused.cross_entropy, labels),
+        {**Q, **WEIGHTS},
+    ),
+}
 # `divergence` by another name, and leading axes that broadcast: for types alone.
 TYPED = {
     **{name: (getattr(kd, name), LOGITS) for name in kd.names()},
@@ -300,6 +326,10 @@ OTHERS = {
     "names",
     "categorical.checked",
     "categorical.floating",
+    "dense_logits",
+    "sides.check_side",
+    "sides.vocabulary",
+    "top_outcomes",
     "sharded.check_axes",
 }
 

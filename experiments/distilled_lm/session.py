@@ -26,12 +26,12 @@ from experiments.distilled_lm.teachers import (
 from experiments.harness import mathematics
 from kljax.data.batching import passes
 from kljax.data.text import read_corpus
+from kljax.divergences import Hidden, Logits, dense_logits
 from kljax.metrics import token_measures
 from kljax.models.functional import parameter_count
 from kljax.models.language.transformer import transformer
 from kljax.models.language.vocabulary import restricted
-from kljax.objectives.distillation import Hidden, Logits, distillation_loss
-from kljax.objectives.sides import dense_logits
+from kljax.objectives.distillation import distillation_loss
 from kljax.training import (
     Every,
     Progress,

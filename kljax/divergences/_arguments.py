@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax.arguments import checked_ids, concrete, fitting
-from kljax.kernels import listed
+from kljax.kernels.linear import listed
 from kljax.typing import Array, ArrayLike
 
 __all__ = ["checked_lists", "for_rows"]
@@ -74,7 +74,7 @@ def checked_lists(
     excess = total > 1 + listed.excess_allowed(jnp.asarray(log_p).dtype)
     for place in np.argwhere(excess & kept)[:1]:
         raise ValueError(
-            f"log_p_topk at {place.tolist()} holds masses that sum to "
+            f"log_p at {place.tolist()} holds masses that sum to "
             f"{total[tuple(place)]:.4g}, more than 1: expected log-probabilities, "
             "normalized over the full vocabulary (jax.nn.log_softmax of the logits)"
         )

@@ -17,7 +17,7 @@ import numpy as np
 
 from kljax import generators
 from kljax.arguments import traced
-from kljax.kernels.rows import settled
+from kljax.kernels.weights import settled
 from kljax.typing import Array, Float, Int
 
 __all__ = [
