@@ -11,13 +11,16 @@ checker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 if __name__ == "__main__":
     with install_import_hook("kljax", "annotated.checker"):
-        from public_calls import TABLE, TYPED, VARIANTS
+        from public_calls import PLAIN, TABLE, TYPED, VARIANTS
 
     import jax
 
-    rows = [*TABLE.items(), *VARIANTS.items(), *TYPED.items()]
+    rows = [*PLAIN.items(), *TABLE.items(), *VARIANTS.items(), *TYPED.items()]
     for name, (function, arrays) in rows:
         try:
-            jax.eval_shape(lambda arrays, call=function: call(**arrays), arrays)
+            if name in PLAIN:
+                function(**arrays)
+            else:
+                jax.make_jaxpr(lambda arrays, call=function: call(**arrays))(arrays)
         except Exception as error:
             print(name, type(error).__name__, str(error)[:1000], "\n")

@@ -3,12 +3,15 @@
 import importlib
 import inspect
 import pkgutil
+from functools import partial
 
+import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import kljax.divergences as kd
+from kljax import metrics
 from kljax.divergences import (
     bounds,
     counts,
@@ -18,6 +21,10 @@ from kljax.divergences import (
     scores,
     transport,
 )
+from kljax.objectives.balance import balance_loss
+from kljax.objectives.ratio import RatioBins, effective_fraction, ratio_weights
+from kljax.theory.matching import LineMatching, fixed_point
+from kljax.theory.mixtures import GaussianMixture
 
 RNG = np.random.default_rng(0)
 B, V, D = 2, 5, 3
@@ -47,6 +54,12 @@ LOGITS = {
 Q = {"q_hidden": normal(B, D), "q_head": normal(D, V), "q_bias": normal(V)}
 P = {"p_hidden": normal(B, D), "p_head": normal(D, V), "p_bias": normal(V)}
 LISTED = {"log_p_topk": log_normal(B, V)[:, :2], **Q}
+HEAD = {
+    "states": normal(B, D),
+    "head": normal(D, V),
+    "bias": normal(V),
+    "soft_cap": jnp.float32(5.0),
+}
 WEIGHTS = {"weights": positive(B)}
 LOG_PROBS = {"log_p": log_normal(V), "log_q": log_normal(V)}
 POINTS = {"x_p": normal(4, D), "x_q": normal(5, D)}
@@ -71,6 +84,7 @@ COUPLED = {
 SCORES = {"score_p": normal(4, D), "score_q": normal(4, D)}
 LEVELS = {"score_p": normal(3, 4, D), "score_q": normal(3, 4, D)}
 SIGMA = {"sigma": jnp.array([0.1, 0.5, 1.0])}
+JS = "jensen_shannon"
 ids, labels = jnp.array([[0, 1], [2, 3]]), jnp.array([0, 4])
 
 
@@ -99,32 +113,20 @@ TABLE = {
     "cauchy_schwarz": (kd.cauchy_schwarz, LOGITS),
     "cross_entropy": (kd.cross_entropy, LOGITS),
     "entropy": (kd.entropy, {"logits": normal(B, V)}),
-    "topk": (
-        named(kd.topk, ids=ids),
-        {"log_p_topk": log_normal(B, V)[:, :2], "q_logits": normal(B, V)},
-    ),
-    "linear_cross_entropy": (
-        at(kd.linear_cross_entropy, labels=labels),
-        {**Q, **WEIGHTS},
-    ),
-    "linear_divergence": (named(kd.linear_divergence), {**P, **Q, **WEIGHTS}),
-    "linear_divergence_sharded": (
-        named(kd.linear_divergence_sharded, **AXES),
-        {**P, **Q, **WEIGHTS},
-    ),
-    "linear_mixture": (
-        named(
-            kd.linear_mixture,
+    "token_divergence": (
+        lambda states, head, bias, soft_cap, **options: kd.token_divergence(
+            kd.Hidden(normal(B, D), normal(D, V)),
+            kd.Hidden(states, head, bias, soft_cap),
+            JS,
             labels=labels,
-            cross_entropy_scale=0.5,
-            divergence_scale=0.5,
+            label_weight=0.5,
+            **options,
         ),
-        {**P, **Q, **WEIGHTS},
+        {**HEAD, **WEIGHTS, "temperature": jnp.float32(2.0)},
     ),
-    "linear_topk": (named(kd.linear_topk, ids=ids), {**LISTED, **WEIGHTS}),
-    "linear_topk_renormalized": (
-        named(kd.linear_topk_renormalized, ids=ids),
-        {**LISTED, **WEIGHTS},
+    "label_cross_entropy": (
+        at(kd.label_cross_entropy, labels=labels, reduction="mean"),
+        {"q_logits": normal(B, V), **WEIGHTS},
     ),
     **{
         f"estimators.{name}": (getattr(estimators, name), LOG_PROBS)
@@ -211,6 +213,35 @@ VARIANTS = {
     for name, (function, arrays) in TABLE.items()
     if name.startswith("gaussian.")
 }
+VARIANTS |= {
+    "token_divergence (heads)": (partial(fused.divergence, JS), {**P, **Q, **WEIGHTS}),
+    "token_divergence (heads on a mesh)": (
+        partial(fused.divergence, JS, **AXES),
+        {**P, **Q, **WEIGHTS},
+    ),
+    "token_divergence (logits on a mesh)": (
+        lambda p_logits, q_logits, **options: kd.token_divergence(
+            kd.Logits(p_logits), kd.Logits(q_logits), JS, **AXES, **options
+        ),
+        {**LOGITS, "temperature": jnp.float32(2.0), **WEIGHTS},
+    ),
+    "token_divergence (lists)": (
+        partial(fused.topk, JS, ids=ids),
+        {**LISTED, **WEIGHTS},
+    ),
+    "token_divergence (lists alone)": (
+        partial(fused.restricted, JS, ids=ids),
+        {**LISTED, **WEIGHTS},
+    ),
+    "token_divergence (lists and logits)": (
+        partial(fused.dense_topk, ids=ids, name=JS),
+        {"log_p": log_normal(B, V)[:, :2], "q_logits": normal(B, V)},
+    ),
+    "label_cross_entropy (heads)": (
+        partial(fused.cross_entropy, labels),
+        {**Q, **WEIGHTS},
+    ),
+}
 # `divergence` by another name, and leading axes that broadcast: for types alone.
 TYPED = {
     **{name: (getattr(kd, name), LOGITS) for name in kd.names()},
@@ -235,6 +266,57 @@ TYPED = {
         {"x_p": normal(2, 4, D), "x_q": normal(5, D), "epsilon": positive(3, 1)},
     ),
 }
+POSITIONS = {"first": RNG.normal(size=(7, D)), "second": RNG.normal(size=(9, D))}
+LAW = GaussianMixture(normal(2), normal(2, 1), positive(2))
+
+
+def of_positions(function, **options):
+    return (lambda first, second: function(first, second, **options)), POSITIONS
+
+
+# Other rooms; those of `metrics` are NumPy's and are called as they are.
+TYPED |= {
+    "mixtures": (
+        lambda law, x: (
+            law.joint(x),
+            law.log_density(x, 0.5),
+            law.score(x),
+            law.denoise(x, 1.0),
+            law.nearest(x),
+            law.sample(jax.random.key(0), 3),
+        ),
+        {"law": LAW, "x": normal(3, 1)},
+    ),
+    "matching": (
+        lambda law, sigma, start: fixed_point(
+            LineMatching.build(law, sigma), "alpha", start, steps=2, alpha=0.5
+        ),
+        {"law": LAW, "sigma": positive(3), "start": normal(2)},
+    ),
+    "ratio_weights": (
+        lambda logits, sigma: ratio_weights(
+            logits,
+            sigma,
+            "le_cam",
+            RatioBins.init(2, sigma_min=0.1, sigma_max=1.0),
+        ),
+        {"logits": normal(4, 2), "sigma": positive(4)},
+    ),
+    "effective_fraction": (effective_fraction, {"log_weights": normal(4)}),
+    "balance_loss": (
+        balance_loss,
+        {"load": positive(2, 4), "probability": positive(2, 4)},
+    ),
+}
+PLAIN = {
+    "frechet_distance": of_positions(metrics.frechet_distance),
+    "precision_recall": of_positions(metrics.precision_recall, k=2),
+    "nearest_distances": of_positions(metrics.nearest_distances),
+    "calibration_error": (
+        metrics.calibration_error,
+        {"confidence": np.array([0.5, 1.0]), "correct": np.array([True, False])},
+    ),
+}
 # Take no arrays, or return what another row of the table looks at.
 OTHERS = {
     *kd.names(),
@@ -244,6 +326,10 @@ OTHERS = {
     "names",
     "categorical.checked",
     "categorical.floating",
+    "dense_logits",
+    "sides.check_side",
+    "sides.vocabulary",
+    "top_outcomes",
     "sharded.check_axes",
 }
 

@@ -9,12 +9,9 @@ import jax.numpy as jnp
 
 from experiments.distilled_lm.teachers import Teacher, text_optimizer
 from kljax.decoding import Decoding, generate
+from kljax.divergences import Hidden
 from kljax.models.language.transformer import TransformerConfig, transformer
-from kljax.objectives.distillation import (
-    Hidden,
-    distillation_loss,
-    sequence_level_loss,
-)
+from kljax.objectives.distillation import distillation_loss, sequence_level_loss
 from kljax.objectives.on_policy import mixed_batch, next_token
 from kljax.training import Loss, Player
 from kljax.typing import Array, Int, Key, PyTree
@@ -140,8 +137,7 @@ class Student:
                     temperature=config.temperature,
                     **options,
                 )
-            per_example = jnp.broadcast_to(mean, batch["labels"].shape[:1])
-            return Loss(per_example, metrics | found)
+            return Loss(None, metrics | found, mean=mean)
 
         return Player("student", loss, text_optimizer(rate, steps))
 

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 
 from kljax.data.batching import in_parts
+from kljax.divergences import Hidden
 from kljax.models.language.stacking import stack_layers
 from kljax.models.language.transformer import TransformerConfig
 from kljax.models.language.vocabulary import Bytes
-from kljax.objectives.distillation import Hidden, sequence_level_loss
+from kljax.objectives.distillation import sequence_level_loss
 from kljax.training import Loss, Player, adam, warmup_cosine
 from kljax.typing import Array, Float, Int, PyTree
 
@@ -87,7 +88,7 @@ def text_player(
             config.soft_cap,
         )
         mean, metrics = sequence_level_loss(side, batch["labels"], reduction="mean")
-        return Loss(jnp.broadcast_to(mean, batch["labels"].shape[:1]), metrics)
+        return Loss(None, metrics, mean=mean)
 
     return Player(role, loss, optimizer)
 

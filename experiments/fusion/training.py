@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from experiments.fusion.batches import Corpus
+from kljax.divergences import label_cross_entropy
 from kljax.models.files.pretrained import Pretrained
 from kljax.models.functional import parameter_count
 from kljax.models.language.transformer import (
@@ -21,6 +22,7 @@ from kljax.models.language.transformer import (
 )
 from kljax.models.language.vocabulary import restricted
 from kljax.training import (
+    Every,
     Loss,
     Player,
     Progress,
@@ -94,7 +96,7 @@ def token_losses(apply: Callable, params: PyTree, batch: dict[str, Any]) -> Loss
     """Mean cross-entropy over the tokens to be predicted, per row."""
     tokens, target = batch["tokens"], batch["target"][:, 1:]
     logits = apply(params, tokens[:, :-1])
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+    losses = label_cross_entropy(tokens[:, 1:], logits)
     right = (jnp.argmax(logits, axis=-1) == tokens[:, 1:]) | ~target
     count = jnp.maximum(target.sum(axis=1), 1)
     return Loss(
@@ -172,8 +174,7 @@ class Trainer:
             steps=fitting.steps,
             run=self.folder,
             stage=stage,
-            checkpoint_every=self.config.checkpoint_every,
-            log_every=min(20, fitting.steps),
+            every=Every(self.config.checkpoint_every, log=min(20, fitting.steps)),
             progress=self.progress,
         )
         trained = jax.block_until_ready(state.params["model"])

@@ -9,10 +9,12 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from kljax.data.images import Pictures
+from kljax.divergences import cross_entropy
 from kljax.metrics import FeatureJudge
 from kljax.models.functional import functional
 from kljax.models.vision.classifier import ConvClassifier, random_shift
@@ -72,7 +74,7 @@ def trained_judge(
         target = optax.smooth_labels(
             jax.nn.one_hot(batch["ids"], classes), config.label_smoothing
         )
-        return Loss(optax.softmax_cross_entropy(logits, target))
+        return Loss(cross_entropy(jnp.log(target), logits))
 
     rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     optimizer = optax.adamw(rate, weight_decay=config.weight_decay)

@@ -21,6 +21,7 @@ from experiments.one_step.ring_training import (
 from kljax.metrics import sliced_wasserstein2
 from kljax.theory.mixtures import GaussianMixture
 from kljax.training import (
+    Every,
     Player,
     Progress,
     RunFolder,
@@ -119,8 +120,7 @@ class Session:
             frozen=frozen,
             run=self.folder,
             stage=stage,
-            checkpoint_every=self.config.checkpoint_every,
-            log_every=min(20, steps),
+            every=Every(self.config.checkpoint_every, log=min(20, steps)),
             progress=self.progress,
         )
 

@@ -23,6 +23,7 @@ from experiments.one_step.figures import (
 )
 from experiments.one_step.judge import rank_correlation, trained_judge
 from experiments.one_step.networks import build_networks
+from experiments.one_step.sampling import Sampling
 from experiments.one_step.training import (
     distillation_players,
     gap_probe,
@@ -36,6 +37,7 @@ from kljax.data.images import first_of_classes, load_pictures
 from kljax.metrics import FeatureJudge
 from kljax.models.vision import edm
 from kljax.training import (
+    Every,
     Progress,
     RunFolder,
     TrainState,
@@ -127,7 +129,7 @@ class Session:
             run=self.run,
             stage=stage,
             progress=self.progress,
-            checkpoint_every=self.config.checkpoint_every,
+            every=Every(self.config.checkpoint_every),
             **rest,
         )
 
@@ -257,43 +259,10 @@ class Session:
     # ------------------------------------------------------------ what is judged
 
     @functools.cached_property
-    def samplers(self) -> dict[str, Any]:
-        nets, steps = self.nets, self.config.teacher.sampler_steps
-
-        def many(params, z, ids):
-            return edm.heun_sampler(
-                lambda x, sigma: nets.denoise(params, x, sigma, ids), z, steps=steps
-            )
-
-        return {"many": jax.jit(many), "one": jax.jit(nets.generate)}
-
-    def images(self, sampler: str, params: PyTree, seed: int, title: str) -> Any:
-        """Rounded samples, their classes, and images per second once compiled."""
-        count = self.config.judge.samples
+    def sampling(self) -> Sampling:
+        count, steps = self.config.judge.samples, self.config.teacher.sampler_steps
         shape = self.codes.shape
-        size = min(
-            count, max(64, min(2500, 1_600_000 // math.prod(self.pictures.shape)))
-        )
-        ids = self.pictures.sample_ids(count)
-        key = jax.random.fold_in(jax.random.key(seed), 3)
-        draw = self.samplers[sampler]
-
-        def part(start: int) -> np.ndarray:
-            z = jax.random.normal(jax.random.fold_in(key, start), (size, *shape))
-            chosen = None if ids is None else np.resize(ids[start:], size)
-            return self.nets.codec.decode(np.asarray(draw(params, z, chosen)))
-
-        part(0)
-        found, started = [], time.perf_counter()
-        task = self.progress.task(title, count)
-        for start in range(0, count, size):
-            found.append(part(start))
-            done = min(count, start + size)
-            task.update(done, rate=done / (time.perf_counter() - started))
-        task.close()
-        seconds = time.perf_counter() - started
-        images = from_unit(np.concatenate(found)[:count], self.pictures.levels)
-        return images, ids, len(found) * size / seconds
+        return Sampling(self.nets, self.pictures, shape, count, steps, self.progress)
 
     def score(self, name: str, seed: int) -> Row:
         """A model's row of the table (stage `score-...`)."""
@@ -310,7 +279,9 @@ class Session:
                 state, frozen = self.student(name, seed)
                 sampler, params = "one", state.ema["student"]
                 extra = {"evaluations": 1} | self.gap(state, frozen, seed)
-            images, ids, speed = self.images(sampler, params, seed, f"sample {label}")
+            images, ids, speed = self.sampling.images(
+                sampler, params, seed, f"sample {label}"
+            )
             rows = first_of_classes(ids, len(images), self.pictures.num_classes)
             keep_images(self.kept(label), images[rows])
             return {

@@ -9,7 +9,7 @@ the cache that the loop starts from.
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,13 @@ from kljax.typing import Array, PyTree
 __all__ = ["Combine", "Decoder", "Model", "Reader", "opened"]
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """A model that reads on from what it has read; it hashes.
 
-    `PureTransformer` is one. A cache is a `kljax.models.language.cache.Cache` or has
-    its methods: `grow` always, `keep` and `packed` for `speculate`.
+    `PureTransformer` is one. A cache is a `kljax.models.language.cache.Cache` or has of
+    it `slots` and `grow`, for `speculate` also `cursor`, `keep` and `packed`, and
+    `limit` and `next_position` where the model has a context that must not be left.
     """
 
     def init_cache(self, batch: int, slots: int, dtype: Any) -> Any:

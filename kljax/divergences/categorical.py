@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.divergences._arguments import check_positive, rows_shaped
+from kljax.arguments import check_positive, rows_shaped
 from kljax.divergences._probabilities import warn_of_probabilities
 from kljax.generators import Alpha, FDivergence, get, names
 from kljax.kernels.logits import normalized, row_divergence

@@ -149,6 +149,9 @@ def forward_k1(
     Example:
       >>> float(forward_k1(log_p=jnp.float32(-1.5), log_q=jnp.float32(-2.0)))
       0.5
+
+    References:
+      As `k1`, with p and q swapped.
     """
     return k1(log_p=log_q, log_q=log_p)
 
@@ -173,6 +176,9 @@ def forward_k3(
     Example:
       >>> round(float(forward_k3(log_p=jnp.float32(-1.5), log_q=jnp.float32(-2.0))), 4)
       0.1065
+
+    References:
+      As `k3`, with p and q swapped.
     """
     return k3(log_p=log_q, log_q=log_p)
 

@@ -299,6 +299,9 @@ def histogram_kl(
       >>> edges = jnp.array([0.0, 0.5, 1.0])
       >>> round(float(histogram_kl(x, y, edges, pseudo_count=0.0)), 4)
       0.6931
+
+    References:
+      As `kljax.divergences.counts.kl`.
     """
     x_p, x_q, edges = map(floating, (x_p, x_q, edges))
     if edges.ndim != 1 or edges.shape[0] < 2:

@@ -34,15 +34,29 @@ def score_from_denoiser(
     *,
     alpha: Float[ArrayLike, ""] | Float[ArrayLike, "b"] = 1.0,
 ) -> Float[Array, "b *event"]:
-    """Tweedie's formula: s(x) = (alpha D(x) - x) / sigma^2.
+    """The score of noisy data, from what they are without the noise.
 
-    `noisy` is ``alpha x_0 + sigma noise`` and `denoised` an estimate of its x_0;
-    `sigma` > 0. Returns the score of the noisy law, shaped like `noisy`. Reference:
-    f-distill (arXiv:2502.15681), Eq. 2.
+    Tweedie's formula: s(x) = (alpha D(x) - x) / sigma^2.
 
-    >>> x = jnp.array([[2.0]])
-    >>> score_from_denoiser(x / 2, x, jnp.ones(1)).tolist()  # N(0, 1) plus noise
-    [[-1.0]]
+    Args:
+      denoised: D(x), an estimate of x_0.
+      noisy: x = ``alpha x_0 + sigma noise``.
+      sigma: noise levels > 0, one per example.
+      alpha: scale of the signal, a number or one per example.
+
+    Returns:
+      The score of the noisy law, shaped like `noisy`.
+
+    Raises:
+      ValueError: shapes that differ.
+
+    Example:
+      >>> x = jnp.array([[2.0]])
+      >>> score_from_denoiser(x / 2, x, jnp.ones(1)).tolist()  # N(0, 1) plus noise
+      [[-1.0]]
+
+    References:
+      f-distill (arXiv:2502.15681), Eq. 2.
     """
     denoised, noisy = _alike("denoised", denoised, "noisy", noisy)
     sigma = floating(sigma)
@@ -75,12 +89,16 @@ def score_divergence(
     Returns:
       One value per point, >= 0.
 
+    Raises:
+      ValueError: shapes that differ, an unknown name, or no ratio where one is needed.
+
     Example:
       >>> x = jnp.array([[0.5]])
       >>> score_divergence(1.0 - x, -x).tolist()  # N(1, 1) against N(0, 1)
       [0.5]
 
-    Reference: f-distill Eq. 3 for h; de Bruijn's identity for the KL.
+    References:
+      f-distill Eq. 3 for h; de Bruijn's identity for the KL.
     """
     score_q, score_p = _alike("score_q", score_q, "score_p", score_p)
     square = jnp.sum((score_p - score_q) ** 2, axis=tuple(range(1, score_p.ndim)))
@@ -107,11 +125,16 @@ def integral_divergence(
     Returns:
       The integral, shaped like a rate.
 
+    Raises:
+      ValueError: shapes that differ, fewer than two levels, or levels that are known
+        not to increase.
+
     Example:
       >>> integral_divergence(jnp.ones(3), jnp.array([0.0, 1.0, 2.0])).item()
       4.0
 
-    Reference: Diff-Instruct (arXiv:2305.18455) for the integral KL.
+    References:
+      Diff-Instruct (arXiv:2305.18455) for the integral KL.
     """
     rates, sigma = floating(rates), floating(sigma)
     if sigma.ndim != 1 or sigma.shape[0] < 2 or rates.shape[:1] != sigma.shape:
@@ -150,13 +173,17 @@ def integral_kl(
     Returns:
       One value per draw; its mean is the divergence.
 
+    Raises:
+      ValueError: as `score_divergence` and `integral_divergence`.
+
     Example:
       >>> sigma = jnp.geomspace(1e-2, 1e3, 2000)
       >>> gap = -jnp.ones((2000, 1, 1)) / (1 + sigma[:, None, None] ** 2)
       >>> round(float(integral_kl(gap, 0 * gap, sigma)[0]), 3)  # N(1, 1), N(0, 1)
       0.5
 
-    Reference: Diff-Instruct (arXiv:2305.18455); de Bruijn's identity.
+    References:
+      Diff-Instruct (arXiv:2305.18455); de Bruijn's identity.
     """
     rates = jax.vmap(score_divergence)(floating(score_p), floating(score_q))
     return integral_divergence(rates, sigma, weight=weight)
@@ -170,11 +197,27 @@ def pairing(
     """A loss whose gradient in `samples` is exactly ``g = weight * direction``.
 
     Its value is ½|g|^2, a progress measure; neither `direction` nor `weight` is
-    differentiated. Reference: f-distill Eq. 5 (there <g, x>, the same gradient).
+    differentiated.
 
-    >>> x, g = jnp.zeros((1, 2)), jnp.array([[3.0, 4.0]])
-    >>> jax.grad(lambda x: pairing(x, g).sum())(x).tolist()
-    [[3.0, 4.0]]
+    Args:
+      samples: what is moved.
+      direction: of the gradient, shaped like the samples.
+      weight: a factor per sample, 1 when left out; one of 0 takes away whatever sample
+        and direction hold.
+
+    Returns:
+      The loss per sample.
+
+    Raises:
+      ValueError: shapes that differ.
+
+    Example:
+      >>> x, g = jnp.zeros((1, 2)), jnp.array([[3.0, 4.0]])
+      >>> jax.grad(lambda x: pairing(x, g).sum())(x).tolist()
+      [[3.0, 4.0]]
+
+    References:
+      f-distill Eq. 5 (there <g, x>, the same gradient).
     """
     direction, samples = _alike("direction", direction, "samples", samples)
     weight = jnp.ones(samples.shape[:1], samples.dtype) if weight is None else weight
@@ -215,13 +258,17 @@ def surrogate(
     Returns:
       The loss per sample. Only its gradient means something.
 
+    Raises:
+      ValueError: shapes that differ, an unknown name, or no ratio where one is needed.
+
     Example:
       >>> loss = lambda m: surrogate(m + jnp.zeros((1, 1)), -m + jnp.ones((1, 1)),
       ...                            jnp.zeros((1, 1))).mean()
       >>> jax.grad(loss)(0.0).item()  # model N(0, 1) at its mean, target N(1, 1)
       -1.0
 
-    Reference: f-distill Eq. 3 (gradient theorem).
+    References:
+      f-distill Eq. 3 (gradient theorem).
     """
     score_p, samples = _alike("score_p", score_p, "samples", samples)
     score_q, _ = _alike("score_q", score_q, "samples", samples)

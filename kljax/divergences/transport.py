@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from kljax.arguments import floating
-from kljax.divergences._transport_arguments import checked, present
 from kljax.kernels.pairs.sums import squared_distances
 from kljax.kernels.transport import rules
+from kljax.kernels.transport.problem import checked, present
 from kljax.kernels.transport.rules import Matrix, SquaredDistances
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 

@@ -2,7 +2,7 @@
 
 from kljax.training.checkpoints import Checkpoints
 from kljax.training.interruption import Interrupted
-from kljax.training.loop import fit
+from kljax.training.loop import Every, fit
 from kljax.training.mesh import (
     data_mesh,
     model_mesh,
@@ -21,6 +21,7 @@ from kljax.training.step import Step, jit_step, make_step
 
 __all__ = [
     "Checkpoints",
+    "Every",
     "FolderInUse",
     "Interrupted",
     "Loss",

@@ -4,7 +4,9 @@ import pathlib
 import subprocess
 import sys
 
-from public_calls import OTHERS, TABLE, public_functions
+import jax
+import numpy as np
+from public_calls import OTHERS, TABLE, VARIANTS, public_functions
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 
@@ -22,3 +24,16 @@ def test_annotations_hold():
     )
     assert out.returncode == 0, out.stderr
     assert not out.stdout, out.stdout
+
+
+def test_lists_and_numbers_are_accepted_where_arrays_are():
+    for name, (function, arrays) in {**TABLE, **VARIANTS}.items():
+        if "." not in name:
+            continue
+        leaves, shape = jax.tree.flatten(arrays)
+        lists = shape.unflatten([np.asarray(x).tolist() for x in leaves])
+        given, plain = (
+            jax.make_jaxpr(lambda x=x, call=function: call(**x))().out_avals
+            for x in (arrays, lists)
+        )
+        assert str(given) == str(plain), name

@@ -12,7 +12,7 @@ from kljax.divergences import get
 
 made = kd.from_generator
 INF = np.inf
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.quick
 
 
 def _alpha(u):

@@ -11,6 +11,7 @@ import pytest
 from optax import contrib
 
 from kljax.training import (
+    Every,
     Loss,
     Player,
     RunFolder,
@@ -26,6 +27,8 @@ from kljax.training import (
     state_digest,
     warmup_cosine,
 )
+
+pytestmark = pytest.mark.quick
 
 RATE = optax.linear_schedule(0.1, 0.02, 4)
 TREE = {"w": np.full((3, 2), 0.5, np.float32), "b": np.zeros(2, np.float32)}
@@ -114,8 +117,8 @@ def ends(tmp_path_factory):
 
     straight = fit(step, again(), batches, steps=4)
     with RunFolder(tmp_path_factory.mktemp("run"), {}, env={}) as run:
-        fit(step, again(), batches, steps=2, run=run, log_every=1)
-        resumed = fit(step, first, batches, steps=4, run=run, log_every=1)
+        fit(step, again(), batches, steps=2, run=run, every=Every(log=1))
+        resumed = fit(step, first, batches, steps=4, run=run, every=Every(log=1))
         lines = run.metrics("train")
     assert step._cache_size() == 1, "a restored state compiles anew"
     return straight, resumed, lines

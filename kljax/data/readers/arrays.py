@@ -57,6 +57,12 @@ def read_npz(path: pathlib.Path) -> Raw:
         notes["prepared_from"] = _manifest(path, entries.pop("manifest"))
     images, labels = _roles(path, entries)
     arrays = {key: entries[key] for key in images.values()}
+    for key, array in arrays.items():
+        if array.ndim not in (3, 4) and array.dtype.kind in "biuf":
+            raise DataError(
+                f"{path}: {key} is {array.dtype} {list(array.shape)}, expected images "
+                "[n, h, w] or [n, h, w, c]. Remedy: reshape it."
+            )
     pixels, levels, notes["value_rule"] = as_levels(str(path), arrays, counts["levels"])
     splits = {}
     for split, key in images.items():

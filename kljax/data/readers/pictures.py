@@ -11,6 +11,7 @@ from kljax.data.readers.folders import (
     split_places,
     visible,
 )
+from kljax.data.readers.idx import is_idx
 from kljax.data.readers.raw import LARGEST, SMALLEST, Raw, split_of
 from kljax.data.readers.values import byte_levels
 from kljax.errors import DataError
@@ -20,6 +21,10 @@ __all__ = ["read_pictures"]
 ENDINGS = (".png", ".jpg", ".jpeg")
 SIGNATURE, DEPTH = b"\x89PNG\r\n\x1a\n", 24
 """How a PNG file starts, and where it says how many bits a channel has."""
+
+PICTURED = {"image", "images", "img", "imgs"}
+OTHER = {"label", "labels", "mask", "masks", "annotation", "annotations", "targets"}
+"""What folders are called that hold the images of all classes, and what beside them."""
 
 Classes = dict[str, list[pathlib.Path]]
 """The images of each class; class "" for a flat folder."""
@@ -97,8 +102,9 @@ def _list(root: pathlib.Path) -> tuple[Classes, int, list[str]]:
         files, inside, hidden = visible(folder)
         if inside:
             raise DataError(
-                f"{inside[0]}: a folder inside a class folder. Remedy: put the images "
-                f"straight into one folder per class{_beside(root, folder, folders)}."
+                f"{inside[0]}: a folder inside a class folder. Remedy: "
+                f"{_instead(inside[0])}put the images straight into one folder per "
+                f"class{_beside(root, folder, folders)}."
             )
         classes[folder.name], found = _images(folder, files)
         ignored += hidden
@@ -129,6 +135,13 @@ def _images(
     return images, left_alone(rest, "PNG or JPEG images")
 
 
+def _instead(inside: pathlib.Path) -> str:
+    """Where the data begin further down, that folder."""
+    if any(is_idx(file) for file in inside.iterdir()):
+        return f"give {inside}, or "
+    return "" if split_of(inside.name) is None else f"give {inside.parent}, or "
+
+
 def _beside(
     root: pathlib.Path, folder: pathlib.Path, folders: list[pathlib.Path]
 ) -> str:
@@ -144,15 +157,23 @@ def _beside(
 
 def _class_names(path: pathlib.Path, listed: dict[str, Classes]) -> tuple[str, ...]:
     found = {split: set(classes) for split, classes in listed.items()}
-    first, *others = found
-    for other in others:
-        if odd := sorted(found[first] ^ found[other]):
+    first = "train" if "train" in found else next(iter(found))
+    for other in found:
+        # A small part may lack a class; none may have one that training never shows.
+        flat = "" in found[first] | found[other]
+        odd = found[first] ^ found[other] if flat else found[other] - found[first]
+        if odd:
             raise DataError(
                 f"{path}: {first} and {other} differ in the classes "
-                f"{[name or '(flat)' for name in odd]}. Remedy: give both the same "
-                "class folders."
+                f"{[name or '(flat)' for name in sorted(odd)]}. Remedy: give both the "
+                "same class folders."
             )
     names = found[first] - {""}
+    if names & PICTURED and names <= PICTURED | OTHER:
+        raise DataError(
+            f"{path}: {', '.join(sorted(names))} are no classes. Remedy: give the "
+            "folder of the images alone, with one folder per class in it for labels."
+        )
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))

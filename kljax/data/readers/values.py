@@ -1,6 +1,6 @@
 """What the numbers of images mean: grey levels, or floats in one of two ranges."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ def byte_levels(origin: str, *images: Images) -> int:
       DataError: so few levels are used that there must be another number of them.
     """
     high = max((int(x.max()) for x in images if x.size), default=0)
-    if high > 1:
+    if high > 1 and not _constant(images):
         _check_dim(origin, high, BYTE_DIM, f"levels={high + 1}")
     return 2 if high == 1 else 256
 
@@ -70,7 +70,7 @@ def as_levels(
     rule = rules[first]
     if levels is None:
         levels = 2 if rule is BINARY else 256
-        if rule is not BINARY:
+        if rule is not BINARY and not _constant(arrays.values()):
             _check_all_dim(origin, arrays, rule)
     scale = rule.scale * (levels - 1)
     found = {
@@ -94,14 +94,34 @@ def _rule(origin: str, key: str, images: np.ndarray, levels: int | None) -> Rule
             return BINARY if high <= 1 and levels is None else BYTES
         if kind == "f" and -NOISE <= low and high <= 1 + NOISE:
             return UNIT
-        if kind == "f" and -1 - NOISE <= low <= -0.5 and high <= 1 + NOISE:
+        # [-0.5, 0.5] is a range in use as well: it is not half of [-1, 1].
+        if kind == "f" and -1 - NOISE <= low < -0.5 - NOISE and high <= 1 + NOISE:
             return SIGNED
     raise DataError(
         f"{origin}: {key} holds image values of kind {kind} ({images.dtype}) between "
         f"{low:g} and {high:g}, expected integers in 0 .. 255 or finite floats in "
-        "[0, 1] or [-1, 1]. Remedy: rescale or clip them, remove what is not finite, "
-        "or save images.astype('uint8')."
+        f"[0, 1] or [-1, 1]. Remedy: {_remedy(images, low, high)}."
     )
+
+
+def _remedy(images: np.ndarray, low: float, high: float) -> str:
+    kind = images.dtype.kind
+    if kind not in "biuf":
+        return "save one number per pixel and channel, of an integer or a float type"
+    if not np.isfinite((low, high)).all():
+        count = int((~np.isfinite(images)).sum())
+        return f"{count} are not finite, look at how they were written"
+    if kind in "iu":
+        if high <= 255:
+            return "shift or clip them to 0 .. 255"
+        return "rescale them, save images / n with n the largest value of their type"
+    return "undo their normalization, so that they lie in [0, 1]"
+
+
+def _constant(arrays: Iterable[np.ndarray]) -> bool:
+    """Whether every pixel is the same, which is another fault than being dark."""
+    ends = [(x.min(), x.max()) for x in arrays if x.size]
+    return min((x for x, _ in ends), default=0) == max((x for _, x in ends), default=0)
 
 
 def _check_all_dim(origin: str, arrays: Mapping[str, np.ndarray], rule: Rule) -> None:

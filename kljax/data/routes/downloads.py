@@ -51,7 +51,9 @@ def run(
             while process.poll() is None:
                 time.sleep(pause)
                 pause = min(2 * pause, POLL_SECONDS)
-                here = sum(map(_size, folder.rglob(pattern)))
+                # The largest: a downloader copies a whole file to its last place.
+                here = max(map(_size, folder.rglob(pattern)), default=0)
+                here = min(here, source.bytes)
                 if here / source.bytes >= told + REPORT_SHARE:
                     told = here / source.bytes
                     report(f"{source.name}: {here / 1e6:.1f} of {megabytes:.1f} MB")

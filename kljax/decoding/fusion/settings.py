@@ -78,7 +78,7 @@ class Fusion:
     def __post_init__(self) -> None:
         """Checks what does not depend on the logits."""
         for name, value, known in (
-            ("rule", self.rule or "dynamic", RULES),
+            ("rule", "dynamic" if self.rule is None else self.rule, RULES),
             ("init", self.init, ("analytic", "scan")),
             ("target", self.target, ("mean", "own")),
         ):

@@ -54,7 +54,14 @@ class _Conditionals(NamedTuple):
     columns_of_mass: Callable[[Array], Array]
 
 
-def find(geometry, a, b, epsilon, iterations, tolerance=None) -> Solution:
+def find(
+    geometry: Matrix | SquaredDistances,
+    a: Float[Array, "*b n"],
+    b: Float[Array, "*b m"],
+    epsilon: Float[Array, "*b"],
+    iterations: int,
+    tolerance: float | None = None,
+) -> Solution:
     """Potentials whose derivatives are those of the fixed point."""
     problem = lax.stop_gradient((a, b, geometry, epsilon))
     mass_a, mass_b, fixed, scale = problem

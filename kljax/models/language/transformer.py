@@ -17,15 +17,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.models.attention import Attention, Context, causal, nearest
+from kljax.models.attention import causal, nearest
 from kljax.models.functional import PureModule, pure
+from kljax.models.language.attention import Attention, Context
 from kljax.models.language.cache import Cache
 from kljax.models.language.checks import check_call, check_ids
 from kljax.models.language.configuration import TransformerConfig
 from kljax.models.language.rope import Rope, rotation
 from kljax.models.language.sharding import for_lookup, on_examples
 from kljax.models.language.stacking import is_stacked
-from kljax.models.layers import MLP, NORMS, Dense, draw, wide
+from kljax.models.layers import MLP, NORMS, Dense, Table, looked_up, normal, wide
 from kljax.models.mixture import Mixture, Routing
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
@@ -75,25 +76,6 @@ class Layer(nnx.Module):
         return x + inner, written, routing
 
 
-class Table(nnx.Module):
-    """One learned row per token or position."""
-
-    def __init__(self, rows: int, width: int, *, rngs: nnx.Rngs):
-        self.table = draw(rngs, (rows, width), 0.02)
-
-    def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        return looked_up(self.table[...], ids, 0)
-
-
-def looked_up(table: Array, ids: Int[Array, "b t"], axis: int) -> Array:
-    """Rows (axis 0) or columns (axis 1); NaN for an id that the table does not have.
-
-    An index below 0 would count from the end, and one above the end would be clamped.
-    """
-    known = jnp.where(ids < 0, table.shape[axis], ids)
-    return jnp.take(table, known, axis=axis, mode="fill", fill_value=jnp.nan)
-
-
 class Stack(nnx.Module):
     """Layers whose parameters have a leading axis: one period of the pattern."""
 
@@ -136,7 +118,7 @@ class Transformer(nnx.Module):
             config.width,
             config.vocab_size,
             bias=config.head_bias,
-            deviation=0.02,
+            init=normal(0.02),
             rngs=rngs,
         )
 

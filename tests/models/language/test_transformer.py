@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 import transformer_reference as reference
 
-from kljax.models.language.transformer import (
-    Rope,
-    TransformerConfig,
-    looked_up,
-    transformer,
-)
+from kljax.models.language.transformer import Rope, TransformerConfig, transformer
+from kljax.models.layers import looked_up
 
 SIZES = {"vocab_size": 97, "width": 32, "depth": 2, "heads": 4, "max_length": 64}
 CASES = {

@@ -1,4 +1,4 @@
-"""The arguments of `kljax.divergences.transport`: one dtype, equal leading axes."""
+"""A problem of transport that is one: one dtype, equal leading axes, legal values."""
 
 import dataclasses
 
@@ -8,8 +8,9 @@ from jax import lax
 
 from kljax.arguments import floating, legal, shadow
 from kljax.kernels.transport import rules
+from kljax.kernels.transport.matrix import Solution
 from kljax.kernels.transport.rules import Matrix, SquaredDistances
-from kljax.typing import Array
+from kljax.typing import Array, ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +23,22 @@ class Problem:
     epsilon: Array
 
     @property
-    def parts(self):
+    def parts(self) -> tuple[Array, Array, Matrix | SquaredDistances, Array]:
         return self.a, self.b, self.geometry, self.epsilon
 
-    def potentials(self, iterations, tolerance=None):
+    def potentials(self, iterations: int, tolerance: float | None = None) -> Solution:
+        """As `rules.find`."""
         a, b, geometry, epsilon = self.parts
         return rules.find(geometry, a, b, epsilon, iterations, tolerance)
 
 
-def checked(a, b, cost, epsilon, iterations) -> Problem:
+def checked(
+    a: ArrayLike,
+    b: ArrayLike,
+    cost: ArrayLike | SquaredDistances,
+    epsilon: ArrayLike,
+    iterations: int,
+) -> Problem:
     """The problem, or an error that names what does not fit."""
     a, b = floating(a), floating(b)
     if isinstance(cost, SquaredDistances):

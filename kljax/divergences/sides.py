@@ -1,7 +1,8 @@
-"""The two sides of a distillation, as what the caller holds.
+"""A side of a divergence at every token, as what the caller holds.
 
-`Logits`; `Hidden` states and a head; for a teacher also `TopK` lists. Each is a named
-tuple of arrays, hence a pytree: it passes through `jax.jit`, `jax.grad` and a batch.
+`Logits`; `Hidden` states and a head; for a target also lists of outcomes, `TopK` or
+`Restricted`. Each is a named tuple of arrays, hence a pytree: it passes through
+`jax.jit`, `jax.grad` and a batch.
 """
 
 from typing import Any, NamedTuple
@@ -9,18 +10,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import checked_ids, rows_shaped
-from kljax.kernels.rows import settled
+from kljax.arguments import rows_shaped
+from kljax.kernels.linear.products import finish, possible
+from kljax.kernels.weights import settled
 from kljax.typing import Array, ArrayLike, Float, Int
 
 __all__ = [
     "Hidden",
     "Logits",
+    "Restricted",
     "TopK",
     "check_side",
     "dense_logits",
-    "token_labels",
-    "token_weights",
     "top_outcomes",
     "vocabulary",
 ]
@@ -49,19 +50,43 @@ class Hidden(NamedTuple):
 
 
 class TopK(NamedTuple):
-    """A teacher's k likeliest outcomes; all others count as one, the tail.
+    """A target's k likeliest outcomes; all others count as one, the tail.
+
+    A sum over the k outcomes alone is no divergence: it can be negative. With the tail
+    as outcome k + 1 it is one, and a lower bound on that of the full rows.
+
+    Without `log_tail` the tail is one minus what is listed, as the numbers are given:
+    of one outcome with log-probability -1e-7 it is 1e-7. Rounding hides a tail below
+    about eps sum p |log p| (eps = 1.2e-7 in float32, 8e-3 in bfloat16). There the tail
+    counts as the model's own, but not as more than rounding can hide: the least
+    divergence that the list allows, finite whatever the divergence. Give `log_tail`
+    where the target's logits are known, and where it is known to have none.
 
     Fields:
       log_p: log-probabilities at `ids`, normalized over the full vocabulary, at the
         temperature of the loss (`top_outcomes` makes them).
-      ids: distinct outcomes of a token.
-      log_tail: log of what all others have; None: one minus the list, which hides
-        tails at the level of rounding.
+      ids: outcomes, distinct within a token, in ``[0, v)``.
+      log_tail: log of what all others have, ``-inf`` for nothing. Not looked at if all
+        outcomes are listed.
     """
 
     log_p: Float[ArrayLike, "*b t k"]
     ids: Int[ArrayLike, "*b t k"]
     log_tail: Float[ArrayLike, "*b t"] | None = None
+
+
+class Restricted(NamedTuple):
+    """A target over k outcomes, and both sides given that it is one of these.
+
+    It does not see how much the model puts elsewhere; `TopK` does.
+
+    Fields:
+      log_p: logits or log-probabilities at `ids`.
+      ids: outcomes, distinct within a token, in ``[0, v)``.
+    """
+
+    log_p: Float[ArrayLike, "*b t k"]
+    ids: Int[ArrayLike, "*b t k"]
 
 
 def top_outcomes(
@@ -94,12 +119,12 @@ def top_outcomes(
       ([[1, 2]], [[0.5, 0.30000001192092896]])
     """
     check_side("teacher", teacher, (Logits, Hidden))
-    temperature = rows_shaped("temperature:", temperature, ())
+    temperature = rows_shaped("temperature", temperature, ())
     vocab = vocabulary(teacher)
     if not 1 <= k <= vocab:
-        raise ValueError(f"k: expected 1 to {vocab}, the vocabulary, got {k}")
+        raise ValueError(f"k must be 1 to {vocab}, the vocabulary, got {k}")
     if chunk_size < 1:
-        raise ValueError(f"chunk_size: expected at least 1 token, got {chunk_size}")
+        raise ValueError(f"chunk_size must be at least 1 token, got {chunk_size}")
 
     def listed(part: Array) -> TopK:
         side = teacher._replace(**{teacher._fields[0]: part})
@@ -146,20 +171,17 @@ def dense_logits(
     if isinstance(side, Logits):
         values = settled(weights, jnp.asarray(side.values), impossible=True)
         return values.astype(jnp.promote_types(values.dtype, jnp.float32))
-    states, head = settled(weights, jnp.asarray(side.states)), jnp.asarray(side.head)
+    states, head = jnp.asarray(side.states), jnp.asarray(side.head)
+    bias, cap = (None if x is None else jnp.asarray(x) for x in side[2:])
+    states = settled(weights, states)
     if states.shape[-1] != head.shape[0]:
         raise ValueError(
             f"head: shape {head.shape} does not take states of width {states.shape[-1]}"
         )
     wide = jnp.promote_types(jnp.promote_types(states.dtype, head.dtype), jnp.float32)
+    head = head if bias is None else possible(head, bias)
     z = jnp.einsum("...d,dv->...v", states, head, preferred_element_type=wide)
-    z = settled(weights, z)
-    z = z if side.bias is None else z + jnp.asarray(side.bias, wide)
-    if side.soft_cap is None:
-        return z
-    missing = z == -jnp.inf
-    capped = side.soft_cap * jnp.tanh(jnp.where(missing, 0, z) / side.soft_cap)
-    return jnp.where(missing, z, capped)
+    return finish(settled(weights, z), bias, cap)
 
 
 def vocabulary(side: Logits | Hidden) -> int:
@@ -172,41 +194,10 @@ def check_side(name: str, side: Any, kinds: tuple[type, ...]) -> None:
     if not isinstance(side, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(
-            f"{name}: expected {names} of kljax.objectives.distillation, got "
-            f"{type(side).__name__}"
+            f"{name} must be {names} of kljax.divergences, got {type(side).__name__}"
         )
     if jnp.ndim(side[0]) < 2:
         last = "width" if isinstance(side, Hidden) else "n"
         raise ValueError(
-            f"{name}: expected [..., tokens, {last}], got shape {jnp.shape(side[0])}"
+            f"{name} must be [..., tokens, {last}], got shape {jnp.shape(side[0])}"
         )
-
-
-def token_labels(
-    labels: ArrayLike | None,
-    weights: ArrayLike | None,
-    shape: tuple[int, ...],
-    vocab: int,
-) -> tuple[Array | None, Array | None]:
-    """Labels, and the weights without the tokens whose label is negative."""
-    if labels is None:
-        return None, None if weights is None else token_weights(weights, shape)
-    known = jnp.asarray(labels)
-    if not jnp.issubdtype(known.dtype, jnp.integer):
-        raise TypeError(f"labels: expected integers, got {known.dtype}")
-    if known.shape != shape:
-        raise ValueError(f"labels: expected {shape}, one per token, got {known.shape}")
-    w = token_weights(weights, shape)
-    known = checked_ids("labels:", labels, vocab, weights, negative=True)
-    return known, jnp.where(known >= 0, w, 0)
-
-
-def token_weights(weights: ArrayLike | None, shape: tuple[int, ...]) -> Array:
-    """Weights in float32 or wider, one per token; ones for None."""
-    if weights is None:
-        return jnp.ones(shape, jnp.float32)
-    w = jnp.asarray(weights)
-    if w.shape != shape:
-        raise ValueError(f"weights: expected {shape}, one per token, got {w.shape}")
-    real = jnp.issubdtype(w.dtype, jnp.floating)
-    return w.astype(jnp.promote_types(w.dtype, jnp.float32) if real else jnp.float32)

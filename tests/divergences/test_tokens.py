@@ -3,6 +3,7 @@
 from functools import partial
 
 import chex
+import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +87,7 @@ OFTEN = ("forward_kl", "jensen_shannon", "total_variation")
 def test_value_and_all_gradients_of_every_divergence(name, x64):
     caps, temperatures = (4.0, 3.0), (1.5, 0.8)
     loss = partial(
-        kd.linear_divergence,
+        fused.divergence,
         name,
         temperature=temperatures,
         soft_cap=caps,
@@ -111,9 +112,7 @@ def test_value_and_all_gradients_of_every_divergence(name, x64):
 @BOTH
 def test_reductions_weights_and_leading_axes(implementation, x64):
     rows = dense("jensen_shannon", SIDES)
-    mean = partial(
-        kd.linear_divergence, "jensen_shannon", implementation=implementation
-    )
+    mean = partial(fused.divergence, "jensen_shannon", implementation=implementation)
     close(mean(**SIDES), rows.mean())
     close(mean(**SIDES, chunk_size=3), rows.mean())
     close(mean(**SIDES, chunk_size=3, weights=WEIGHTS > 0), rows[WEIGHTS > 0].mean())
@@ -123,11 +122,9 @@ def test_reductions_weights_and_leading_axes(implementation, x64):
         for k, x in SIDES.items()
     }
     close(mean(**stacked, chunk_size=4), rows.mean())
-    each = kd.linear_divergence(
-        "jensen_shannon", **stacked, chunk_size=4, reduction="none"
-    )
+    each = fused.divergence("jensen_shannon", **stacked, chunk_size=4, reduction="none")
     close(each, np.stack([rows, rows[::-1]]))
-    weighted = kd.linear_divergence(
+    weighted = fused.divergence(
         "jensen_shannon", **SIDES, chunk_size=2, reduction="none", weights=WEIGHTS
     )
     close(weighted, WEIGHTS * rows)
@@ -142,7 +139,7 @@ def test_per_token_cotangents_and_second_order(implementation, x64):
     given = {k: x for k, x in SIDES.items() if k not in keys}
 
     def total(moved):
-        return kd.linear_divergence(
+        return fused.divergence(
             "forward_kl",
             **given,
             **moved,
@@ -175,7 +172,7 @@ def test_per_token_cotangents_and_second_order(implementation, x64):
 
     @jax.jit
     def pulled(head, cotangent):
-        rows = lambda head: kd.linear_divergence(
+        rows = lambda head: fused.divergence(
             "forward_kl", **{**SIDES, "q_head": head}, reduction="none", chunk_size=4
         )
         return jax.vjp(rows, head)[1](cotangent)[0]
@@ -187,7 +184,7 @@ def test_per_token_cotangents_and_second_order(implementation, x64):
 @pytest.mark.slow
 def test_hessian_in_one_hidden_state(x64):
     arrays = {k: (x[:1] if k.endswith("hidden") else x) for k, x in SIDES.items()}
-    total = lambda h: kd.linear_divergence(
+    total = lambda h: fused.divergence(
         "jensen_shannon", **{**arrays, "q_hidden": h}, implementation="recompute"
     )
     got = jax.jit(jax.hessian(total))(arrays["q_hidden"])[0, :, 0]
@@ -199,7 +196,7 @@ def test_hessian_in_one_hidden_state(x64):
 
 
 def test_parameters_are_traced_swept_and_differentiated(x64):
-    loss = partial(kd.linear_divergence, **SIDES, chunk_size=4)
+    loss = partial(fused.divergence, **SIDES, chunk_size=4)
 
     def at(alpha, temperature, cap):
         return loss("alpha", alpha=alpha, temperature=temperature, soft_cap=cap)
@@ -232,7 +229,7 @@ def test_vmap_over_problems_with_masks(implementation, x64):
 
     def total(head, mask):
         arrays = {**SIDES, "q_head": head}
-        return kd.linear_divergence(
+        return fused.divergence(
             "forward_kl",
             **arrays,
             weights=mask,
@@ -257,7 +254,7 @@ def test_masked_empty_and_infinite(implementation):
     arrays = {k: np.float32(x) for k, x in SIDES.items()}
 
     def total(arrays, weights):
-        return kd.linear_divergence(
+        return fused.divergence(
             "forward_kl",
             **arrays,
             weights=weights,
@@ -275,7 +272,7 @@ def test_masked_empty_and_infinite(implementation):
     nothing = {k: x[:0] if k.endswith("hidden") else x for k, x in arrays.items()}
     value, gradient = jax.value_and_grad(lambda a: total(a, None))(nothing)
     assert float(value) == 0 and not np.asarray(gradient["q_head"]).any()
-    assert kd.linear_divergence("forward_kl", **nothing, reduction="none").shape == (0,)
+    assert fused.divergence("forward_kl", **nothing, reduction="none").shape == (0,)
 
     # An outcome that the model lacks: +inf and gradient 0; the masked token is not
     # counted, whatever it is.
@@ -299,26 +296,45 @@ def test_impossible_outcomes_survive_the_soft_cap():
     arrays = {**SIDES, "q_bias": bias, "p_bias": bias}
     keep = np.arange(V) != 2
     kept = {k: x[..., keep] if "hidden" not in k else x for k, x in arrays.items()}
-    total = lambda cap: kd.linear_divergence("forward_kl", **arrays, soft_cap=cap)
+    total = lambda cap: fused.divergence("forward_kl", **arrays, soft_cap=cap)
     value, slope = jax.value_and_grad(total)(2.0)
     close(value, dense("forward_kl", kept, (2.0, 2.0)).mean(), 1e-5)
     assert np.isfinite(float(slope))
+
+
+def test_what_a_bias_takes_away_may_hold_anything():
+    """A column of a head, of either side; and of hidden states of weight 0."""
+    gone = np.arange(V) == 2
+    bias = np.where(gone, -np.inf, 0)
+    arrays = {k: np.float32(x) for k, x in SIDES.items()}
+    arrays |= {"p_bias": np.float32(bias), "q_bias": np.float32(bias)}
+    spoiled = {k: x.copy() for k, x in arrays.items()}
+    for side in "pq":
+        spoiled[f"{side}_head"][:, gone] = np.nan
+        spoiled[f"{side}_hidden"][WEIGHTS == 0] = np.nan
+    loss = partial(fused.divergence, "forward_kl", weights=WEIGHTS, chunk_size=4)
+    both = lambda arrays: jax.value_and_grad(lambda x: loss(**x))(arrays)
+    run = jax.jit(both, compiler_options={"xla_backend_optimization_level": 0})
+    jax.tree.map(lambda x, y: close(x, y, 1e-5, 1e-7), run(spoiled), run(arrays))
+    p, q = (fused.hidden(dict(spoiled), side) for side in "pq")
+    rows = kd.divergence(*(kd.dense_logits(x, WEIGHTS) for x in (p, q)), "forward_kl")
+    close((WEIGHTS * rows).sum() / WEIGHTS.sum(), run(arrays)[0], 1e-5)
 
 
 def test_vocabularies_that_differ_by_padding(x64):
     wide = {**SIDES, "p_head": np.pad(SIDES["p_head"], ((0, 0), (0, 3)))}
     wide["p_bias"] = np.pad(SIDES["p_bias"], (0, 3), constant_values=-np.inf)
     want = dense("forward_kl", SIDES).mean()
-    close(kd.linear_divergence("forward_kl", **wide, pad_vocab=True), want)
+    close(fused.divergence("forward_kl", **wide, pad_vocab=True), want)
     narrow = {**SIDES, "p_head": SIDES["p_head"][:, :9], "p_bias": SIDES["p_bias"][:9]}
     p = references.softmax(logits("p", narrow))
     q = references.softmax(logits("q", narrow))
     p = np.pad(p, ((0, 0), (0, V - 9)))
     for name in ("forward_kl", "jensen_shannon"):
-        got = kd.linear_divergence(name, **narrow, pad_vocab=True, chunk_size=4)
+        got = fused.divergence(name, **narrow, pad_vocab=True, chunk_size=4)
         close(got, references.VALUES[name](p, q).mean())
     # Padding is no outcome of logit 0.
-    assert np.isinf(kd.linear_divergence("reverse_kl", **narrow, pad_vocab=True))
+    assert np.isinf(fused.divergence("reverse_kl", **narrow, pad_vocab=True))
 
 
 def model_side():
@@ -334,7 +350,7 @@ def test_cross_entropy(implementation, x64):
     counted = (labels >= 0) * WEIGHTS
 
     def total(model):
-        return kd.linear_cross_entropy(
+        return fused.cross_entropy(
             labels,
             **model,
             temperature=1.3,
@@ -363,7 +379,7 @@ def test_cross_entropy_extremes():
     head = np.float32([[30.0, 5.0, 4.0]])
     labels = np.array([0, 3, 2, -1])
     bias = np.float32([0, 0, -np.inf])
-    rows = lambda labels, head, bias=None: kd.linear_cross_entropy(
+    rows = lambda labels, head, bias=None: fused.cross_entropy(
         labels, q_hidden=hidden, q_head=head, q_bias=bias, reduction="none"
     )
     got = np.asarray(jax.jit(rows)(labels, head))
@@ -386,11 +402,11 @@ def test_mixture_of_cross_entropy_and_divergence(implementation, x64):
     t, hard, soft = 2.0, 0.3, 0.7 * 4
 
     def total(model, hard):
-        return kd.linear_mixture(
+        return fused.divergence(
             "forward_kl",
             labels=labels,
-            cross_entropy_scale=hard,
-            divergence_scale=soft,
+            label_weight=hard,
+            divergence_weight=soft,
             **{**SIDES, **model},
             temperature=t,
             chunk_size=4,
