@@ -356,4 +356,5 @@ def sum_and_gradient(
 
 
 def widened(x: Array) -> Array:
+    """In float32 or wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
