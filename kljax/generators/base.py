@@ -217,23 +217,6 @@ class FDivergence:
             ),
         )
 
-    def grad_term(
-        self, log_p: ArrayLike, log_q: ArrayLike, log_u: ArrayLike | None = None
-    ) -> Array:
-        """``q · grad_q`` of each outcome, with its limits; arguments as in `term`.
-
-        The gradient in the model's logits is this minus q times its sum. That in
-        the target's is ``dual.grad_term(log_q, log_p)`` likewise.
-        """
-        p_zero, q_zero, *safe = _split(log_p, log_q, log_u)
-        at_zero = jnp.where(jnp.isinf(self.at_zero), 0.0, self.at_zero)
-        mass = jnp.where(q_zero, 0, jnp.exp(jnp.asarray(log_q)))
-        return jnp.where(
-            p_zero | q_zero,
-            jnp.where(p_zero, mass * at_zero, 0),
-            self.mass_grad(Outcomes.of(*safe)),
-        )
-
 
 def _floating(log_u: ArrayLike) -> Array:
     """With the largest number in place of an infinity; a NaN stays one."""
