@@ -97,7 +97,7 @@ LOSSES = {
 }
 
 
-@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+@jax.jit
 @jax.vmap
 def values_and_gradients(case):
     moving = {k: case.pop(k) for k in ("q_hidden", "q_logits", "q_head", "p_hidden")}

@@ -344,49 +344,44 @@ def own_divergence(
 ) -> Float[Array, "*b"]:
     """`row_divergence`, for a gradient that is formed inside of `jax.shard_map`.
 
-    Every device is given the same cotangents, and nothing is exchanged for them. Its
-    gradient in the logits is whole; in sharpness and parameters it is a device's part.
+    Every device is given the same cotangents; nothing is exchanged for them. In the
+    logits its gradient is whole, in sharpness and parameters a device's part.
     """
     return row_divergence(divergence, p_logits, q_logits, where, sharpness, axis)
 
 
 def _own_forward(divergence, p, q, where, sharpness, axis):
-    moves = [x.perturbed for x in (p, q)]
-    rest = sharpness, divergence
-    arrays = jax.tree.map(
-        lambda x: x.value, (divergence, p, q, sharpness), is_leaf=_is_primal
+    leaves, structure = jax.tree.flatten(
+        (p, q, divergence, sharpness), is_leaf=lambda x: hasattr(x, "perturbed")
     )
-    moves.append(any(x.perturbed for x in jax.tree.leaves(rest, is_leaf=_is_primal)))
-    divergence, p, q, sharpness = arrays
+    parts = leaves[:1], leaves[1:2], leaves[2:]
+    moves = [any(x.perturbed for x in part) for part in parts]
+    arrays = structure.unflatten([x.value for x in leaves])
+    p, q, divergence, sharpness = arrays
     rows = None if sharpness is None else jnp.broadcast_to(sharpness, p.shape[:-1])
     state = row_state(divergence, p, q, where, rows, axis)
     # What is fixed is told by structure: a residual is an array.
     return state.value, (arrays, state, [() if m else None for m in moves])
 
 
-def _is_primal(x: Any) -> bool:
-    return hasattr(x, "perturbed")
-
-
 def _own_backward(axis, kept, cotangent):
-    (divergence, p, q, sharpness), state, moves = kept
+    (p, q, divergence, sharpness), state, moves = kept
     p_moves, q_moves, rest_moves = (m is not None for m in moves)
     state = RowState(*(x[..., None] for x in state))
     a, b = masked(p, q, None)
     both = sides(a, b, state.origin_p, state.origin_q, sharpness)
     o = outcomes(both, state.log_zp, state.log_zq, state.shift)
     p_zero, q_zero = both.p_zero, both.q_zero
-    sloped_p, sloped_q = p_moves or rest_moves, q_moves or rest_moves
     in_p: Any = None
     in_q: Any = None
-    if sloped_p:
+    if p_moves or rest_moves:
         in_p = _gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
-    if sloped_q:
+    if q_moves or rest_moves:
         in_q = _gradient(divergence, o, p_zero, q_zero, state, axis)
     ct = cotangent[..., None]
-    scale = ct if sharpness is None else ct * sharpness
 
     def moved(slope, x, moves):
+        scale = ct if sharpness is None else ct * sharpness
         return _settled(slope * scale, state, None).astype(x.dtype) if moves else None
 
     in_sharpness = in_divergence = None
@@ -395,12 +390,11 @@ def _own_backward(axis, kept, cotangent):
 
         def total(leaves):
             terms = _terms(structure.unflatten(leaves), o, p_zero, q_zero)
-            finite = jnp.isfinite(state.value)
-            terms = jnp.where(finite, terms, sum(map(jnp.sum, leaves)))
+            other = sum(map(jnp.sum, leaves))
+            terms = jnp.where(jnp.isfinite(state.value), terms, other)
             return jnp.sum(_settled(terms * ct, state, None))
 
-        found = jax.grad(total, allow_int=True)(leaves)
-        in_divergence = structure.unflatten(found)
+        in_divergence = structure.unflatten(jax.grad(total, allow_int=True)(leaves))
         if sharpness is not None:
             slopes = in_q * offset(b, state.origin_q) + in_p * offset(a, state.origin_p)
             slopes = jnp.where(jnp.isnan(state.value), 1, slopes)
