@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments list | run | report | generate | ...``.
+"""The command line: ``python -m experiments list | run | report | env | bench``.
 
 Nothing heavy is imported before it is needed: help, a misspelt name and the report
 start without JAX.
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from experiments import discovery
+from kljax.errors import unknown
 
 __all__ = ["main"]
 
@@ -59,7 +60,6 @@ def main(
         "report": _report,
         "env": _env,
         "bench": _bench,
-        "generate": _generate,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -67,7 +67,7 @@ def main(
     name, rest = arguments[0], arguments[1:]
     try:
         if name not in commands:
-            raise discovery.unknown("command", name, commands)
+            raise discovery.UsageError(unknown("command", name, commands))
         return commands[name](rest, package)
     except discovery.UsageError as error:
         return _complain(error, 2)
@@ -95,11 +95,7 @@ def _usage() -> str:
   env                  what a bug report needs
   bench NAME           time, memory and error against the floor and other libraries
     --preset P           smoke, cpu (the default), gpu
-    --repetitions R      interleaved, the best is kept (5)
-  generate             text from a model, or from a large one steered by small experts
-    --large DIR          and --base DIR --expert DIR [--expert DIR] for fusion
-    --prompt TEXT        --max-new-tokens N, --temperature T, --rule R, --plot FILE
-    --help               all options"""
+    --repetitions R      interleaved, the best is kept (5)"""
 
 
 def _complain(error: BaseException | str, status: int) -> int:
@@ -182,12 +178,6 @@ def _report(arguments: Sequence[str], package: str) -> int:
     return 0
 
 
-def _generate(arguments: Sequence[str], package: str) -> int:
-    from experiments import generate
-
-    return generate.command(arguments)
-
-
 def _bench(arguments: Sequence[str], package: str) -> int:
     from experiments.benchmarks import recording
 
@@ -213,7 +203,7 @@ def _run(arguments: Sequence[str], package: str) -> int:
         return 0 if arguments else 2
     name, rest = arguments[0], list(arguments[1:])
     if name not in experiments:
-        raise discovery.unknown("experiment", name, experiments)
+        raise discovery.UsageError(unknown("experiment", name, experiments))
     # Figures are written to files: a display is never needed.
     os.environ.setdefault("MPLBACKEND", "Agg")
     try:
@@ -242,7 +232,7 @@ def _preset_of(arguments: Sequence[str], presets: Sequence[str]) -> str:
         elif argument.startswith("--preset="):
             chosen = argument.partition("=")[2]
     if chosen not in presets:
-        raise discovery.unknown("preset", chosen, presets)
+        raise discovery.UsageError(unknown("preset", chosen, presets))
     return chosen
 
 
@@ -254,7 +244,8 @@ def _check_fields(name: str, known: Sequence[str], arguments: Sequence[str]) -> 
         positive = f"{head}." * bool(head) + tail.removeprefix("no-")
         if not argument.startswith("--") or {field, positive} & {*known, "help"}:
             continue
-        raise discovery.unknown(f"field of {name}", field, known, show="--{}")
+        options = [f"--{one}" for one in known]
+        raise discovery.UsageError(unknown(f"field of {name}", f"--{field}", options))
 
 
 def _parse(name: str, module: Any, arguments: Sequence[str]) -> tuple[Options, Any]:

@@ -2,14 +2,12 @@
 
 import ast
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 import pathlib
 import types
-from collections.abc import Iterable
 
-__all__ = ["Experiment", "UsageError", "find", "folder_of", "load", "unknown"]
+__all__ = ["Experiment", "UsageError", "find", "folder_of", "load"]
 
 _REQUIRED = ("PAPER", "Config", "PRESETS", "CLAIMS", "run")
 
@@ -75,31 +73,3 @@ def load(experiment: Experiment) -> types.ModuleType:
             f"{', '.join(_REQUIRED)}"
         )
     return module
-
-
-def unknown(kind: str, name: str, known: Iterable[str], show: str = "{}") -> UsageError:
-    """The error for a name that is not known: the nearest one, then all of them.
-
-    Example:
-        >>> print(unknown("preset", "cpux", ["cpu", "gpu"]))
-        unknown preset 'cpux'; nearest: cpu
-        known: cpu, gpu
-    """
-    known = list(known)
-    message = f"unknown {kind} {show.format(name)!r}"
-
-    def likeness(entry: str) -> float:
-        # `steps` is near to `teacher.steps`: the last part counts as well.
-        forms = {entry.lower(), entry.lower().rpartition(".")[2]}
-        match = difflib.SequenceMatcher(b=name.lower())
-        ratios = []
-        for form in forms:
-            match.set_seq1(form)
-            ratios.append(match.ratio())
-        return max(ratios)
-
-    nearest = max(known, key=likeness, default="")
-    if known and likeness(nearest) >= 0.5:
-        message += f"; nearest: {show.format(nearest)}"
-    listing = ", ".join(show.format(entry) for entry in known) or "none"
-    return UsageError(f"{message}\nknown: {listing}")

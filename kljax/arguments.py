@@ -233,4 +233,5 @@ def shadow(x: Array) -> Array:
 
 def falling(edges):
     """Where an edge lies below the one before it."""
-    return jnp.append(False, edges[1:] < edges[:-1])
+    below = edges[1:] < edges[:-1]
+    return (np if isinstance(below, np.ndarray) else jnp).append(False, below)

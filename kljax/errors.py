@@ -34,10 +34,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
       >>> unknown("data set", "Digit", ["digits", "mnist5k"])
       "unknown data set 'Digit'; did you mean 'digits'? known: digits, mnist5k"
     """
-    spelled = {_spelling(one): one for one in known}
+    names = [*known]
+    spelled = {_spelling(one): one for one in names}
+    # `steps` is near to `teacher.steps`: the last part counts as well.
+    spelled = {form.rpartition(".")[2]: one for form, one in spelled.items()} | spelled
     near = difflib.get_close_matches(_spelling(name), spelled, n=1, cutoff=0.5)
     hint = f" did you mean {spelled[near[0]]!r}?" if near else ""
-    return f"unknown {kind} {name!r};{hint} known: {', '.join(spelled.values())}"
+    return f"unknown {kind} {name!r};{hint} known: {', '.join(names)}"
 
 
 def _spelling(name: str) -> str:

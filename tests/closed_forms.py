@@ -158,23 +158,14 @@ def _sum(*forms):
 
 
 reverse_kl = _of_swapped(forward_kl)
+jeffreys = _sum(forward_kl, reverse_kl)
+skew_reverse_kl = _of_swapped(skew_forward_kl)
+squared_hellinger = _scaled(alpha, 0.25)
+pearson_chi2 = _scaled(alpha, 2, 2.0)
+neyman_chi2 = _scaled(alpha, 2, -1.0)
 
-# `form(rows) -> value, p ∂D/∂p, q ∂D/∂q`, both derivatives but for a multiple of the
-# masses, which drops out of the gradient in the logits.
-FORMS = {
-    "forward_kl": forward_kl,
-    "reverse_kl": reverse_kl,
-    "jeffreys": _sum(forward_kl, reverse_kl),
-    "jensen_shannon": jensen_shannon,
-    "skew_forward_kl": skew_forward_kl,
-    "skew_reverse_kl": _of_swapped(skew_forward_kl),
-    "alpha": alpha,
-    "squared_hellinger": _scaled(alpha, 0.25),
-    "total_variation": total_variation,
-    "pearson_chi2": _scaled(alpha, 2, 2.0),
-    "neyman_chi2": _scaled(alpha, 2, -1.0),
-    "le_cam": le_cam,
-    "softened_reverse_kl": softened_reverse_kl,
+# What is no f-divergence; those stand in the table of `references`.
+OTHERS = {
     "renyi(0.5)": lambda r: renyi(r, 0.5),
     "renyi(2)": lambda r: renyi(r, 2.0),
     "cauchy_schwarz": cauchy_schwarz,
@@ -183,14 +174,16 @@ FORMS = {
 }
 
 
-def value_and_gradients(name, p_logits, q_logits):
+def value_and_gradients(form, p_logits, q_logits):
     """``[n]``, ``[n, v]`` and ``[n, v]``: 0 in rows that are infinite or empty.
 
-    And ``[n]``, how large the numbers are whose difference a gradient is.
+    And ``[n]``, how large the numbers are whose difference a gradient is. The form is
+    ``form(rows) -> value, p ∂D/∂p, q ∂D/∂q``, both derivatives but for a multiple of
+    the masses, which drops out of the gradient in the logits.
     """
     r = rows(p_logits, q_logits)
     with np.errstate(all="ignore"):
-        value, in_p, in_q = FORMS[name](r)
+        value, in_p, in_q = form(r)
         gradients = [
             x - mass * x.sum(-1, keepdims=True)
             for x, mass in ((in_p, r.p), (in_q, r.q))

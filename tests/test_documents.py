@@ -136,7 +136,8 @@ def test_every_public_name_is_documented():
             bare.append(str(where))
         for node in module.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                public = not node.name.startswith("_")
-                if public and not ast.get_docstring(node):
+                private = node.name.startswith("_")
+                overload = "overload" in map(ast.unparse, node.decorator_list)
+                if not private and not overload and not ast.get_docstring(node):
                     bare.append(f"{where}:{node.lineno} {node.name}")
     assert not bare, bare

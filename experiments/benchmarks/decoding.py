@@ -22,11 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.measuring import Contender, Floors, Group
-from kljax.decoding.generation import generate
-from kljax.decoding.sampling import Sampling
+from kljax.decoding import Decoding, Sampling, generate
 from kljax.models.files.pretrained import Pretrained, from_pretrained, save_pretrained
 from kljax.models.functional import parameter_count
-from kljax.models.language.cache import init_cache
 from kljax.models.language.transformer import TransformerConfig, transformer
 
 __all__ = ["PRESETS", "groups"]
@@ -158,12 +156,11 @@ print(loaded, peak, now("VmRSS"))
 _OURS = (
     """
 import jax, jax.numpy as jnp
-from kljax.models.language.cache import init_cache
 from kljax.models.files.pretrained import from_pretrained
 model = from_pretrained({source!r}, tokenizer=False)
 """,
     """
-cache = init_cache(model.config, {batch}, {slots})
+cache = model.apply.init_cache({batch}, {slots})
 run = jax.jit(lambda p, t, c: model.apply(p, t, cache=c), donate_argnums=2)
 for _ in range(4):
     logits, cache = run(model.params, jnp.ones(({batch}, 1), jnp.int32), cache)
@@ -239,7 +236,7 @@ def _groups(
         return rng.integers(3, config.vocab_size, (rows, length))
 
     def remembered(tokens: np.ndarray, slots: int) -> tuple[Any, ...]:
-        cache = init_cache(config, len(tokens), slots, dtype)
+        cache = apply.init_cache(len(tokens), slots, dtype)
         logits, cache = prefill(model.params, cache, jnp.asarray(tokens, jnp.int32))
         return model.params, cache, _greedy(logits)
 
@@ -269,8 +266,8 @@ def _loops(
     given = jnp.asarray(tokens, jnp.int32)
 
     def ours() -> Any:
-        options: dict[str, Any] = {"max_new_tokens": steps, "sampling": GREEDY}
-        return generate(model.apply, model.params, given, **options).tokens
+        settings = Decoding(steps, GREEDY)
+        return generate([(model.apply, model.params)], given, settings).tokens
 
     own = Contender("kljax generate", ours, compiled=False, arguments=())
     if peer is None:
@@ -292,7 +289,7 @@ def _prefill_group(
 ) -> Group:
     length, dtype = settings.prefill, jnp.dtype(settings.dtype)
     tokens = prompt(1, length)
-    cache = init_cache(model.config, 1, length, dtype)
+    cache = model.apply.init_cache(1, length, dtype)
     given = model.params, cache, jnp.asarray(tokens, jnp.int32)
     run = functools.partial(_prefill, model.apply)
     ours = Contender("kljax", run)

@@ -9,7 +9,7 @@ pays where it keeps more tokens than (its time / the time of a fused step).
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.measuring import Contender, Floors, Group
-from kljax.decoding.fusion import solve_weights
-from kljax.decoding.fusion_grid import grid_weights
-from kljax.decoding.fusion_settings import Fusion
-from kljax.decoding.lockstep import Readers, advance
+from kljax.decoding.decoders import Reader
+from kljax.decoding.fusion.grid import grid_weights
+from kljax.decoding.fusion.settings import Fusion, solve_weights
+from kljax.decoding.lockstep import Plan, Readers, Values, advance
 from kljax.decoding.sampling import Sampling
-from kljax.decoding.speculative import one_round
-from kljax.models.language.cache import init_cache
+from kljax.decoding.speculative import Drafting, one_round
 from kljax.models.language.transformer import TransformerConfig, transformer
 
 __all__ = ["PRESETS", "groups"]
@@ -110,7 +109,7 @@ def _moments_grid(z: jax.Array, s: jax.Array, experts: jax.Array) -> jax.Array:
 def _solvers() -> dict[str, Callable[..., Any]]:
     def newton(rule: str, iterations: int) -> Callable[..., jax.Array]:
         return lambda z, s, e: (
-            solve_weights(z, s, e, rule=rule, iterations=iterations).alpha
+            solve_weights(z, s, e, Fusion(rule=rule, iterations=iterations)).alpha
         )
 
     return {
@@ -130,9 +129,12 @@ def _errors(function: Callable, width: int) -> Mapping[str, float]:
     alpha = np.asarray(jax.jit(function)(*arrays), np.float64)
     with jax.enable_x64(True):
         exact = [jnp.asarray(x, jnp.float64) for x in arrays]
-        best = jax.jit(functools.partial(solve_weights, iterations=40))(*exact)
-        static = functools.partial(solve_weights, rule="static")
-        losses = [static(*(x[i] for x in exact), weight=alpha[i])[1] for i in range(8)]
+        exhaustive = functools.partial(solve_weights, fusion=Fusion(iterations=40))
+        best = jax.jit(exhaustive)(*exact)
+        losses = []
+        for i, (z, s, e) in enumerate(zip(*exact, strict=True)):
+            static = Fusion(rule="static", weight=alpha[i])
+            losses.append(solve_weights(z, s, e, static).loss)
     wrong = np.abs(alpha - np.asarray(best.alpha)).max()
     return {
         "α": float(wrong),
@@ -166,46 +168,49 @@ def _solve_groups(settings: Sizes) -> Iterator[Group]:
 # ------------------------------------------------------------------ in a step
 
 
-def _state(configs: tuple, batch: int, settings: Sizes) -> Readers:
-    caches = tuple(
-        init_cache(config, batch, settings.slots, jnp.dtype(settings.dtype))
-        for config in configs
-    )
-    return Readers(
-        caches=caches,
+def _plan(settings: Sizes, used: Sequence[int], combine: Any) -> Plan:
+    configs = [(settings.large, settings.small, settings.small)[i] for i in used]
+    dtype = jnp.dtype(settings.dtype)
+    readers = [Reader(transformer(x)[0], x.vocab_size, dtype) for x in configs]
+    return Plan(tuple(readers), combine, _GREEDY)
+
+
+def _given(
+    settings: Sizes, plan: Plan, batch: int, params: tuple
+) -> tuple[Values, Readers]:
+    state = Readers(
+        caches=tuple(x.empty(batch, settings.slots) for x in plan.readers),
         token=jnp.ones(batch, jnp.int32),
         done=jnp.zeros(batch, bool),
         seen=None,
         keys=jax.random.split(jax.random.key(0), batch),
         made=jnp.zeros((), jnp.int32),
     )
+    stop, pad = jnp.zeros(0, jnp.int32), jnp.zeros((), jnp.int32)
+    return Values(params, {}, stop, pad), state
 
 
 def _steps(
     settings: Sizes, batch: int, used: tuple[int, ...], combine: Any, count: int
 ) -> Callable[..., jax.Array]:
     """`count` tokens of these models, from an empty cache."""
-    configs = [(settings.large, settings.small, settings.small)[i] for i in used]
-    applies = tuple(transformer(config)[0] for config in configs)
+    plan = _plan(settings, used, combine)
 
     def run(*params: Any) -> jax.Array:
-        state = _state(tuple(configs), batch, settings)
-        stop, pad = jnp.zeros(0, jnp.int32), jnp.zeros((), jnp.int32)
         chosen = tuple(params[i] for i in used)
+        values, state = _given(settings, plan, batch, chosen)
         limit = jnp.asarray(count, jnp.int32)
-        arguments = (chosen, state, {}, stop, pad, limit)
-        return advance(applies, combine, _GREEDY, *arguments, size=count)[1].tokens
+        return advance(plan, values, state, limit, size=count)[1].tokens
 
     return run
 
 
 def _one_round(settings: Sizes, batch: int, draft: int) -> Callable[..., Any]:
-    configs = (settings.large, settings.small, settings.small)
-    applies = tuple(transformer(config)[0] for config in configs)
+    plan = _plan(settings, range(3), Fusion())
 
     def run(*params: Any) -> tuple:
-        state = _state(configs, batch, settings)
-        found = one_round(applies, Fusion(), _GREEDY, draft, 2, params, {}, state)
+        values, state = _given(settings, plan, batch, params)
+        found = one_round(plan, Drafting(draft, 2), values, state)
         return found.block[0], found.count
 
     return run

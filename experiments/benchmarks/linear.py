@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.benchmarks import torch_peers
 from experiments.benchmarks.measuring import Contender, Floors, Group
-from kljax.divergences import linear_divergence
+from kljax.divergences import Hidden, token_divergence
 
 __all__ = ["PRESETS", "groups"]
 
@@ -86,9 +86,8 @@ def _checkpointed(name, p_hidden, p_head, q_hidden, q_head, chunk=256):
 
 
 def _ours(name, p_hidden, p_head, q_hidden, q_head, **options):
-    sides = {"p_hidden": p_hidden, "p_head": p_head}
-    sides |= {"q_hidden": q_hidden, "q_head": q_head}
-    return linear_divergence(name, **sides, **options)
+    p, q = Hidden(p_hidden, p_head), Hidden(q_hidden, q_head)
+    return token_divergence(p, q, name, **options)
 
 
 def _gradient(function: Callable) -> Callable:

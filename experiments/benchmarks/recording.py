@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import discovery
+from kljax.errors import unknown
 
 __all__ = ["command", "names"]
 
@@ -48,14 +49,14 @@ def command(arguments: Sequence[str], package: str) -> int:
     )
     options = parser.parse_args(arguments)
     if options.name not in known:
-        raise discovery.unknown("benchmark", options.name, known)
+        raise discovery.UsageError(unknown("benchmark", options.name, known))
     if options.repetitions < 1:
         raise discovery.UsageError(
             f"--repetitions must be at least 1, got {options.repetitions}"
         )
     module = importlib.import_module(f"{package}.benchmarks.{options.name}")
     if options.preset not in module.PRESETS:
-        raise discovery.unknown("preset", options.preset, module.PRESETS)
+        raise discovery.UsageError(unknown("preset", options.preset, module.PRESETS))
     rows = _measure(options.name, module, options.preset, options.repetitions)
     _show(rows)
     options.results.mkdir(parents=True, exist_ok=True)

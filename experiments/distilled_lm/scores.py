@@ -8,9 +8,8 @@ import numpy as np
 
 from experiments.distilled_lm.students import Student
 from kljax.data.batching import in_parts
+from kljax.divergences import Hidden, dense_logits
 from kljax.metrics import calibration_error, token_measures
-from kljax.objectives.distillation import Hidden
-from kljax.objectives.sides import dense_logits
 from kljax.typing import Array, Float, Int, PyTree
 
 DISTANCES = ("forward_kl", "reverse_kl", "jensen_shannon", "skew_forward_kl")

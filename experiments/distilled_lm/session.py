@@ -17,22 +17,23 @@ from experiments.distilled_lm.scores import judge, scores
 from experiments.distilled_lm.students import TEXT, Method, Student
 from experiments.distilled_lm.teachers import (
     Teacher,
-    adam,
     features,
     own_config,
+    text_optimizer,
     text_player,
     tokenizer_of,
 )
 from experiments.harness import mathematics
 from kljax.data.batching import passes
 from kljax.data.text import read_corpus
+from kljax.divergences import Hidden, Logits, dense_logits
 from kljax.metrics import token_measures
 from kljax.models.functional import parameter_count
 from kljax.models.language.transformer import transformer
 from kljax.models.language.vocabulary import restricted
-from kljax.objectives.distillation import Hidden, Logits, distillation_loss
-from kljax.objectives.sides import dense_logits
+from kljax.objectives.distillation import distillation_loss
 from kljax.training import (
+    Every,
     Progress,
     RunFolder,
     TrainState,
@@ -107,8 +108,11 @@ class Session:
             run=self.run,
             stage=stage,
             progress=self.progress,
-            checkpoint_every=self.config.checkpoint_every,
-            log_every=min(10, steps),
+            every=Every(
+                self.config.checkpoint_every,
+                log=min(10, steps),
+                evaluate=max(1, steps // self.config.evaluations),
+            ),
             **rest,
         )
 
@@ -142,7 +146,7 @@ class Session:
         config = self.config.teacher
         sizes = own_config(config, len(self.corpus.ids), self.config.data.length)
         apply, draw = transformer(sizes)
-        optimizer = adam(config.learning_rate, config.steps)
+        optimizer = text_optimizer(config.learning_rate, config.steps)
         player = text_player("teacher", apply, sizes, optimizer)
         key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
         state = init_state(key, {"teacher": draw(key)}, [player])
@@ -229,7 +233,6 @@ class Session:
             batches=self.batches(config.batch, [seed, 2], self.states[0]),
             frozen=self.student.frozen(parsed),
             evaluate=evaluate,
-            evaluate_every=max(1, config.steps // self.config.evaluations),
         )
 
     @functools.cached_property

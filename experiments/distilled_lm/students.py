@@ -7,14 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.distilled_lm.teachers import Teacher, adam
-from kljax.decoding import generate
+from experiments.distilled_lm.teachers import Teacher, text_optimizer
+from kljax.decoding import Decoding, generate
+from kljax.divergences import Hidden
 from kljax.models.language.transformer import TransformerConfig, transformer
-from kljax.objectives.distillation import (
-    Hidden,
-    distillation_loss,
-    sequence_level_loss,
-)
+from kljax.objectives.distillation import distillation_loss, sequence_level_loss
 from kljax.objectives.on_policy import mixed_batch, next_token
 from kljax.training import Loss, Player
 from kljax.typing import Array, Int, Key, PyTree
@@ -140,10 +137,9 @@ class Student:
                     temperature=config.temperature,
                     **options,
                 )
-            per_example = jnp.broadcast_to(mean, batch["labels"].shape[:1])
-            return Loss(per_example, metrics | found)
+            return Loss(None, metrics | found, mean=mean)
 
-        return Player("student", loss, adam(rate, steps))
+        return Player("student", loss, text_optimizer(rate, steps))
 
     def frozen(self, method: Method) -> dict[str, PyTree]:
         """What the loss needs of the teacher; all of it only where it has to read."""
@@ -159,8 +155,8 @@ class Student:
             tokens = batch["tokens"]
             length = tokens.shape[1]
             prompt = length // 2
-            options = {"max_new_tokens": length - prompt, "key": key}
-            made = generate(self.apply, params, tokens[:, :prompt], **options).tokens
+            model, rest = (self.apply, params), Decoding(length - prompt)
+            made = generate([model], tokens[:, :prompt], rest, key=key).tokens
             written = jnp.concatenate([tokens[:, :prompt], made], axis=1)
             labels, weights = next_token(
                 written, jnp.broadcast_to(jnp.arange(length) >= prompt, written.shape)

@@ -10,11 +10,12 @@ import numpy as np
 import optax
 
 from kljax.data.batching import in_parts
+from kljax.divergences import Hidden
 from kljax.models.language.stacking import stack_layers
 from kljax.models.language.transformer import TransformerConfig
 from kljax.models.language.vocabulary import Bytes
-from kljax.objectives.distillation import Hidden, sequence_level_loss
-from kljax.training import Loss, Player
+from kljax.objectives.distillation import sequence_level_loss
+from kljax.training import Loss, Player, adam, warmup_cosine
 from kljax.typing import Array, Float, Int, PyTree
 
 
@@ -87,20 +88,14 @@ def text_player(
             config.soft_cap,
         )
         mean, metrics = sequence_level_loss(side, batch["labels"], reduction="mean")
-        return Loss(jnp.broadcast_to(mean, batch["labels"].shape[:1]), metrics)
+        return Loss(None, metrics, mean=mean)
 
     return Player(role, loss, optimizer)
 
 
-def adam(rate: float, steps: int) -> optax.GradientTransformation:
-    """AdamW with warm-up over a tenth and a cosine to a twentieth, clipped."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, rate, max(1, steps // 10), max(2, steps), rate / 20
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b2=0.95, weight_decay=0.01),
-    )
+def text_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
+    """Warm-up over a tenth of the steps, then a cosine to a twentieth of the rate."""
+    return adam(warmup_cosine(rate, steps), b2=0.95, weight_decay=0.01)
 
 
 def features(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,14 +12,15 @@ import numpy as np
 from experiments.harness import check_names
 from kljax.data.pairs import Rows, Vocabulary
 from kljax.decoding import (
+    Decoding,
     Fusion,
     Sampling,
     fuse,
     generate,
-    solve_weights,
     speculate,
+    timing,
 )
-from kljax.decoding.fusion_grid import grid_weights
+from kljax.decoding.fusion.grid import grid_weights
 from kljax.models.functional import parameter_count
 from kljax.models.language.transformer import (
     PureTransformer,
@@ -28,7 +28,7 @@ from kljax.models.language.transformer import (
     transformer,
 )
 from kljax.training import Progress
-from kljax.typing import Array, Float, PyTree
+from kljax.typing import Array, PyTree
 
 __all__ = ["DRAFT", "Decoded", "TimingConfig", "answer", "decode", "timed"]
 
@@ -106,18 +106,15 @@ def decode(
     for i, prompt in enumerate(prompts):
         tokens[i, width - len(prompt) :] = prompt
         where[i, width - len(prompt) :] = True
-    (apply, params), *others = models
-    settings: dict[str, Any] = {
-        "where": jnp.asarray(where),
-        "max_new_tokens": steps,
-        "sampling": Sampling(temperature=0.0),
-        "stop_tokens": (vocabulary.end,),
-        "pad_id": vocabulary.end,
-        "combine": Fusion(),
-    }
-    prompt = jnp.asarray(tokens)
-    plain = generate(apply, params, prompt, others=others, **settings)
-    blocks = speculate(models, prompt, draft=DRAFT, **settings)
+    settings = Decoding(
+        steps,
+        Sampling(temperature=0.0),
+        stop_tokens=(vocabulary.end,),
+        pad_id=vocabulary.end,
+        combine=Fusion(),
+    )
+    plain = generate(models, tokens, settings, where=where)
+    blocks = speculate(models, tokens, settings, where=where, draft=DRAFT)
     return Decoded(
         [_until_end(vocabulary, row) for row in np.asarray(plain.tokens)],
         [_until_end(vocabulary, row) for row in np.asarray(blocks.tokens)],
@@ -190,74 +187,24 @@ def timed(config: TimingConfig, progress: Progress) -> dict[str, Any]:
         "weights": [parameter_count(large[1]), parameter_count(small[0][1])],
         "batches": {},
     }
-    done = 0
+    greedy, done = Sampling(temperature=0.0), itertools.count(1)
+
+    def advance() -> None:
+        task.update(next(done))
+
     for batch in config.batches:
         calls = {}
+        random, shape = np.random.default_rng(3), (batch, config.prompt)
+        prompt = jnp.asarray(random.integers(0, config.vocabulary, shape), jnp.int32)
         for name, (models, combine) in parts.items():
-            calls[name] = _call(config, models, combine, batch)
-            done += 1
-            task.update(done)
-        calls["solve alone"] = _solve_call(config, batch, "dynamic")
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-        for _ in range(config.repeats):
-            for name, call in calls.items():
-                wall, cpu = time.perf_counter(), time.process_time()
-                jax.block_until_ready(call())
-                times[name].append(
-                    (time.perf_counter() - wall, time.process_time() - cpu)
-                )
-            done += 1
-            task.update(done)
-        scale = 1000 / config.tokens
-        found["batches"][str(batch)] = {
-            name: {
-                "wall_ms": scale * min(w for w, _ in values),
-                "cpu_ms": scale * min(c for _, c in values),
-            }
-            for name, values in times.items()
-        }
+            settings = Decoding(config.tokens, greedy, combine=combine)
+            calls[name] = timing.decoding_call(models, prompt, settings)
+            advance()
+        calls["solve alone"] = timing.solving_call(
+            batch, config.vocabulary, Fusion(), config.tokens
+        )
+        found["batches"][str(batch)] = timing.timed(
+            calls, per=config.tokens, repeats=config.repeats, after=advance
+        )
     task.close()
     return found
-
-
-def _call(config: TimingConfig, models: Any, combine: Any, batch: int) -> Any:
-    """A compiled generation of `config.tokens` tokens behind a prompt."""
-    random = np.random.default_rng(3)
-    shape = (batch, config.prompt)
-    prompt = jnp.asarray(random.integers(0, config.vocabulary, shape), jnp.int32)
-    (apply, params), *others = models
-
-    def call() -> Any:
-        found = generate(
-            apply,
-            params,
-            prompt,
-            max_new_tokens=config.tokens,
-            sampling=Sampling(temperature=0.0),
-            others=others,
-            combine=combine,
-        )
-        return found.tokens
-
-    jax.block_until_ready(call())
-    return call
-
-
-def _solve_call(config: TimingConfig, batch: int, rule: str) -> Any:
-    """As many solves as there are steps, each on logits of its own."""
-    random = np.random.default_rng(4)
-    shape = (3, batch, config.vocabulary)
-    z, s, change = jnp.asarray(random.standard_normal(shape, np.float32))
-
-    @jax.jit
-    def many(z: Array, s: Array, expert: Array) -> Float[Array, ""]:
-        def step(i: Array, total: Array) -> Array:
-            moved = z + 1e-6 * total  # every solve waits for the one before
-            alpha = solve_weights(moved, s, expert[..., None, :], rule=rule).alpha
-            return total + alpha.mean()
-
-        return jax.lax.fori_loop(0, config.tokens, step, jnp.float32(0))
-
-    args = (3 * z, 2 * s, 2 * s + change)
-    jax.block_until_ready(many(*args))
-    return lambda: many(*args)

@@ -1,8 +1,6 @@
 """Scores of models and of fusion rules on rows of examples.
 
-Greedy decoding reproduces an answer exactly when every token of the answer is the most
-likely one behind the true tokens before it: up to its first error a greedy text is the
-answer itself. So one pass over prompt and answer per model gives the exact match of
+One pass over prompt and answer per model gives the exact match (`exact_match`) of
 every rule, at a tenth of the cost of decoding; `session.decoded` checks the equality by
 decoding. Here alpha is the weight along the right answer, not behind an error.
 """
@@ -17,8 +15,9 @@ import numpy as np
 
 from kljax.data.batching import pieces
 from kljax.data.pairs import Rows
-from kljax.decoding.fusion import fuse, solve_weights
-from kljax.decoding.fusion_grid import grid_weights
+from kljax.decoding import Fusion, fuse, solve_weights
+from kljax.decoding.fusion.grid import grid_weights
+from kljax.metrics import exact_match
 from kljax.models.language.transformer import PureTransformer
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
@@ -28,7 +27,6 @@ __all__ = [
     "STATIC",
     "Answers",
     "Scored",
-    "alone",
     "answers",
     "predictions",
     "scored",
@@ -43,7 +41,7 @@ CANDIDATES = tuple(0.25 * i for i in range(1, 9))
 
 def _solved(rule: str) -> Callable[..., Array]:
     def weights(z: Array, s: Array, experts: Array, tuned: Array) -> Array:
-        return solve_weights(z, s, experts, rule=rule).alpha
+        return solve_weights(z, s, experts, Fusion(rule=rule)).alpha
 
     return weights
 
@@ -148,21 +146,6 @@ def predictions(
     return jnp.concatenate(found)[: len(rows)]
 
 
-def _judged(logits: Array, target: Array, where: Array) -> tuple[Array, Array]:
-    log_p = jax.nn.log_softmax(logits)
-    nats = -jnp.take_along_axis(log_p, target[..., None], axis=-1)[..., 0]
-    right = (jnp.argmax(logits, axis=-1) == target) | ~where
-    return right.all(axis=-1), jnp.where(where, nats, 0).sum(-1) / where.sum(-1)
-
-
-@jax.jit
-def alone(
-    logits: Float[Array, "n m v"], target: Int[Array, "n m"], where: Bool[Array, "n m"]
-) -> tuple[Bool[Array, "n"], Float[Array, "n"]]:
-    """Exact match and nats per token of one model."""
-    return _judged(logits, target, where)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def scored(
     rules: tuple[str, ...],
@@ -191,7 +174,7 @@ def scored(
     for rule in rules:
         alpha = RULES[rule](z, s, experts, jnp.asarray(tuned, z.dtype))
         fused = fuse(z, s, experts, alpha)
-        found[rule] = Scored(*_judged(fused, target, where), alpha)
+        found[rule] = Scored(*exact_match(target, fused, where=where), alpha)
     return found
 
 
@@ -201,7 +184,8 @@ def _of_candidates(
 ) -> tuple[Array, Array]:
     def one(weight: Array) -> tuple[Array, Array]:
         alpha = jnp.full(experts.shape[:-1], weight, z.dtype)
-        exact, nats = _judged(fuse(z, s, experts, alpha), target, where)
+        fused = fuse(z, s, experts, alpha)
+        exact, nats = exact_match(target, fused, where=where)
         return exact.mean(), nats.mean()
 
     return jax.lax.map(one, jnp.asarray(CANDIDATES, z.dtype))

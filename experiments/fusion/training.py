@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from experiments.fusion.batches import Corpus
+from kljax.divergences import label_cross_entropy
 from kljax.models.files.pretrained import Pretrained
 from kljax.models.functional import parameter_count
 from kljax.models.language.transformer import (
@@ -21,14 +22,18 @@ from kljax.models.language.transformer import (
 )
 from kljax.models.language.vocabulary import restricted
 from kljax.training import (
+    Every,
     Loss,
     Player,
     Progress,
     RunFolder,
+    adam,
+    clipped,
     fit,
     init_state,
     jit_step,
     make_step,
+    warmup_cosine,
 )
 from kljax.typing import Array, PyTree
 
@@ -81,22 +86,17 @@ class Models:
 
 def optimizer(config: FitConfig) -> optax.GradientTransformation:
     """Warm-up, then a cosine to a tenth; the same recipe for every model."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0,
-        config.rate,
-        max(1, config.steps // 10),
-        max(2, config.steps),
-        config.rate / 10,
-    )
-    rule = optax.contrib.muon(rate, adam_b2=0.98) if config.muon else optax.adam(rate)
-    return optax.chain(optax.clip_by_global_norm(1.0), rule)
+    rate = warmup_cosine(config.rate, config.steps, final=0.1)
+    if not config.muon:
+        return adam(rate)
+    return clipped(optax.contrib.muon(rate, adam_b2=0.98))
 
 
 def token_losses(apply: Callable, params: PyTree, batch: dict[str, Any]) -> Loss:
     """Mean cross-entropy over the tokens to be predicted, per row."""
     tokens, target = batch["tokens"], batch["target"][:, 1:]
     logits = apply(params, tokens[:, :-1])
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+    losses = label_cross_entropy(tokens[:, 1:], logits)
     right = (jnp.argmax(logits, axis=-1) == tokens[:, 1:]) | ~target
     count = jnp.maximum(target.sum(axis=1), 1)
     return Loss(
@@ -174,8 +174,7 @@ class Trainer:
             steps=fitting.steps,
             run=self.folder,
             stage=stage,
-            checkpoint_every=self.config.checkpoint_every,
-            log_every=min(20, fitting.steps),
+            every=Every(self.config.checkpoint_every, log=min(20, fitting.steps)),
             progress=self.progress,
         )
         trained = jax.block_until_ready(state.params["model"])

@@ -1,24 +1,12 @@
 """Pictures of the f-distill experiment: a grid of samples, bars of scores."""
 
 import pathlib
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from experiments.one_step.verdicts import Row, Scores, title_of
-
-SHOWN = 12
-"""Images per row."""
-
-
-def grid_rows(ids: Any, count: int, classes: int) -> np.ndarray:
-    """Indices `[rows, SHOWN]`: up to ten classes, the first images of each."""
-    if ids is None:
-        rows = min(8, count // SHOWN)
-        return np.arange(rows * SHOWN).reshape(rows, SHOWN)
-    groups = [np.flatnonzero(np.asarray(ids) == c) for c in range(classes)]
-    return np.stack([np.resize(g, SHOWN) for g in groups if len(g)][:10])
+from kljax.data.images import mosaic
 
 
 def keep_images(path: pathlib.Path, images: UInt8[np.ndarray, "r k h w c"]) -> None:
@@ -42,13 +30,8 @@ def draw_grid(
         1, len(panels), figsize=(4.2 * len(panels), 4.2), layout="constrained"
     )
     for axis, (title, images) in zip(np.atleast_1d(axes), panels.items(), strict=True):
-        rows, columns, height, width, channels = images.shape
-        # One dark pixel between pictures.
-        framed = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)))
-        canvas = framed.transpose(0, 2, 1, 3, 4).reshape(
-            rows * (height + 1), columns * (width + 1), channels
-        )
-        canvas = canvas.astype(np.float32) / (levels - 1)
+        canvas = mosaic(images, levels)
+        channels = canvas.shape[-1]
         axis.imshow(
             canvas[..., 0] if channels == 1 else canvas,
             cmap="gray" if channels == 1 else None,

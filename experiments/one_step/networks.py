@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 from flax import nnx
 
-from experiments.one_step.data import Codec, Pictures
+from kljax.data.images import Codec, Pictures
 from kljax.models.functional import PureModule, parameter_count, pure
 from kljax.models.mlp import MLPDenoiser
 from kljax.models.vision import edm

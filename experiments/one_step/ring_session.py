@@ -14,14 +14,14 @@ from experiments.one_step.ring_training import (
     Member,
     Networks,
     TrainingConfig,
-    adam,
     judged,
+    optimizer,
     population,
-    sliced_distance,
-    stacked,
 )
+from kljax.metrics import sliced_wasserstein2
 from kljax.theory.mixtures import GaussianMixture
 from kljax.training import (
+    Every,
     Player,
     Progress,
     RunFolder,
@@ -29,6 +29,8 @@ from kljax.training import (
     fit,
     init_state,
     make_step,
+    stacked,
+    taken,
 )
 from kljax.typing import Array, Float, PyTree
 
@@ -75,11 +77,6 @@ class LearnedRatio(NamedTuple):
     sigma: np.ndarray
 
 
-def member(tree: PyTree, i: int) -> PyTree:
-    """The i-th of stacked trees."""
-    return jax.tree.map(lambda leaf: leaf[i], tree)
-
-
 class Session:
     """Everything that is trained in one run folder."""
 
@@ -101,7 +98,7 @@ class Session:
 
         every = initial(jnp.asarray(self.seeds))
         self.nets = built[0]
-        self.initial = [member(every, i) for i in range(count)]
+        self.initial = [taken(every, i) for i in range(count)]
         self.reference = self.balanced(jax.random.key(10_000 + config.seed))
         self.denoisers = self.pretrained()
 
@@ -123,8 +120,7 @@ class Session:
             frozen=frozen,
             run=self.folder,
             stage=stage,
-            checkpoint_every=self.config.checkpoint_every,
-            log_every=min(20, steps),
+            every=Every(self.config.checkpoint_every, log=min(20, steps)),
             progress=self.progress,
         )
 
@@ -135,7 +131,7 @@ class Session:
         player = Player(
             "denoiser",
             game.pretraining,
-            adam(config, config.critic_rate),
+            optimizer(config, config.critic_rate),
             ema_decay=0.999,
         )
         states = [
@@ -149,7 +145,7 @@ class Session:
         step = jax.vmap(make_step([player]), in_axes=(0, None, None))
         steps = config.pretraining_steps
         ema = self.fit("denoiser", step, stacked(states), steps, None).ema["denoiser"]
-        return [member(ema, i) for i in range(len(self.seeds))]
+        return [taken(ema, i) for i in range(len(self.seeds))]
 
     def ratio(self) -> tuple[LearnedRatio, LearnedRatio]:
         """T4b: the critic alone on two pairs of known laws, wide modes and narrow.
@@ -178,7 +174,7 @@ class Session:
 
         steps = self.config.ratio_steps
         rate = optax.cosine_decay_schedule(config.critic_rate, steps, 0.05)
-        critic = Player("critic", loss, adam(config, rate), ema_decay=0.99)
+        critic = Player("critic", loss, optimizer(config, rate), ema_decay=0.99)
         key = jax.random.fold_in(jax.random.key(self.seeds[0]), 2)
         state = init_state(key, {"critic": self.initial[0]["critic"]}, [critic])
         step = jax.vmap(make_step([critic]), in_axes=(0, None, 0))
@@ -248,7 +244,7 @@ class Session:
             for i in range(6)
         ]
         scores = [judged(x, self.reference, self.law) for x in draws[:5]]
-        pairs = [sliced_distance(a, b) for a, b in itertools.pairwise(draws)]
+        pairs = [sliced_wasserstein2(a, b) for a, b in itertools.pairwise(draws)]
         return {
             "tv": [score["tv"] for score in scores],
             "sliced_w2": [score["sliced_w2"] for score in scores],

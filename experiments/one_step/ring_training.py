@@ -16,13 +16,14 @@ import numpy as np
 import optax
 
 from kljax import generators
+from kljax.metrics import sliced_wasserstein2
 from kljax.models.functional import PureModule, functional
 from kljax.models.mlp import MLPDenoiser
 from kljax.models.vision import edm
 from kljax.models.vision.discriminator import Discriminator
 from kljax.objectives import diffusion
 from kljax.theory.mixtures import GaussianMixture
-from kljax.training import Loss, Player, TrainState, init_state
+from kljax.training import Loss, Player, TrainState, adam, init_state, stacked
 from kljax.typing import Array, Float, Key, PyTree
 
 FAMILY = tuple(n for n in generators.names() if n not in ("total_variation", "alpha"))
@@ -134,14 +135,9 @@ class Networks:
         return self.head(params["head"], features, c.noise_label)
 
 
-def adam(config: TrainingConfig, rate: Any) -> optax.GradientTransformation:
-    """Adam behind a clip, on one flat vector."""
-    return optax.flatten(
-        optax.chain(
-            optax.clip_by_global_norm(config.clip),
-            optax.adam(rate, b1=config.b1, b2=config.b2),
-        )
-    )
+def optimizer(config: TrainingConfig, rate: Any) -> optax.GradientTransformation:
+    """Clipped Adam on one flat vector."""
+    return adam(rate, clip=config.clip, b1=config.b1, b2=config.b2, flat=True)
 
 
 class Game:
@@ -232,7 +228,7 @@ class Game:
 
     def players(self) -> list[Player]:
         """Fake score, critic, student, in this order."""
-        critics = adam(self.config, self.config.critic_rate)
+        critics = optimizer(self.config, self.config.critic_rate)
         repeats = self.config.critic_steps
         rate = optax.cosine_decay_schedule(
             self.config.student_rate, self.config.steps, self.config.final_rate
@@ -243,15 +239,10 @@ class Game:
             Player(
                 "student",
                 self.student,
-                adam(self.config, rate),
+                optimizer(self.config, rate),
                 ema_decay=self.config.ema,
             ),
         ]
-
-
-def stacked(trees: Sequence[PyTree]) -> PyTree:
-    """Equal trees as one, with a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def population(
@@ -286,16 +277,6 @@ def population(
     return stacked(states), frozen
 
 
-def sliced_distance(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"], *, directions: int = 128
-) -> float:
-    """Sliced 2-Wasserstein distance of two equally large samples of the plane."""
-    angle = np.pi * (np.arange(directions) + 0.5) / directions
-    axes = np.stack([np.cos(angle), np.sin(angle)])
-    gap = np.sort(x @ axes, axis=0) - np.sort(y @ axes, axis=0)
-    return float(np.sqrt(np.mean(gap**2)))
-
-
 def judged(
     x: Float[np.ndarray, "n 2"],
     reference: Float[np.ndarray, "n 2"],
@@ -310,7 +291,7 @@ def judged(
         # A mode is hit when a fifth of its due share lies within 4 std of it.
         "modes": int((held > 0.2 / modes).sum()),
         "tv": float(0.5 * np.abs(share - 1 / modes).sum()),
-        "sliced_w2": sliced_distance(x, reference),
+        "sliced_w2": sliced_wasserstein2(x, reference),
         "near": float((distance < 4).mean()),
         "core": float((distance < 2).mean()),
     }

@@ -16,23 +16,28 @@ import jax
 import numpy as np
 
 from experiments.harness import Figure, mathematics
-from experiments.one_step.data import load_pictures
-from experiments.one_step.figures import draw_bars, draw_grid, grid_rows, keep_images
-from experiments.one_step.judge import Judge, rank_correlation, trained_judge
+from experiments.one_step.figures import (
+    draw_bars,
+    draw_grid,
+    keep_images,
+)
+from experiments.one_step.judge import rank_correlation, trained_judge
 from experiments.one_step.networks import build_networks
+from experiments.one_step.sampling import Sampling
 from experiments.one_step.training import (
     distillation_players,
     gap_probe,
-    member,
     parsed,
-    stacked,
     student_inputs,
     swept,
     teacher_player,
 )
 from kljax.data import from_unit
+from kljax.data.images import first_of_classes, load_pictures
+from kljax.metrics import FeatureJudge
 from kljax.models.vision import edm
 from kljax.training import (
+    Every,
     Progress,
     RunFolder,
     TrainState,
@@ -40,6 +45,8 @@ from kljax.training import (
     init_state,
     jit_step,
     make_step,
+    stacked,
+    taken,
 )
 from kljax.typing import PyTree
 
@@ -55,7 +62,9 @@ class Session:
         for student in config.students:
             parsed(student)
         self.config, self.progress = config, progress
-        self.pictures = load_pictures(config.data)
+        data = config.data
+        source = pathlib.Path(data.path) if data.path else data.name
+        self.pictures = load_pictures(source, root=data.root, fetch=data.fetch)
         self.nets = build_networks(
             config.model,
             self.pictures,
@@ -120,14 +129,14 @@ class Session:
             run=self.run,
             stage=stage,
             progress=self.progress,
-            checkpoint_every=self.config.checkpoint_every,
+            every=Every(self.config.checkpoint_every),
             **rest,
         )
 
     # ------------------------------------------------------------ what is trained
 
     @functools.cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> FeatureJudge:
         judge, self._judge_facts = trained_judge(
             self.pictures, self.config.judge, self.run, self.progress
         )
@@ -200,7 +209,7 @@ class Session:
         if self.config.together:
             state, frozen = self.students_together(seed)
             place = self.config.students.index(student)
-            return member(state, place), member(frozen, place)
+            return taken(state, place), taken(frozen, place)
         stage = f"student-{student.replace('/', '-')}-s{seed}"
         out: list[Any] = []
 
@@ -250,43 +259,10 @@ class Session:
     # ------------------------------------------------------------ what is judged
 
     @functools.cached_property
-    def samplers(self) -> dict[str, Any]:
-        nets, steps = self.nets, self.config.teacher.sampler_steps
-
-        def many(params, z, ids):
-            return edm.heun_sampler(
-                lambda x, sigma: nets.denoise(params, x, sigma, ids), z, steps=steps
-            )
-
-        return {"many": jax.jit(many), "one": jax.jit(nets.generate)}
-
-    def images(self, sampler: str, params: PyTree, seed: int, title: str) -> Any:
-        """Rounded samples, their classes, and images per second once compiled."""
-        count = self.config.judge.samples
+    def sampling(self) -> Sampling:
+        count, steps = self.config.judge.samples, self.config.teacher.sampler_steps
         shape = self.codes.shape
-        size = min(
-            count, max(64, min(2500, 1_600_000 // math.prod(self.pictures.shape)))
-        )
-        ids = self.pictures.sample_ids(count)
-        key = jax.random.fold_in(jax.random.key(seed), 3)
-        draw = self.samplers[sampler]
-
-        def part(start: int) -> np.ndarray:
-            z = jax.random.normal(jax.random.fold_in(key, start), (size, *shape))
-            chosen = None if ids is None else np.resize(ids[start:], size)
-            return self.nets.codec.decode(np.asarray(draw(params, z, chosen)))
-
-        part(0)
-        found, started = [], time.perf_counter()
-        task = self.progress.task(title, count)
-        for start in range(0, count, size):
-            found.append(part(start))
-            done = min(count, start + size)
-            task.update(done, rate=done / (time.perf_counter() - started))
-        task.close()
-        seconds = time.perf_counter() - started
-        images = from_unit(np.concatenate(found)[:count], self.pictures.levels)
-        return images, ids, len(found) * size / seconds
+        return Sampling(self.nets, self.pictures, shape, count, steps, self.progress)
 
     def score(self, name: str, seed: int) -> Row:
         """A model's row of the table (stage `score-...`)."""
@@ -303,8 +279,10 @@ class Session:
                 state, frozen = self.student(name, seed)
                 sampler, params = "one", state.ema["student"]
                 extra = {"evaluations": 1} | self.gap(state, frozen, seed)
-            images, ids, speed = self.images(sampler, params, seed, f"sample {label}")
-            rows = grid_rows(ids, len(images), self.pictures.num_classes)
+            images, ids, speed = self.sampling.images(
+                sampler, params, seed, f"sample {label}"
+            )
+            rows = first_of_classes(ids, len(images), self.pictures.num_classes)
             keep_images(self.kept(label), images[rows])
             return {
                 **self.judge.score(images, ids),
@@ -362,7 +340,10 @@ class Session:
 
     def controls(self) -> dict[str, Row]:
         """What real images and two bad models score (stage `controls`)."""
-        result = self.stage("controls", lambda: self.judge.controls(self.nets.codec))
+        result = self.stage(
+            "controls",
+            lambda: self.judge.controls(self.nets.codec, self.config.judge.samples),
+        )
         return {k: v for k, v in result.items() if isinstance(v, dict)}
 
     # ------------------------------------------------------------ what is shown
@@ -396,7 +377,7 @@ class Session:
         """The grid of pictures and the bars of the numbers."""
         pictures, seed = self.pictures, self.config.seed
         real = from_unit(pictures.train, pictures.levels)
-        rows = grid_rows(pictures.train_ids, len(real), pictures.num_classes)
+        rows = first_of_classes(pictures.train_ids, len(real), pictures.num_classes)
         panels = {"real": real[rows]}
         for name in ("teacher", *self.config.students):
             with np.load(self.kept(f"{name.replace('/', '-')}-s{seed}")) as file:

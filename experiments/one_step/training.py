@@ -17,8 +17,16 @@ from experiments.one_step.networks import Networks
 from kljax import generators
 from kljax.objectives import diffusion
 from kljax.objectives.ratio import ratio_weights
-from kljax.training import Loss, Player, Step, TrainState, init_state, make_step
-from kljax.typing import Array, Int, PyTree
+from kljax.training import (
+    Loss,
+    Player,
+    Step,
+    TrainState,
+    adam,
+    init_state,
+    make_step,
+)
+from kljax.typing import Array, PyTree
 
 DIVERGENCES = (
     "reverse_kl",
@@ -122,10 +130,7 @@ def teacher_player(nets: Networks, config: TeacherConfig, num_classes: int) -> P
         )
 
     rate = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup, 1))
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        optax.adamw(rate, b2=config.b2, weight_decay=0.0),
-    )
+    optimizer = adam(rate, clip=config.clip, b2=config.b2)
     return Player("teacher", loss, optimizer, ema_decay=config.ema)
 
 
@@ -225,12 +230,13 @@ def distillation_players(nets: Networks, config: StudentConfig) -> list[Player]:
         metrics = {**out.metrics, "alpha": alpha.alpha}
         return Loss(out.per_example, metrics, aux={"bins": out.bins, "alpha": alpha})
 
-    def adam(rate: Any) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.clip_by_global_norm(config.clip),
-            optax.adamw(
-                rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
-            ),
+    def optimizer(rate: Any) -> optax.GradientTransformation:
+        return adam(
+            rate,
+            clip=config.clip,
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
         )
 
     cosine = optax.cosine_decay_schedule(
@@ -238,9 +244,9 @@ def distillation_players(nets: Networks, config: StudentConfig) -> list[Player]:
     )
     repeats = config.critic_steps
     return [
-        Player("fake", fake_loss, adam(config.critic_rate), repeats),
-        Player("critic", critic_loss, adam(config.critic_rate), repeats),
-        Player("student", student_loss, adam(cosine), ema_decay=config.ema),
+        Player("fake", fake_loss, optimizer(config.critic_rate), repeats),
+        Player("critic", critic_loss, optimizer(config.critic_rate), repeats),
+        Player("student", student_loss, optimizer(cosine), ema_decay=config.ema),
     ]
 
 
@@ -277,18 +283,6 @@ def student_inputs(
     }
     aux = {"bins": bins, "alpha": diffusion.AlphaController.init()}
     return init_state(jax.random.fold_in(key, 2), params, players, aux=aux), frozen
-
-
-@jax.jit
-def stacked(trees: list[PyTree]) -> PyTree:
-    """Equal trees as one, with a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-@jax.jit
-def member(tree: PyTree, i: Int[Array, ""] | int) -> PyTree:
-    """The i-th of `stacked` trees."""
-    return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
 def swept(players: list[Player]) -> Step:

@@ -101,7 +101,9 @@ def _is_path(source: str | os.PathLike) -> bool:
         return True
     if known(source) is not None:
         return False
-    spelled = source[:1] in ("~", ".") or "/" in source or os.sep in source
+    spelled = source.startswith("~") or any(
+        mark in source for mark in (".", "/", os.sep)
+    )
     return bool(source) and (spelled or pathlib.Path(source).exists())
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from kljax.typing import Bool, Int
 __all__ = ["Rows", "Vocabulary", "encoded"]
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """Token ids of text; `end` ends an answer and stands before a text."""
 

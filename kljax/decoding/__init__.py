@@ -1,17 +1,21 @@
 """Text from language models: sampling, generation, logit fusion.
 
 `sampling` draws a token, `generation` runs one or several models in lockstep, `fusion`
-combines their logits with a weight per token, `fusion_settings` names the methods,
-`speculative` makes the same text in blocks that a small model drafts.
+combines their logits with a weight per token, `speculative` makes the same text in
+blocks that a small model drafts. `decoders` says what is asked of a model, `settings`
+how a text is continued.
 """
 
-from kljax.decoding.fusion import Weights, fuse, solve_weights
-from kljax.decoding.fusion_settings import Fusion, preset
+from kljax.decoding.decoders import Decoder
+from kljax.decoding.fusion import Fusion, Weights, fuse, preset, solve_weights
 from kljax.decoding.generation import Generation, generate, stream
 from kljax.decoding.sampling import Sample, Sampling, greedy, sample, warp
+from kljax.decoding.settings import Decoding
 from kljax.decoding.speculative import Speculation, speculate
 
 __all__ = [
+    "Decoder",
+    "Decoding",
     "Fusion",
     "Generation",
     "Sample",

@@ -2,27 +2,73 @@
 
 `begin` reads all of the prompt but its last token; `advance` makes a block of tokens in
 one `while_loop`, the first of them from the prompt's last. So no token is chosen
-anywhere but in `advance`, and a prompt costs no logits.
+anywhere but in `advance`, and a prompt costs no logits: the compiler leaves out what
+nobody asks for.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from kljax.decoding.decoders import Combine, Reader
 from kljax.decoding.sampling import Sampling, sample
-from kljax.models.language.cache import Cache, init_cache
 from kljax.typing import Array, Bool, Float, Int, Key, PyTree
 
-__all__ = ["Block", "Combine", "Model", "Readers", "advance", "begin", "grow"]
+__all__ = ["Block", "Plan", "Readers", "Values", "advance", "begin", "grow", "planned"]
 
-Model = Callable[..., Any]
-"""A `PureTransformer`, or what is called like one and has its `config`."""
-Combine = Callable[[tuple[Array, ...]], tuple[Array, dict[str, Array]]]
-"""The models' logits, each `[b, v]`, to one `[b, v]` and diagnostics `[b, ...]`."""
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the programs are compiled for; it hashes."""
+
+    readers: tuple[Reader, ...]
+    combine: Combine | None
+    sampling: Sampling
+    """With None in the place of what is an array."""
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "sampling", "stop_tokens", "pad_id"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """What the programs are given.
+
+    Attributes:
+      params: of every model.
+      sampling: its fields that are arrays.
+      stop_tokens: a row ends with any of these.
+      pad_id: what a row is filled with after its end.
+    """
+
+    params: tuple[PyTree, ...]
+    sampling: dict[str, Any]
+    stop_tokens: Int[Array, " k"]
+    pad_id: Int[Array, ""]
+
+    def sampled(self, plan: Plan) -> Sampling:
+        """The plan's sampling with its arrays."""
+        return dataclasses.replace(plan.sampling, **self.sampling)
+
+
+def planned(
+    readers: tuple[Reader, ...],
+    params: tuple[PyTree, ...],
+    combine: Combine | None,
+    sampling: Sampling,
+    ends: tuple[Array, Array],
+) -> tuple[Plan, Values]:
+    """What is compiled for and what is given; `ends` are stop tokens and the pad."""
+    fields = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
+    arrays = {k: jnp.asarray(v) for k, v in fields.items() if hasattr(v, "dtype")}
+    static = dataclasses.replace(sampling, **dict.fromkeys(arrays))
+    return Plan(readers, combine, static), Values(params, arrays, *ends)
 
 
 @partial(
@@ -43,7 +89,7 @@ class Readers:
       made: how many tokens were made before.
     """
 
-    caches: tuple[Cache, ...]
+    caches: tuple[Any, ...]
     token: Int[Array, " b"]
     done: Bool[Array, " b"]
     seen: Bool[Array, "b v"] | None
@@ -74,46 +120,49 @@ class Block:
     diagnostics: dict[str, Float[Array, "b n *d"]]
 
 
-@partial(jax.jit, static_argnames=("applies", "slots", "dtypes", "track"))
+@partial(jax.jit, static_argnames=("readers", "slots", "track"))
 def begin(
-    applies: tuple[Any, ...],
+    readers: tuple[Reader, ...],
     params: tuple[PyTree, ...],
+    caches: tuple[Any, ...],
     prompt: Int[Array, "b t"],
     where: Bool[Array, "b t"],
     keys: Key[Array, " b"],
     *,
     slots: int,
-    dtypes: tuple[Any, ...],
     track: bool,
 ) -> Readers:
     """Reads the prompt, but for its last token.
 
     Args:
-      applies: the models; params: their parameters.
+      readers: the models; params: their parameters.
+      caches: what every model has read before, None for nothing.
       prompt: tokens, left padded.
       where: which of them count; the last of every row does.
       keys: one per row.
-      slots: of the caches, at least `t`.
-      dtypes: of the caches.
+      slots: of the caches, at least `t` more than are taken.
       track: note which tokens a row has had.
     """
     b, t = prompt.shape
-    caches = []
-    for apply, values, dtype in zip(applies, params, dtypes, strict=True):
+    begun = []
+    for reader, values, given in zip(readers, params, caches, strict=True):
         # Only as many slots as there are tokens: attention reads them all.
-        cache = init_cache(apply.config, b, max(t - 1, 1), dtype)
+        if given is None:
+            cache = reader.empty(b, max(t - 1, 1))
+        else:  # what goes on is donated, and the caller's own must not be
+            cache = jax.tree.map(jnp.copy, given)
+            cache = cache.grow(cache.slots + t - 1)
         if t > 1:
-            known = within(apply, prompt[:, :-1])
-            _, cache = apply(values, known, where[:, :-1], cache=cache, features=True)
-        caches.append(cache.grow(slots))
+            _, cache = reader.read(values, prompt[:, :-1], cache, where[:, :-1])
+        begun.append(cache.grow(slots))
     seen = None
     if track:
         rows = jnp.arange(b)[:, None]
-        vocabulary = max(apply.config.vocab_size for apply in applies)
+        vocabulary = max(reader.vocabulary for reader in readers)
         seen = jnp.zeros((b, vocabulary), bool)
         seen = seen.at[rows, prompt].max(where)
     return Readers(
-        caches=tuple(caches),
+        caches=tuple(begun),
         token=prompt[:, -1].astype(jnp.int32),
         done=jnp.zeros(b, bool),
         seen=seen,
@@ -129,53 +178,37 @@ def grow(state: Readers, slots: int) -> Readers:
     return dataclasses.replace(state, caches=caches)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("applies", "combine", "sampling", "size"),
-    donate_argnames="state",
-)
+@partial(jax.jit, static_argnames=("plan", "size"), donate_argnames="state")
 def advance(
-    applies: tuple[Any, ...],
-    combine: Combine | None,
-    sampling: Sampling,
-    params: tuple[PyTree, ...],
-    state: Readers,
-    traced: dict[str, Any],
-    stop_tokens: Int[Array, " k"],
-    pad_id: Int[Array, ""],
-    limit: Int[Array, ""],
-    *,
-    size: int,
+    plan: Plan, values: Values, state: Readers, limit: Int[Array, ""], *, size: int
 ) -> tuple[Readers, Block]:
     """Makes up to `limit` tokens, fewer if all rows stop.
 
     Args:
-      applies, params, combine: the models, and how their logits become one.
-      sampling: how a token is drawn; `traced` holds its fields that are arrays.
+      plan, values: what is compiled for, and what is given.
       state: from `begin` or from the block before; donated.
-      stop_tokens: a row ends with any of these.
-      pad_id: what a row is filled with after its end.
       limit: tokens to make, at most `size`.
       size: columns of the block.
     """
-    sampling = dataclasses.replace(sampling, **traced)
+    sampling = values.sampled(plan)
 
     def step(state: Readers) -> tuple[Readers, tuple[Array, Array, dict]]:
         logits, caches = [], []
-        for apply, values, cache in zip(applies, params, state.caches, strict=True):
-            token = within(apply, state.token[:, None])
-            found, cache = apply(values, token, cache=cache)
+        for reader, params, cache in zip(
+            plan.readers, values.params, state.caches, strict=True
+        ):
+            found, cache = reader.read(params, state.token[:, None], cache)
             logits.append(found[:, 0])
             caches.append(cache)
-        fused, noted = combine(tuple(logits)) if combine else (logits[0], {})
+        fused, noted = plan.combine(tuple(logits)) if plan.combine else (logits[0], {})
         keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.made)
         token, log_p = sample(keys, fused, sampling, seen=state.seen)
-        token = jnp.where(state.done, pad_id, token)
+        token = jnp.where(state.done, values.pad_id, token)
         log_p = jnp.where(state.done, 0.0, log_p)
         seen = state.seen
         if seen is not None:
             seen = seen.at[jnp.arange(len(token)), token].max(~state.done)
-        stopped = jnp.any(token[:, None] == stop_tokens, axis=1)
+        stopped = jnp.any(token[:, None] == values.stop_tokens, axis=1)
         after = Readers(
             caches=tuple(caches),
             token=token,
@@ -210,27 +243,12 @@ def advance(
     empty = jax.tree.map(
         lambda leaf: jnp.zeros((rows, size, *leaf.shape[1:]), leaf.dtype), shapes
     )
-    empty = (jnp.full((rows, size), pad_id, jnp.int32), *empty[1:])
+    empty = (jnp.full((rows, size), values.pad_id, jnp.int32), *empty[1:])
     carry = (jnp.zeros((), jnp.int32), state, empty, jnp.zeros(rows, jnp.int32))
     _, state, out, lengths = jax.lax.while_loop(
         lambda carry: (carry[0] < limit) & ~jnp.all(carry[1].done), body, carry
     )
     return state, Block(out[0], out[1], lengths, out[2])
-
-
-def within(apply: Any, tokens: Array) -> Array:
-    """Ids above the model's own vocabulary are read as its last one.
-
-    A pad token may be any number, also below 0.
-    """
-    return jnp.clip(tokens, 0, apply.config.vocab_size - 1)
-
-
-def traced_fields(sampling: Sampling) -> tuple[Sampling, dict[str, Any]]:
-    """Settings that hash, and those that are arrays."""
-    values = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
-    arrays = {k: jnp.asarray(v) for k, v in values.items() if hasattr(v, "dtype")}
-    return dataclasses.replace(sampling, **dict.fromkeys(arrays)), arrays
 
 
 def joined(blocks: Sequence[Block], columns: int, pad_id: Array) -> Block:

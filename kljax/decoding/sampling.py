@@ -71,6 +71,11 @@ repetition_penalty=1.0)
         """Whether the largest logit is taken."""
         return _is(self.temperature, 0)
 
+    @property
+    def penalizes(self) -> bool:
+        """Whether it matters which tokens a row has had."""
+        return not _is(self.repetition_penalty, 1)
+
 
 class Sample(NamedTuple):
     """Tokens, and their log-probabilities in nats under the law they come from."""

@@ -26,20 +26,15 @@ import jax.numpy as jnp
 
 from kljax import arguments
 from kljax.decoding import generation
-from kljax.decoding.fusion import padded
-from kljax.decoding.lockstep import (
-    Combine,
-    Model,
-    Readers,
-    begin,
-    traced_fields,
-    within,
-)
+from kljax.decoding.decoders import Model
+from kljax.decoding.fusion.logits import padded
+from kljax.decoding.job import checked
+from kljax.decoding.lockstep import Plan, Readers, Values
 from kljax.decoding.sampling import Sampling, greedy, sample, warp
-from kljax.models.language.cache import Cache
-from kljax.typing import Array, Bool, Float, Int, Key, PyTree
+from kljax.decoding.settings import Decoding
+from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key
 
-__all__ = ["Round", "Speculation", "one_round", "speculate"]
+__all__ = ["Drafting", "Round", "Speculation", "one_round", "speculate"]
 
 
 @partial(
@@ -80,34 +75,34 @@ class Speculation:
         return self.calls / jnp.maximum(self.lengths, 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Drafting:
+    """How many tokens are drafted per round, and by which of the models."""
+
+    tokens: int
+    drafter: int
+
+
 def speculate(
-    models: Sequence[tuple[Model, PyTree]],
-    prompt: Int[Array, "b t"],
+    models: Sequence[Model],
+    prompt: Int[ArrayLike, "b t"],
+    settings: Decoding,
     *,
-    max_new_tokens: int,
-    combine: Combine,
     draft: int = 4,
     drafter: int = 2,
-    where: Bool[Array, "b t"] | None = None,
-    sampling: Sampling = generation.PLAIN,
+    where: Bool[ArrayLike, "b t"] | None = None,
     key: Key[Array, "*k"] | None = None,
-    stop_tokens: Sequence[int] = (),
-    pad_id: int = 0,
-    cache_dtype: Any = None,
+    caches: Sequence[Any] | None = None,
 ) -> Speculation:
     """Continues every row of the prompt as `generate` would, in fewer large calls.
 
     Args:
-      models: `(apply, params)` in the order that `combine` takes their logits: for
-        fusion the large model, the small base, the experts.
-      prompt: token ids, rows of different lengths padded on the left.
-      max_new_tokens: how many tokens to make at most.
-      combine: as for `generate`, of logits [b, t, v]; `kljax.decoding.Fusion()`.
+      models, prompt, settings, where, key, caches: as for `generate`; `combine` is
+        given logits [b, t, v]. Drafts are sampled with the same settings. No
+        repetition penalty.
       draft: γ ≥ 1, tokens per round that are drafted.
       drafter: which of the models drafts, not the first. For speculation without
         fusion: two models, 1, and a `combine` that returns ``(logits[0], {})``.
-      where, sampling, key, stop_tokens, pad_id, cache_dtype: as for `generate`. Drafts
-        are sampled with the same settings. No repetition penalty.
 
     Returns:
       Tokens, their log-probabilities and diagnostics, [b, max_new_tokens]; calls of the
@@ -119,13 +114,13 @@ def speculate(
         be called inside `jax.jit`.
 
     Example:
-      >>> from kljax.decoding.fusion_settings import Fusion
+      >>> from kljax.decoding.fusion import Fusion
       >>> from kljax.models.language.transformer import TransformerConfig, transformer
       >>> config = TransformerConfig(vocab_size=31, width=16, depth=1, heads=2)
       >>> apply, initial = transformer(config)
       >>> models = [(apply, initial(jax.random.key(seed))) for seed in range(3)]
-      >>> out = speculate(models, jnp.array([[5, 2, 3]]), max_new_tokens=6,
-      ...     combine=Fusion(), sampling=Sampling(temperature=0))
+      >>> settings = Decoding(6, Sampling(temperature=0), combine=Fusion())
+      >>> out = speculate(models, jnp.array([[5, 2, 3]]), settings)
       >>> out.tokens.shape, out.diagnostics["alpha"].shape, bool(out.calls[0] <= 6)
       ((1, 6), (1, 6, 1), True)
 
@@ -139,73 +134,40 @@ def speculate(
             f"drafter: expected 1 to {len(models) - 1}, any of the {len(models)} "
             f"models but the first, got {drafter}"
         )
-    penalty = sampling.repetition_penalty
-    if not (isinstance(penalty, int | float) and penalty == 1):
-        raise ValueError(
-            f"repetition_penalty is {penalty}: it changes from token to token, which a "
-            "block cannot follow; use generate"
-        )
     if arguments.traced((prompt, [params for _, params in models])):
         raise TypeError(
             "prompt or models: traced, and what comes next is decided between calls; "
             "call speculate outside of jax.jit, or generate inside"
         )
-    job = generation.checked(
-        models,
-        prompt,
-        where,
-        max_new_tokens,
-        sampling,
-        key,
-        stop_tokens,
-        pad_id,
-        combine,
-        cache_dtype,
-    )
-    rows, read = job.prompt.shape[0], job.prompt.shape[1] - 1
+    if settings.sampling.penalizes:
+        raise ValueError(
+            f"repetition_penalty is {settings.sampling.repetition_penalty}: it changes "
+            "from token to token, which a block cannot follow; use generate"
+        )
+    job = checked(models, prompt, settings, where, key, caches)
+    rows, total = len(job.prompt), job.total
     # Rows that keep fewer drafts than others leave holes: some room for these, and
     # when it is used up they are squeezed out.
-    room = max_new_tokens // 2 if rows > 1 else 0
-    state = begin(
-        job.applies,
-        job.params,
-        job.prompt,
-        job.where,
-        job.keys,
-        slots=generation.bucket(read + max_new_tokens + draft + 1 + room),
-        dtypes=job.dtypes,
-        track=False,
-    )
-    chosen, traced = traced_fields(sampling)
-    static = (job.applies, combine, chosen)
-    out = jax.eval_shape(
-        partial(one_round, *static, draft, drafter), job.params, traced, state
-    )
-    columns = max_new_tokens + draft + 1
+    room = total // 2 if rows > 1 else 0
+    state = job.begun(generation.bucket(job.read + total + draft + 1 + room))
+    plan, drafting = job.plan, Drafting(draft, drafter)
+    out = jax.eval_shape(partial(one_round, plan, drafting), job.values, state)
     written = jax.tree.map(
-        lambda leaf: jnp.zeros((rows, columns, *leaf.shape[2:]), leaf.dtype), out.block
+        lambda leaf: jnp.zeros((rows, total + draft + 1, *leaf.shape[2:]), leaf.dtype),
+        out.block,
     )
     counts = jnp.zeros((3, rows), jnp.int32)
-    limit = jnp.asarray(max_new_tokens, jnp.int32)
+    limit = jnp.asarray(total, jnp.int32)
     while True:
         state, written, counts = _rounds(
-            *static,
-            job.params,
-            traced,
-            state,
-            written,
-            counts,
-            job.stop_tokens,
-            limit,
-            draft=draft,
-            drafter=drafter,
+            plan, drafting, job.values, state, written, counts, limit
         )
         if bool(jnp.all(state.done)):
             break
         caches = tuple(_squeezed(cache) for cache in state.caches)
         state = dataclasses.replace(state, caches=caches)
     lengths, calls, accepted = counts
-    return _finished(written, lengths, calls, accepted, job.pad_id, max_new_tokens)
+    return _finished(written, lengths, calls, accepted, job.values.pad_id, total)
 
 
 @partial(jax.jit, static_argnums=5)
@@ -235,51 +197,39 @@ class Round:
 
     block: tuple[Array, Array, dict[str, Array]]
     count: Int[Array, " b"]
-    caches: tuple[Cache, ...]
+    caches: tuple[Any, ...]
 
 
-def one_round(
-    applies: tuple[Model, ...],
-    combine: Combine,
-    sampling: Sampling,
-    draft: int,
-    drafter: int,
-    params: tuple[PyTree, ...],
-    traced: dict[str, Any],
-    state: Readers,
-) -> Round:
+def one_round(plan: Plan, drafting: Drafting, values: Values, state: Readers) -> Round:
     """Drafts, reads, accepts."""
-    sampling = dataclasses.replace(sampling, **traced)
+    sampling, drafter = values.sampled(plan), drafting.drafter
     active = ~state.done
     keys = _folded(state.keys, state.made)
 
-    def one(carry: tuple[Cache, Array], i: Array) -> tuple[tuple, tuple]:
+    def one(carry: tuple[Any, Array], i: Array) -> tuple[tuple, tuple]:
         cache, token = carry
-        read = within(applies[drafter], token[:, None])
-        logits, cache = applies[drafter](
-            params[drafter], read, active[:, None], cache=cache
+        logits, cache = plan.readers[drafter].read(
+            values.params[drafter], token[:, None], cache, active[:, None]
         )
         token = sample(_folded(keys, i), logits[:, 0], sampling).token
         return (cache, token), (logits[:, 0], token)
 
     # One more than is drafted: the last draft has to be read, and gives the logits that
     # fusion needs behind it.
-    start = (state.caches[drafter], state.token)
+    start, draft = (state.caches[drafter], state.token), drafting.tokens
     (cache, _), (logits, drafts) = jax.lax.scan(one, start, jnp.arange(draft + 1))
     own, drafts = jnp.moveaxis(logits, 0, 1), drafts[:draft].T
     block = jnp.concatenate([state.token[:, None], drafts], axis=1)
     where = jnp.broadcast_to(active[:, None], block.shape)
     found, caches = [], []
-    for i, apply in enumerate(applies):
-        if i == drafter:
-            found.append(own)
-            caches.append(cache)
-            continue
-        logits, read = apply(
-            params[i], within(apply, block), where, cache=state.caches[i]
-        )
-        found.append(logits)
-        caches.append(read)
+    for i, reader in enumerate(plan.readers):
+        read = own, cache
+        if i != drafter:
+            read = reader.read(values.params[i], block, state.caches[i], where)
+        found.append(read[0])
+        caches.append(read[1])
+    combine = plan.combine
+    assert combine is not None  # several models never come without it
     fused, noted = combine(tuple(found))
     own = padded(own[:, :draft], fused.shape[-1])
     tokens, log_p, count = _accept(keys, fused, own, drafts, sampling)
@@ -330,37 +280,29 @@ def _folded(keys: Array, number: Any) -> Array:
 
 @partial(
     jax.jit,
-    static_argnames=("applies", "combine", "sampling", "draft", "drafter"),
+    static_argnames=("plan", "drafting"),
     donate_argnames=("state", "written", "counts"),
 )
 def _rounds(
-    applies: tuple[Model, ...],
-    combine: Combine,
-    sampling: Sampling,
-    params: tuple[PyTree, ...],
-    traced: dict[str, Any],
+    plan: Plan,
+    drafting: Drafting,
+    values: Values,
     state: Readers,
     written: tuple,
     counts: Int[Array, "3 b"],
-    stop_tokens: Int[Array, " k"],
     limit: Int[Array, ""],
-    *,
-    draft: int,
-    drafter: int,
 ) -> tuple[Readers, tuple, Int[Array, "3 b"]]:
     """Rounds until all rows are done or the caches have no room for another."""
-    block = draft + 1
+    block = drafting.tokens + 1
     rows = jnp.arange(counts.shape[1])[:, None]
 
     def body(carry: tuple) -> tuple:
         state, written, counts = carry
-        new = one_round(
-            applies, combine, sampling, draft, drafter, params, traced, state
-        )
+        new = one_round(plan, drafting, values, state)
         lengths, calls, accepted = counts
         active = ~state.done
         tokens = new.block[0]
-        stops = jnp.any(tokens[..., None] == stop_tokens, axis=-1)
+        stops = jnp.any(tokens[..., None] == values.stop_tokens, axis=-1)
         first = jnp.where(jnp.any(stops, axis=1), jnp.argmax(stops, axis=1), block)
         count = jnp.minimum(jnp.minimum(new.count, first + 1), limit - lengths)
         count = jnp.where(active, count, 0).astype(jnp.int32)
@@ -390,24 +332,13 @@ def _rounds(
 
     def go_on(carry: tuple) -> Array:
         state = carry[0]
-        room = state.caches[0].cursor + block <= state.caches[0].slots
+        taken = jnp.max(jnp.stack([cache.cursor for cache in state.caches]))
+        room = taken + block <= state.caches[0].slots
         return room & ~jnp.all(state.done)
 
     return jax.lax.while_loop(go_on, body, (state, written, counts))
 
 
 @partial(jax.jit, donate_argnums=0)
-def _squeezed(cache: Cache) -> Cache:
-    """The same memory without holes: every row's tokens moved to the front."""
-    order = jnp.argsort(~cache.valid, axis=1, stable=True)
-
-    def moved(x: Array) -> Array:
-        return jnp.take_along_axis(x, order[:, None, :, None], axis=2)
-
-    return dataclasses.replace(
-        cache,
-        keys=tuple(map(moved, cache.keys)),
-        values=tuple(map(moved, cache.values)),
-        valid=jnp.take_along_axis(cache.valid, order, axis=1),
-        cursor=jnp.max(jnp.sum(cache.valid, axis=1, dtype=jnp.int32)),
-    )
+def _squeezed(cache: Any) -> Any:
+    return cache.packed()

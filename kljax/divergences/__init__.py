@@ -1,10 +1,12 @@
 # ruff: noqa: F403
 """Distances between distributions, one module per kind of thing you hold.
 
-Logits: `divergence`, ``forward_kl`` and its siblings here. Hidden states and heads:
-`linear_divergence` and its siblings, also here. Gaussians: `gaussian`.
-Log-probabilities of samples: `estimators`. Samples alone: `samples`. Discrete measures
-with a cost: `transport`. Score functions: `scores`.
+Logits: `divergence`, ``forward_kl`` and its siblings here. Tokens, given as `Logits`,
+as `Hidden` states and heads or as lists: `token_divergence`, also here. Gaussians:
+`gaussian`.
+Log-probabilities of samples: `estimators`. Samples alone: `samples`, their `counts`, a
+critic at them: `bounds`. Discrete measures with a cost: `transport`. Score functions:
+`scores`.
 """
 
 from collections.abc import Callable
@@ -18,32 +20,33 @@ from kljax.divergences.categorical import (
     entropy,
     renyi,
 )
-from kljax.divergences.linear import (
-    linear_cross_entropy,
-    linear_divergence,
-    linear_mixture,
-    linear_topk,
-    linear_topk_renormalized,
-)
-from kljax.divergences.linear_sharded import linear_divergence_sharded
-from kljax.divergences.listed import topk
 from kljax.divergences.sharded import divergence_sharded
+from kljax.divergences.sides import (
+    Hidden,
+    Logits,
+    Restricted,
+    TopK,
+    dense_logits,
+    top_outcomes,
+)
+from kljax.divergences.tokens import label_cross_entropy, token_divergence
 from kljax.generators import *
 
 __all__ = [
+    "Hidden",
+    "Logits",
+    "Restricted",
+    "TopK",
     "cauchy_schwarz",
     "cross_entropy",
+    "dense_logits",
     "divergence",
     "divergence_sharded",
     "entropy",
-    "linear_cross_entropy",
-    "linear_divergence",
-    "linear_divergence_sharded",
-    "linear_mixture",
-    "linear_topk",
-    "linear_topk_renormalized",
+    "label_cross_entropy",
     "renyi",
-    "topk",
+    "token_divergence",
+    "top_outcomes",
     *_generators.__all__,
     *_categorical.NAMED,
 ]

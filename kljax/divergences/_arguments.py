@@ -1,7 +1,4 @@
-"""Arguments that several divergences take, checked alike.
-
-`rows_shaped` and `check_positive` are those of `kljax.arguments`.
-"""
+"""Arguments that several divergences take, checked alike."""
 
 from typing import Any
 
@@ -9,17 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.arguments import (
-    check_positive,
-    checked_ids,
-    concrete,
-    fitting,
-    rows_shaped,
-)
-from kljax.kernels import listed
+from kljax.arguments import checked_ids, concrete, fitting
+from kljax.kernels.linear import listed
 from kljax.typing import Array, ArrayLike
 
-__all__ = ["check_positive", "checked_lists", "for_rows", "rows_shaped"]
+__all__ = ["checked_lists", "for_rows"]
 
 
 def for_rows(divergence: Any, rows: tuple[int, ...]) -> Any:
@@ -83,7 +74,7 @@ def checked_lists(
     excess = total > 1 + listed.excess_allowed(jnp.asarray(log_p).dtype)
     for place in np.argwhere(excess & kept)[:1]:
         raise ValueError(
-            f"log_p_topk at {place.tolist()} holds masses that sum to "
+            f"log_p at {place.tolist()} holds masses that sum to "
             f"{total[tuple(place)]:.4g}, more than 1: expected log-probabilities, "
             "normalized over the full vocabulary (jax.nn.log_softmax of the logits)"
         )

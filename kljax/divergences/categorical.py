@@ -4,6 +4,8 @@ Target first: ``p_logits`` is the target (teacher, data), ``q_logits`` the model
 are in nats, one per leading index; event axes are reduced, the batch never is.
 """
 
+import dataclasses
+import inspect
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
@@ -12,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.divergences._arguments import check_positive, rows_shaped
+from kljax.arguments import check_positive, rows_shaped
 from kljax.divergences._probabilities import warn_of_probabilities
 from kljax.generators import Alpha, FDivergence, get, names
 from kljax.kernels.logits import normalized, row_divergence
@@ -23,7 +25,8 @@ from kljax.typing import Array, ArrayLike, Bool, Float
 
 def floating(name: str, x: ArrayLike) -> Array:
     """`x` as an array; integers and complex numbers raise."""
-    array = jnp.asarray(x)
+    # Each call that does nothing costs a gradient outside `jit` as much as the kernel.
+    array = x if isinstance(x, jax.Array) else jnp.asarray(x)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
             f"{name} must hold floating-point logits, got {array.dtype} "
@@ -36,7 +39,8 @@ def _on_last_axis(name: str, x: ArrayLike, axis: int) -> Array:
     array = floating(name, x)
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(f"axis {axis} does not exist in {name}, shape {array.shape}")
-    array = jnp.moveaxis(array, axis, -1)
+    if axis not in (-1, array.ndim - 1):
+        array = jnp.moveaxis(array, axis, -1)
     if array.shape[-1] == 0:
         raise ValueError(f"{name} has no outcomes on axis {axis}: {array.shape}")
     return array
@@ -90,7 +94,8 @@ def _pair(
             f"p_logits {p.shape} and q_logits {q.shape} do not broadcast "
             "(outcome axis last)"
         ) from None
-    return jnp.broadcast_to(p, shape), jnp.broadcast_to(q, shape)
+    p, q = (x if x.shape == shape else jnp.broadcast_to(x, shape) for x in (p, q))
+    return p, q
 
 
 def _temperature(value: ArrayLike, rows: tuple[int, ...]) -> Array | None:
@@ -204,6 +209,7 @@ def _wrapper(name: str) -> Callable[..., Array]:
 
     summary = type(get(name)).__doc__
     wrapper.__name__ = wrapper.__qualname__ = name
+    wrapper.__signature__ = _signature(get(name))  # pyrefly: ignore[missing-attribute]
     wrapper.__doc__ = (
         f"{summary}\n\n    Arguments, result and errors as in `divergence`; parameters"
         f"\n    of the divergence by keyword: {get(name)}."
@@ -211,6 +217,18 @@ def _wrapper(name: str) -> Callable[..., Array]:
     return wrapper
 
 
+def _signature(objective: FDivergence) -> inspect.Signature:
+    """That of `divergence`, its name and parameters replaced by the object's own."""
+    whole = inspect.signature(divergence)
+    own = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
+        for f in dataclasses.fields(objective)
+    ]
+    kept = [x for n, x in whole.parameters.items() if n not in _NOT_OF_WRAPPERS]
+    return whole.replace(parameters=[*kept, *own])
+
+
+_NOT_OF_WRAPPERS = ("divergence", "parameters")
 NAMED = MappingProxyType({name: _wrapper(name) for name in names()})
 """``forward_kl(p_logits, q_logits, ...)`` and its siblings, by name."""
 

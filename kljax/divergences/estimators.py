@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.arguments import floating
+from kljax.divergences._points import log_normalized
 from kljax.generators import FDivergence, get
 from kljax.generators.accurate import phi
 from kljax.typing import Array, ArrayLike, Float
@@ -148,6 +149,9 @@ def forward_k1(
     Example:
       >>> float(forward_k1(log_p=jnp.float32(-1.5), log_q=jnp.float32(-2.0)))
       0.5
+
+    References:
+      As `k1`, with p and q swapped.
     """
     return k1(log_p=log_q, log_q=log_p)
 
@@ -172,6 +176,9 @@ def forward_k3(
     Example:
       >>> round(float(forward_k3(log_p=jnp.float32(-1.5), log_q=jnp.float32(-2.0))), 4)
       0.1065
+
+    References:
+      As `k3`, with p and q swapped.
     """
     return k3(log_p=log_q, log_q=log_p)
 
@@ -183,6 +190,7 @@ def f_divergence(
     log_q: Float[ArrayLike, "*b n"],
     log_behavior: Float[ArrayLike, "*b n"] | None = None,
     self_normalized: bool = False,
+    **parameters: ArrayLike,
 ) -> Float[Array, "*b"]:
     """Monte Carlo estimate of any D_f(p‖q), the mean over n samples.
 
@@ -203,6 +211,7 @@ def f_divergence(
       divergence: an object of `kljax.generators`, or its name.
       log_p, log_q, log_behavior: log-probabilities of the same n samples.
       self_normalized: whether to normalise the weights over the last axis.
+      **parameters: of a divergence given by name, such as ``alpha``; may be traced.
 
     Returns:
       One value ≥ 0 per leading index, nats.
@@ -222,7 +231,7 @@ def f_divergence(
       minimization" (2023), for the gradient; Owen, "Monte Carlo theory, methods and
       examples" (2013), ch. 9, for the weights.
     """
-    divergence = get(divergence)
+    divergence = get(divergence, **parameters)
     log_p, log_q = _same("log_p", log_p, "log_q", log_q)
     if log_behavior is None:
         log_b = log_q
@@ -231,10 +240,10 @@ def f_divergence(
     if log_q.ndim == 0:
         raise ValueError("log_p and log_q need a sample axis [..., n], got shape ()")
     log_p, log_q = _over(log_p, log_b), _over(log_q, log_b)
+    count = log_q.shape[-1]
     if self_normalized:
-        log_p, log_q = _log_normalized(log_p), _log_normalized(log_q)
-        return _term_sum(divergence, log_p, log_q)
-    return _term_sum(divergence, log_p, log_q) / log_q.shape[-1]
+        log_p, log_q, count = log_normalized(log_p), log_normalized(log_q), 1
+    return jnp.sum(divergence.term(log_p, log_q), axis=-1) / count
 
 
 def effective_sample_size(
@@ -262,7 +271,7 @@ def effective_sample_size(
     log_w = floating(log_weights)
     if log_w.ndim == 0:
         raise ValueError("log_weights needs a sample axis [..., n], got shape ()")
-    w = jnp.exp(_log_normalized(log_w))
+    w = jnp.exp(log_normalized(log_w))
     # Normalised weights sum to 1, or are all 0.
     squares = jnp.sum(w**2, axis=-1)
     none = squares == 0
@@ -309,13 +318,3 @@ def _over(log_x: Array, log_b: Array) -> Array:
     """log x − log b; a sample that the behaviour law cannot produce counts nothing."""
     possible = log_b != -jnp.inf
     return jnp.where(possible, log_x - jnp.where(possible, log_b, 0), -jnp.inf)
-
-
-def _log_normalized(log_w: Array) -> Array:
-    """Log-weights that sum to 1; all −inf where there is no weight at all."""
-    some = jnp.any(log_w != -jnp.inf, axis=-1, keepdims=True)
-    return jnp.where(some, jax.nn.log_softmax(jnp.where(some, log_w, 0)), -jnp.inf)
-
-
-def _term_sum(divergence: FDivergence, log_p: Array, log_q: Array) -> Array:
-    return jnp.sum(divergence.term(log_p, log_q), axis=-1)

@@ -1,6 +1,6 @@
 """Divergences of which only samples are held, `x_p` of the target, `x_q` of the model.
 
-Points are `[n, d]`. Sums over pairs stream (`kljax.kernels.pairwise`): memory does not
+Points are `[n, d]`. Sums over pairs stream (`kljax.kernels.pairs`): memory does not
 grow with n·m, and a million points a side are minutes on a CPU. Derivatives of any
 order recompute the pairs; they are finite where points coincide.
 """
@@ -12,36 +12,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax.arguments import falling, floating, legal, shadow
-from kljax.divergences._sample_arguments import (
+from kljax.divergences import counts
+from kljax.divergences._points import (
     bandwidth_of,
-    critic,
-    log_shares,
     not_negative,
-    of_size_one,
     points_of,
     weighted,
 )
-from kljax.generators import FDivergence, ForwardKL, get
-from kljax.kernels.neighbours import kth_squared_distances
-from kljax.kernels.pairwise import (
+from kljax.kernels.pairs.neighbors import kth_squared_distances, of_size_one
+from kljax.kernels.pairs.sums import (
     kernel_sums,
     kernel_total,
     log_kernel_sums,
     log_kernel_total,
     log_sum_exp,
 )
-from kljax.typing import Array, ArrayLike, Float, Int
+from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [
     "cauchy_schwarz",
-    "counts_kl",
-    "donsker_varadhan",
     "histogram_kl",
     "kde_log_density",
     "kernel_mean",
     "knn_kl",
     "mmd",
-    "variational_bound",
 ]
 
 
@@ -127,10 +121,10 @@ def kernel_mean(
 def knn_kl(
     x_p: Float[ArrayLike, "n d"], x_q: Float[ArrayLike, "m d"], k: int
 ) -> Float[Array, ""]:
-    """KL(p‖q) from distances to the k-th nearest neighbours.
+    """KL(p‖q) from distances to the k-th nearest neighbors.
 
     (d/n) Σ_i log(ν_i/ρ_i) + log(m/(n − 1)): ρ_i is the distance from x_p[i] to its k-th
-    neighbour in `x_p` without itself, ν_i that to its k-th one in `x_q`. Consistent for
+    neighbor in `x_p` without itself, ν_i that to its k-th one in `x_q`. Consistent for
     densities, any k; may be negative.
 
     Ties (duplicates, rounded data) mean that there is no density. Distances below the
@@ -140,10 +134,10 @@ def knn_kl(
 
     Args:
       x_p, x_q: the samples, drawn independently of each other.
-      k: which neighbour, 1 ≤ k < n and k ≤ m; larger has less variance and more bias.
+      k: which neighbor, 1 ≤ k < n and k ≤ m; larger has less variance and more bias.
 
     Returns:
-      A scalar, nats. Differentiable in the points where neighbours do not change.
+      A scalar, nats. Differentiable in the points where neighbors do not change.
 
     Raises:
       ValueError: for shapes that do not fit or a k out of range.
@@ -284,7 +278,7 @@ def histogram_kl(
     *,
     pseudo_count: ArrayLike = 0.5,
 ) -> Float[Array, ""]:
-    """KL(p‖q) of two histograms of numbers, `counts_kl` of their counts.
+    """KL(p‖q) of two histograms of numbers, `kljax.divergences.counts.kl` of these.
 
     Σ_i P_i log(P_i/Q_i), P_i ∝ count of x_p in bin i + pseudo_count.
 
@@ -292,7 +286,7 @@ def histogram_kl(
       x_p, x_q: the samples, one-dimensional.
       edges: e increasing numbers, e − 1 bins; what lies outside counts in the first or
         last bin. A bin holds its left edge.
-      pseudo_count: ≥ 0, see `counts_kl`.
+      pseudo_count: ≥ 0, see `counts.kl`.
 
     Returns:
       A scalar ≥ 0, nats. Its gradient in the samples is 0.
@@ -305,6 +299,9 @@ def histogram_kl(
       >>> edges = jnp.array([0.0, 0.5, 1.0])
       >>> round(float(histogram_kl(x, y, edges, pseudo_count=0.0)), 4)
       0.6931
+
+    References:
+      As `kljax.divergences.counts.kl`.
     """
     x_p, x_q, edges = map(floating, (x_p, x_q, edges))
     if edges.ndim != 1 or edges.shape[0] < 2:
@@ -316,136 +313,10 @@ def histogram_kl(
         )
     edges = legal("edges", edges, falling, "increasing")
 
-    def counts(x):
+    def counted(x):
         bins = jnp.searchsorted(edges[1:-1], x, side="right")
         count = jnp.bincount(bins, length=edges.shape[0] - 1)
         # No bin holds a NaN.
         return count + jnp.sum(shadow(x)) + jnp.sum(shadow(edges))
 
-    return counts_kl(counts(x_p), counts(x_q), pseudo_count=pseudo_count)
-
-
-def counts_kl(
-    counts_p: Int[ArrayLike, "*b k"] | Float[ArrayLike, "*b k"],
-    counts_q: Int[ArrayLike, "*b k"] | Float[ArrayLike, "*b k"],
-    *,
-    pseudo_count: ArrayLike = 0.5,
-) -> Float[Array, "*b"]:
-    """KL(p‖q) of two categorical laws known by their counts.
-
-    Σ_i P_i log(P_i/Q_i), P_i = (count + pseudo_count)/(their sum).
-
-    Args:
-      counts_p, counts_q: counts or weights ≥ 0 per class, last axis.
-      pseudo_count: ≥ 0, added to each class; ½ is the Krichevsky–Trofimov estimate, 0
-        the plug-in one, which is +inf where q lacks a class that p has.
-
-    Returns:
-      Nats, one per leading index; 0 where a side has no mass at all.
-
-    Raises:
-      ValueError: for shapes that do not fit or a negative Python pseudo_count.
-
-    Example:
-      >>> round(float(counts_kl(jnp.array([2, 0]), jnp.array([1, 1]))), 4)
-      0.2426
-
-    References:
-      Krichevsky, Trofimov, "The performance of universal encoding" (1981).
-    """
-    counts_p, counts_q = floating(counts_p), floating(counts_q)
-    if counts_p.ndim == 0 or counts_p.shape[-1:] != counts_q.shape[-1:]:
-        raise ValueError(
-            "counts_p and counts_q must have the same classes on the last axis, got "
-            f"{counts_p.shape} and {counts_q.shape}"
-        )
-    pseudo_count = floating(pseudo_count)
-    if pseudo_count.shape not in ((), counts_p.shape[-1:]):
-        raise ValueError(
-            f"pseudo_count must be a number or one per class {counts_p.shape[-1:]}, "
-            f"got shape {pseudo_count.shape}"
-        )
-    pseudo_count, counts_p, counts_q = (
-        legal(name, x, lambda x: x < 0, "at least 0")
-        for name, x in (
-            ("pseudo_count", pseudo_count),
-            ("counts_p", counts_p),
-            ("counts_q", counts_q),
-        )
-    )
-    p, q = counts_p + pseudo_count, counts_q + pseudo_count
-    try:
-        jnp.broadcast_shapes(p.shape, q.shape)
-    except ValueError:
-        raise ValueError(
-            "leading axes of counts_p and counts_q do not broadcast: "
-            f"{counts_p.shape} and {counts_q.shape}"
-        ) from None
-    empty = (p.sum(-1) == 0) | (q.sum(-1) == 0)
-    terms = ForwardKL().term(log_shares(p), log_shares(q))
-    return jnp.where(empty, 0, jnp.sum(terms, axis=-1))
-
-
-def variational_bound(
-    critic_p: Float[ArrayLike, "*b n"],
-    critic_q: Float[ArrayLike, "*b m"],
-    divergence: FDivergence | str,
-) -> Float[Array, "*b"]:
-    """A lower bound on D_f(p‖q) from a critic's log-ratio v at samples of both.
-
-    E_p[f'(e^v)] + E_q[f(e^v) − e^v f'(e^v)] ≤ D_f(p‖q), with equality at
-    v = log p − log q: maximise in the critic. In the generator's members, mean of
-    `grad_p` over samples of p plus mean of `grad_q` over samples of q.
-
-    Args:
-      critic_p: v at samples of the target, last axis.
-      critic_q: v at samples of the model, last axis.
-      divergence: an object of `kljax.generators`, or its name.
-
-    Returns:
-      One value per leading index, nats. A sample mean: it may exceed the divergence.
-
-    Raises:
-      ValueError: without a sample axis or for an unknown name.
-
-    Example:
-      >>> v = jnp.zeros(3)
-      >>> float(variational_bound(v, v, "forward_kl"))
-      0.0
-
-    References:
-      Nguyen, Wainwright, Jordan, "Estimating divergence functionals and the likelihood
-      ratio by convex risk minimization" (2010), Lemma 1, with f' ∘ exp ∘ v as critic.
-    """
-    divergence = get(divergence)
-    v_p, v_q = critic("critic_p", critic_p), critic("critic_q", critic_q)
-    return jnp.mean(divergence.grad_p(v_p), -1) + jnp.mean(divergence.grad_q(v_q), -1)
-
-
-def donsker_varadhan(
-    critic_p: Float[ArrayLike, "*b n"], critic_q: Float[ArrayLike, "*b m"]
-) -> Float[Array, "*b"]:
-    """Donsker and Varadhan's lower bound on KL(p‖q), tighter than the variational one.
-
-    E_p[v] − log E_q[e^v] ≤ KL(p‖q), with equality at v = log p − log q + constant. Its
-    minibatch value and gradient are biased, through the logarithm of a mean.
-
-    Args:
-      critic_p, critic_q: the critic v at samples of target and model, last axes.
-
-    Returns:
-      One value per leading index, nats.
-
-    Raises:
-      ValueError: without a sample axis.
-
-    Example:
-      >>> float(donsker_varadhan(jnp.ones(3), jnp.ones(2)))
-      0.0
-
-    References:
-      Belghazi et al., "Mutual information neural estimation" (2018).
-    """
-    v_p, v_q = critic("critic_p", critic_p), critic("critic_q", critic_q)
-    log_mean = jax.nn.logsumexp(v_q, axis=-1) - math.log(v_q.shape[-1])
-    return jnp.mean(v_p, axis=-1) - log_mean
+    return counts.kl(counted(x_p), counted(x_q), pseudo_count=pseudo_count)

@@ -10,13 +10,11 @@ gradient through samples of q needs the scores and the ratio alone (`surrogate`,
 gradient theorem of f-distill). Target p first; h is the member `curvature`.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from kljax import generators
-from kljax.arguments import falling, legal, shadow
+from kljax.arguments import falling, floating, legal, shadow
+from kljax.generators import FDivergence, ReverseKL, get
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [
@@ -30,36 +28,51 @@ __all__ = [
 
 
 def score_from_denoiser(
-    denoised: Float[Array, "b *event"],
-    noisy: Float[Array, "b *event"],
-    sigma: Float[Array, "b"],
+    denoised: Float[ArrayLike, "b *event"],
+    noisy: Float[ArrayLike, "b *event"],
+    sigma: Float[ArrayLike, "b"],
     *,
-    alpha: float | Float[Array, "b"] = 1.0,
+    alpha: Float[ArrayLike, ""] | Float[ArrayLike, "b"] = 1.0,
 ) -> Float[Array, "b *event"]:
-    """Tweedie's formula: s(x) = (alpha D(x) - x) / sigma^2.
+    """The score of noisy data, from what they are without the noise.
 
-    `noisy` is ``alpha x_0 + sigma noise`` and `denoised` an estimate of its x_0;
-    `sigma` > 0. Returns the score of the noisy law, shaped like `noisy`. Reference:
-    f-distill (arXiv:2502.15681), Eq. 2.
+    Tweedie's formula: s(x) = (alpha D(x) - x) / sigma^2.
 
-    >>> x = jnp.array([[2.0]])
-    >>> score_from_denoiser(x / 2, x, jnp.ones(1)).tolist()  # N(0, 1) plus noise
-    [[-1.0]]
+    Args:
+      denoised: D(x), an estimate of x_0.
+      noisy: x = ``alpha x_0 + sigma noise``.
+      sigma: noise levels > 0, one per example.
+      alpha: scale of the signal, a number or one per example.
+
+    Returns:
+      The score of the noisy law, shaped like `noisy`.
+
+    Raises:
+      ValueError: shapes that differ.
+
+    Example:
+      >>> x = jnp.array([[2.0]])
+      >>> score_from_denoiser(x / 2, x, jnp.ones(1)).tolist()  # N(0, 1) plus noise
+      [[-1.0]]
+
+    References:
+      f-distill (arXiv:2502.15681), Eq. 2.
     """
-    _check_same("denoised", denoised, "noisy", noisy)
+    denoised, noisy = _alike("denoised", denoised, "noisy", noisy)
+    sigma = floating(sigma)
     if sigma.shape != noisy.shape[:1]:
         raise ValueError(f"sigma: expected {noisy.shape[:1]}, got {sigma.shape}")
-    denoised, noisy = _upcast(denoised, noisy)
     alpha = _column(jnp.broadcast_to(jnp.asarray(alpha), sigma.shape), noisy)
     unknown = shadow(denoised) + shadow(noisy)  # or only the value would show it
     return (alpha * denoised - noisy) / _column(sigma, noisy) ** 2 + unknown
 
 
 def score_divergence(
-    score_p: Float[Array, "b *event"],
-    score_q: Float[Array, "b *event"],
-    log_ratio: Float[Array, "b"] | None = None,
-    divergence: Any = "reverse_kl",
+    score_p: Float[ArrayLike, "b *event"],
+    score_q: Float[ArrayLike, "b *event"],
+    log_ratio: Float[ArrayLike, "b"] | None = None,
+    divergence: FDivergence | str = "reverse_kl",
+    **parameters: ArrayLike,
 ) -> Float[Array, "b"]:
     """The rate at which smoothing loses divergence: ½ h(p/q) |s_p - s_q|^2.
 
@@ -70,29 +83,33 @@ def score_divergence(
     Args:
       score_p, score_q: scores of target and model at shared points, drawn from q.
       log_ratio: log p - log q there; None is legal for a constant h only.
-      divergence: an f-divergence or its name; parameters may be traced.
+      divergence: an f-divergence or its name.
+      **parameters: of a divergence given by name, such as ``alpha``; may be traced.
 
     Returns:
       One value per point, >= 0.
+
+    Raises:
+      ValueError: shapes that differ, an unknown name, or no ratio where one is needed.
 
     Example:
       >>> x = jnp.array([[0.5]])
       >>> score_divergence(1.0 - x, -x).tolist()  # N(1, 1) against N(0, 1)
       [0.5]
 
-    Reference: f-distill Eq. 3 for h; de Bruijn's identity for the KL.
+    References:
+      f-distill Eq. 3 for h; de Bruijn's identity for the KL.
     """
-    _check_same("score_q", score_q, "score_p", score_p)
-    score_p, score_q = _upcast(score_p, score_q)
+    score_q, score_p = _alike("score_q", score_q, "score_p", score_p)
     square = jnp.sum((score_p - score_q) ** 2, axis=tuple(range(1, score_p.ndim)))
-    return 0.5 * _curvature(divergence, log_ratio, square) * square
+    return 0.5 * _curvature(get(divergence, **parameters), log_ratio, square) * square
 
 
 def integral_divergence(
-    rates: Float[Array, "s *b"],
-    sigma: Float[Array, "s"],
+    rates: Float[ArrayLike, "s *b"],
+    sigma: Float[ArrayLike, "s"],
     *,
-    weight: Float[Array, "s"] | None = None,
+    weight: Float[ArrayLike, "s"] | None = None,
 ) -> Float[Array, "*b"]:
     """Integrate `score_divergence` over noise: ``∫ W(t) rate(t) d(t^2)``, trapezoid.
 
@@ -108,12 +125,18 @@ def integral_divergence(
     Returns:
       The integral, shaped like a rate.
 
+    Raises:
+      ValueError: shapes that differ, fewer than two levels, or levels that are known
+        not to increase.
+
     Example:
       >>> integral_divergence(jnp.ones(3), jnp.array([0.0, 1.0, 2.0])).item()
       4.0
 
-    Reference: Diff-Instruct (arXiv:2305.18455) for the integral KL.
+    References:
+      Diff-Instruct (arXiv:2305.18455) for the integral KL.
     """
+    rates, sigma = floating(rates), floating(sigma)
     if sigma.ndim != 1 or sigma.shape[0] < 2 or rates.shape[:1] != sigma.shape:
         raise ValueError(
             "sigma: expected [s] with s >= 2, the leading axis of rates, got "
@@ -121,6 +144,7 @@ def integral_divergence(
         )
     sigma = legal("sigma", sigma, falling, "increasing")
     if weight is not None:
+        weight = floating(weight)
         if weight.shape != sigma.shape:
             raise ValueError(f"weight: expected {sigma.shape}, got {weight.shape}")
         weight = _column(weight, rates)
@@ -131,11 +155,11 @@ def integral_divergence(
 
 
 def integral_kl(
-    score_p: Float[Array, "s b *event"],
-    score_q: Float[Array, "s b *event"],
-    sigma: Float[Array, "s"],
+    score_p: Float[ArrayLike, "s b *event"],
+    score_q: Float[ArrayLike, "s b *event"],
+    sigma: Float[ArrayLike, "s"],
     *,
-    weight: Float[Array, "s"] | None = None,
+    weight: Float[ArrayLike, "s"] | None = None,
 ) -> Float[Array, "b"]:
     """Reverse KL from scores along the noise: ``∫ W(t) ½ |s_p - s_q|^2 d(t^2)``.
 
@@ -149,34 +173,53 @@ def integral_kl(
     Returns:
       One value per draw; its mean is the divergence.
 
+    Raises:
+      ValueError: as `score_divergence` and `integral_divergence`.
+
     Example:
       >>> sigma = jnp.geomspace(1e-2, 1e3, 2000)
       >>> gap = -jnp.ones((2000, 1, 1)) / (1 + sigma[:, None, None] ** 2)
       >>> round(float(integral_kl(gap, 0 * gap, sigma)[0]), 3)  # N(1, 1), N(0, 1)
       0.5
 
-    Reference: Diff-Instruct (arXiv:2305.18455); de Bruijn's identity.
+    References:
+      Diff-Instruct (arXiv:2305.18455); de Bruijn's identity.
     """
-    rates = jax.vmap(score_divergence)(score_p, score_q)
+    rates = jax.vmap(score_divergence)(floating(score_p), floating(score_q))
     return integral_divergence(rates, sigma, weight=weight)
 
 
 def pairing(
-    samples: Float[Array, "b *event"],
-    direction: Float[Array, "b *event"],
-    weight: Float[Array, "b"] | None = None,
+    samples: Float[ArrayLike, "b *event"],
+    direction: Float[ArrayLike, "b *event"],
+    weight: Float[ArrayLike, "b"] | None = None,
 ) -> Float[Array, "b"]:
     """A loss whose gradient in `samples` is exactly ``g = weight * direction``.
 
     Its value is ½|g|^2, a progress measure; neither `direction` nor `weight` is
-    differentiated. Reference: f-distill Eq. 5 (there <g, x>, the same gradient).
+    differentiated.
 
-    >>> x, g = jnp.zeros((1, 2)), jnp.array([[3.0, 4.0]])
-    >>> jax.grad(lambda x: pairing(x, g).sum())(x).tolist()
-    [[3.0, 4.0]]
+    Args:
+      samples: what is moved.
+      direction: of the gradient, shaped like the samples.
+      weight: a factor per sample, 1 when left out; one of 0 takes away whatever sample
+        and direction hold.
+
+    Returns:
+      The loss per sample.
+
+    Raises:
+      ValueError: shapes that differ.
+
+    Example:
+      >>> x, g = jnp.zeros((1, 2)), jnp.array([[3.0, 4.0]])
+      >>> jax.grad(lambda x: pairing(x, g).sum())(x).tolist()
+      [[3.0, 4.0]]
+
+    References:
+      f-distill Eq. 5 (there <g, x>, the same gradient).
     """
-    _check_same("direction", direction, "samples", samples)
-    samples, direction = _upcast(samples, direction)
+    direction, samples = _alike("direction", direction, "samples", samples)
     weight = jnp.ones(samples.shape[:1], samples.dtype) if weight is None else weight
     weight = _column(weight, direction)
     # A weight of 0 takes away whatever the sample holds.
@@ -189,13 +232,14 @@ def pairing(
 
 
 def surrogate(
-    samples: Float[Array, "b *event"],
-    score_p: Float[Array, "b *event"],
-    score_q: Float[Array, "b *event"],
-    log_ratio: Float[Array, "b"] | None = None,
-    divergence: Any = "reverse_kl",
+    samples: Float[ArrayLike, "b *event"],
+    score_p: Float[ArrayLike, "b *event"],
+    score_q: Float[ArrayLike, "b *event"],
+    log_ratio: Float[ArrayLike, "b"] | None = None,
+    divergence: FDivergence | str = "reverse_kl",
     *,
-    weight: Float[Array, "b"] | None = None,
+    weight: Float[ArrayLike, "b"] | None = None,
+    **parameters: ArrayLike,
 ) -> Float[Array, "b"]:
     """A loss whose mean has the gradient of D_f(p‖q) in the sampler's parameters.
 
@@ -207,11 +251,15 @@ def surrogate(
       samples: samples of q, differentiable in the parameters.
       score_p, score_q: scores of target and model at the samples.
       log_ratio: log p - log q there; None is legal for a constant h only.
-      divergence: an f-divergence or its name; parameters may be traced.
+      divergence: an f-divergence or its name.
       weight: extra factor per sample, such as w(t).
+      **parameters: of a divergence given by name, such as ``alpha``; may be traced.
 
     Returns:
       The loss per sample. Only its gradient means something.
+
+    Raises:
+      ValueError: shapes that differ, an unknown name, or no ratio where one is needed.
 
     Example:
       >>> loss = lambda m: surrogate(m + jnp.zeros((1, 1)), -m + jnp.ones((1, 1)),
@@ -219,26 +267,30 @@ def surrogate(
       >>> jax.grad(loss)(0.0).item()  # model N(0, 1) at its mean, target N(1, 1)
       -1.0
 
-    Reference: f-distill Eq. 3 (gradient theorem).
+    References:
+      f-distill Eq. 3 (gradient theorem).
     """
-    _check_same("score_p", score_p, "samples", samples)
-    _check_same("score_q", score_q, "samples", samples)
-    (first,) = _upcast(samples.reshape(samples.shape[0], -1)[:, 0])
-    h = _curvature(divergence, log_ratio, first)
+    score_p, samples = _alike("score_p", score_p, "samples", samples)
+    score_q, _ = _alike("score_q", score_q, "samples", samples)
+    first = samples.reshape(samples.shape[0], -1)[:, 0]
+    h = _curvature(get(divergence, **parameters), log_ratio, first)
     if weight is not None:
+        weight = floating(weight)
         h = jnp.where(weight == 0, 0, weight * h)
     return pairing(samples, score_q - score_p, h)
 
 
-def _curvature(divergence: Any, log_ratio: Array | None, like: Array) -> Array:
-    divergence = generators.get(divergence)
+def _curvature(
+    divergence: FDivergence, log_ratio: ArrayLike | None, like: Array
+) -> Array:
     if log_ratio is None:
-        if not isinstance(divergence, generators.ReverseKL):
+        if not isinstance(divergence, ReverseKL):
             raise ValueError(
                 f"log_ratio: {divergence} weighs by the density ratio; only the "
                 "reverse KL goes without"
             )
         return jnp.ones_like(like)
+    log_ratio = floating(log_ratio)
     if log_ratio.shape != like.shape:
         raise ValueError(f"log_ratio: expected {like.shape}, got {log_ratio.shape}")
     return divergence.curvature(log_ratio)
@@ -249,10 +301,9 @@ def _column(x: ArrayLike, like: Array) -> Array:
     return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))
 
 
-def _upcast(*arrays: Array) -> tuple[Array, ...]:
-    return tuple(jnp.asarray(a, jnp.promote_types(a.dtype, "float32")) for a in arrays)
-
-
-def _check_same(name: str, x: Array, other: str, y: Array) -> None:
+def _alike(name: str, x: ArrayLike, other: str, y: ArrayLike) -> tuple[Array, Array]:
+    """Two arrays of one shape, or an error that names them."""
+    x, y = floating(x), floating(y)
     if x.shape != y.shape:
         raise ValueError(f"{name}: shape {x.shape} differs from {other}'s {y.shape}")
+    return x, y

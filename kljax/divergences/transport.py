@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from kljax.arguments import floating
-from kljax.divergences._transport_arguments import checked, present
-from kljax.kernels import transport_rules as rules
-from kljax.kernels.pairwise import squared_distances
-from kljax.kernels.transport_rules import Matrix, SquaredDistances
+from kljax.kernels.pairs.sums import squared_distances
+from kljax.kernels.transport import rules
+from kljax.kernels.transport.problem import checked, present
+from kljax.kernels.transport.rules import Matrix, SquaredDistances
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 __all__ = [
@@ -59,9 +59,9 @@ class SinkhornResult(NamedTuple):
 
 
 def sinkhorn(
-    a: Float[ArrayLike, "*b n"],
-    b: Float[ArrayLike, "*b m"],
-    cost: Float[ArrayLike, "*b n m"] | SquaredDistances,
+    a: Float[ArrayLike, "*#b n"],
+    b: Float[ArrayLike, "*#b m"],
+    cost: Float[ArrayLike, "*#b n m"] | SquaredDistances,
     epsilon: ArrayLike,
     *,
     iterations: int = 100,
@@ -135,9 +135,9 @@ def sinkhorn(
 
 
 def transport_plan(
-    a: Float[ArrayLike, "*b n"],
-    b: Float[ArrayLike, "*b m"],
-    cost: Float[ArrayLike, "*b n m"] | SquaredDistances,
+    a: Float[ArrayLike, "*#b n"],
+    b: Float[ArrayLike, "*#b m"],
+    cost: Float[ArrayLike, "*#b n m"] | SquaredDistances,
     epsilon: ArrayLike,
     *,
     iterations: int = 100,
@@ -176,9 +176,9 @@ def transport_plan(
 
 
 def transport_cost(
-    a: Float[ArrayLike, "*b n"],
-    b: Float[ArrayLike, "*b m"],
-    cost: Float[ArrayLike, "*b n m"] | SquaredDistances,
+    a: Float[ArrayLike, "*#b n"],
+    b: Float[ArrayLike, "*#b m"],
+    cost: Float[ArrayLike, "*#b n m"] | SquaredDistances,
     epsilon: ArrayLike,
     *,
     iterations: int = 100,
@@ -216,12 +216,12 @@ def transport_cost(
 
 
 def sinkhorn_divergence(
-    x_p: Float[ArrayLike, "*b n d"],
-    x_q: Float[ArrayLike, "*b m d"],
+    x_p: Float[ArrayLike, "*#b n d"],
+    x_q: Float[ArrayLike, "*#b m d"],
     epsilon: ArrayLike,
     *,
-    a: Float[ArrayLike, "*b n"] | None = None,
-    b: Float[ArrayLike, "*b m"] | None = None,
+    a: Float[ArrayLike, "*#b n"] | None = None,
+    b: Float[ArrayLike, "*#b m"] | None = None,
     iterations: int = 100,
 ) -> Float[Array, "*b"]:
     """The debiased Sinkhorn divergence of two samples, cost ‖x − y‖².

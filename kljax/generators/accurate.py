@@ -1,8 +1,7 @@
-"""The small functions that keep divergences accurate: φ, ψ and exponentials.
+"""The small functions that keep divergences accurate: φ, ψ and those of two masses.
 
 ``φ(x) = eˣ − 1 − x`` carries every value near ``p = q``: the generators are quadratic
-there, and a difference of two numbers near 1 would lose all digits. The ``scaled_``
-forms multiply by ``e^w`` before an exponential can overflow.
+there, and a difference of two numbers near 1 would lose all digits.
 """
 
 import math
@@ -16,12 +15,25 @@ NEAR = 0.5
 """Where `phi_near` and `expm1_near` hold: ``|x| <= NEAR``."""
 
 
+# Of (eˣ − 1 − x)/x² for |x| <= NEAR, the highest power first: minimax with an error of
+# 2.4e-8 in single precision, and Taylor's.
+_PHI_SINGLE = (
+    0.00019875628435423451,
+    0.0013981997362258972,
+    0.008333452174971495,
+    0.041665795941764915,
+    0.166666654558214,
+    0.5000000120139733,
+)
+_PHI_DOUBLE = tuple(1 / math.factorial(n) for n in range(17, 1, -1))
+
+
 def psi_near(x: Array) -> Array:
     """``(eˣ − 1 − x)/x`` for ``|x| <= NEAR``, a polynomial: no exponential is taken."""
-    last = 17 if x.dtype == jnp.float64 else 9
-    total = jnp.full_like(x, 1 / math.factorial(last))
-    for n in range(last - 1, 1, -1):
-        total = total * x + 1 / math.factorial(n)
+    first, *others = _PHI_DOUBLE if x.dtype == jnp.float64 else _PHI_SINGLE
+    total = jnp.full_like(x, first)
+    for coefficient in others:
+        total = total * x + coefficient
     return x * total
 
 

@@ -35,9 +35,10 @@ class Outcomes(NamedTuple):
     """``p − q``, accurate where they nearly agree."""
 
     @staticmethod
-    def of(log_p: Array, log_q: Array, log_u: Array) -> "Outcomes":
-        """From the logarithms of two masses, no larger than numbers can be."""
-        p, q = jnp.exp(log_p), jnp.exp(log_q)
+    def of(log_p: Array, log_q: Array, log_u: Array, p=None, q=None) -> "Outcomes":
+        """From the logarithms of two masses, and the masses if they are known."""
+        p = jnp.exp(log_p) if p is None else p
+        q = jnp.exp(log_q) if q is None else q
         near = jnp.abs(log_u) < NEAR
         close = -p * expm1_near(-jnp.where(near, log_u, 0))
         excess = jnp.where(near, close, p - q)
@@ -235,8 +236,11 @@ class FDivergence:
 
 
 def _floating(log_u: ArrayLike) -> Array:
+    """With the largest number in place of an infinity; a NaN stays one."""
     l = jnp.asarray(log_u)
-    return l.astype(jnp.result_type(l, float))
+    l = l.astype(jnp.result_type(l, float))
+    most = jnp.finfo(l.dtype).max
+    return jnp.clip(l, -most, most)
 
 
 def _written_in_masses(divergence: FDivergence) -> bool:

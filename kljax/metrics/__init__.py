@@ -1,4 +1,4 @@
-"""Measures of samples and predictions; in NumPy and float64, but `token_measures`."""
+"""Measures of samples and predictions; in NumPy and float64, but for tokens."""
 
 from kljax.metrics.calibration import Reliability, calibration_error, reliability
 from kljax.metrics.images import (
@@ -8,16 +8,24 @@ from kljax.metrics.images import (
     nearest_distances,
     precision_recall,
 )
-from kljax.metrics.tokens import token_measures
+from kljax.metrics.judge import FeatureJudge, class_gaussians, variance_ratios
+from kljax.metrics.sliced import sliced_wasserstein2
+from kljax.metrics.tokens import ExactMatch, exact_match, token_measures
 
 __all__ = [
+    "ExactMatch",
+    "FeatureJudge",
     "PrecisionRecall",
     "Reliability",
     "calibration_error",
+    "class_gaussians",
+    "exact_match",
     "frechet_distance",
     "frechet_distance_from_moments",
     "nearest_distances",
     "precision_recall",
     "reliability",
+    "sliced_wasserstein2",
     "token_measures",
+    "variance_ratios",
 ]

@@ -26,6 +26,7 @@ TIE = 1e-9
 """Squared distances this close, relatively, to a squared radius count as inside."""
 
 Vectors = Float[np.ndarray, "n d"]
+Others = Float[np.ndarray, "m d"]
 
 
 class PrecisionRecall(NamedTuple):
@@ -234,7 +235,7 @@ def _vectors(name: str, values: ArrayLike, at_least: int) -> Vectors:
     return array
 
 
-def _same_width(first: str, a: Vectors, second: str, b: Vectors) -> None:
+def _same_width(first: str, a: np.ndarray, second: str, b: np.ndarray) -> None:
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"{first} and {second} must have as many features, got shapes "
@@ -263,7 +264,7 @@ def _square_root(name: str, cov: Float[np.ndarray, "d d"]) -> Float[np.ndarray, 
     return vectors * np.sqrt(np.where(values > rounding, values, 0.0))
 
 
-def _centered(a: Vectors, b: Vectors) -> tuple[Vectors, Vectors, float]:
+def _centered(a: Vectors, b: Others) -> tuple[Vectors, Others, float]:
     """Both sets about the mean of the second, and the rounding of their distances.
 
     Centering keeps `|a|² - 2 a·b + |b|²` from cancelling when the data sit far from the
@@ -275,7 +276,7 @@ def _centered(a: Vectors, b: Vectors) -> tuple[Vectors, Vectors, float]:
     return a, b, 4 * a.shape[1] * np.finfo(np.float64).eps * float(largest)
 
 
-def _blocks(a: Vectors, b: Vectors) -> Iterator[tuple[slice, np.ndarray]]:
+def _blocks(a: Vectors, b: Others) -> Iterator[tuple[slice, np.ndarray]]:
     """Squared distances from a few rows of `a` to all of `b`, block after block."""
     size = max(1, BLOCK_NUMBERS // len(b))
     b_squared = np.einsum("md,md->m", b, b)

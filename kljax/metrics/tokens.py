@@ -1,14 +1,15 @@
 """What a language model's predictions are judged by, token by token."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from kljax import divergences
-from kljax.typing import Array, Float, Int
+from kljax.typing import Array, Bool, Float, Int
 
-__all__ = ["token_measures"]
+__all__ = ["ExactMatch", "exact_match", "token_measures"]
 
 
 def token_measures(
@@ -54,3 +55,44 @@ def token_measures(
         same = first == jnp.argmax(p_logits, axis=-1)
         found["agreement"] = same.astype(jnp.float32)
     return found
+
+
+class ExactMatch(NamedTuple):
+    """Whether an answer comes out exactly, and its nats per token."""
+
+    exact: Bool[Array, "*b"]
+    nats: Float[Array, "*b"]
+
+
+def exact_match(
+    labels: Int[Array, "*b n"],
+    q_logits: Float[Array, "*b n v"],
+    *,
+    where: Bool[Array, "*b n"],
+) -> ExactMatch:
+    """What greedy decoding would make of an answer, without decoding it.
+
+    It writes the answer exactly when every token is the likeliest one behind the true
+    tokens before it: up to its first error a greedy text is the answer itself. So one
+    pass over prompt and answer gives the exact match, at a fraction of the cost.
+
+    Args:
+      labels: the answers' tokens.
+      q_logits: the model's logits at the places before them.
+      where: which of them count; at least one per answer.
+
+    Returns:
+      For every answer whether it is written exactly, and the mean of -log q(token).
+
+    Example:
+      >>> q = jnp.log(jnp.array([[[0.9, 0.1], [0.2, 0.8]]]))
+      >>> counts = jnp.array([[True, True]])
+      >>> found = exact_match(jnp.array([[0, 1]]), q, where=counts)
+      >>> found.exact.tolist(), round(float(found.nats[0]), 3)
+      ([True], 0.164)
+    """
+    log_q = jax.nn.log_softmax(q_logits)
+    nats = -jnp.take_along_axis(log_q, labels[..., None], axis=-1)[..., 0]
+    right = (jnp.argmax(q_logits, axis=-1) == labels) | ~where
+    nats = jnp.where(where, nats, 0).sum(axis=-1) / where.sum(axis=-1)
+    return ExactMatch(right.all(axis=-1), nats)

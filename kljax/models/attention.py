@@ -1,54 +1,34 @@
-"""Causal attention with shared key heads, over a block of tokens or over a cache."""
-
-from typing import NamedTuple
+"""Softmax attention, of words and of pixels, and what a token sees."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.models.language.configuration import TransformerConfig
-from kljax.models.language.rope import rotate
-from kljax.models.layers import Dense, RMSNorm, wide
+from kljax.models.layers import LECUN, Draw, linear, wide
 from kljax.typing import Array, Bool, Float, Int
 
-__all__ = ["Attention", "attend", "causal", "nearest"]
-
-Memory = tuple[Array, Array, Array]
-"""One layer's keys and values `[b, kv_heads, slots, head_dim]`, and the next slot."""
-
-
-class Context(NamedTuple):
-    """What the tokens of a block are to each other, for the layers that read them.
-
-    Attributes:
-      visible: which slots a token reads, `[b or 1, t, s]`.
-      turn: cosines and sines of the tokens' positions; None without rotation.
-      where: which tokens count; None: all.
-      memory: what this layer read before.
-    """
-
-    visible: Array
-    turn: tuple[Array, Array] | None = None
-    where: Array | None = None
-    memory: Memory | None = None
+__all__ = ["SelfAttention", "attend", "causal", "nearest", "write"]
 
 
 def attend(
     query: Float[Array, "b t h d"],
     key: Float[Array, "b k s d"],
     value: Float[Array, "b k s d"],
-    visible: Bool[Array, "#b t s"],
+    visible: Bool[Array, "#b t s"] | None = None,
+    bias: Float[Array, "h t s"] | None = None,
 ) -> Float[Array, "b t h d"]:
     """Softmax attention; query head `i` reads key head `i // (h / k)`.
 
-    `out_t = sum_s softmax_s(query_t . key_s / sqrt(d)) value_s` over visible `s`.
+    `out_t = sum_s softmax_s(query_t . key_s / sqrt(d) + bias) value_s` over visible
+    `s`; a window is a `visible` of the `nearest`.
 
     Args:
       query: one vector per token and head.
       key: one vector per slot and key head.
       value: likewise.
-      visible: which slots a token reads. A token that sees none reads the mean of all
-        of them; its output is finite and means nothing.
+      visible: which slots a token reads; None: all. A token that sees none reads the
+        mean of all of them; its output is finite and means nothing.
+      bias: added to every head's scores.
 
     Returns:
       One vector per token and head, in the dtype of `query`.
@@ -68,15 +48,21 @@ def attend(
         # an einsum of one row makes XLA's CPU compiler copy keys and values twice.
         row = query.reshape(k, h // k, 1, d)
         scores = jnp.sum(row * key[0, :, None], axis=-1, dtype=dtype)
-        weights = jax.nn.softmax(jnp.where(visible[0], scores, hidden), axis=-1)
-        weights = weights.astype(value.dtype)[..., None]
+        if bias is not None:
+            scores = scores + bias.reshape(scores.shape)
+        if visible is not None:
+            scores = jnp.where(visible[0], scores, hidden)
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)[..., None]
         out = jnp.sum(weights * value[0, :, None], axis=-2, dtype=dtype)
         return out.reshape(b, t, h, d).astype(query.dtype)
     # Heads that share a key are rows of one matrix product.
     rows = query.transpose(0, 2, 3, 1, 4).reshape(b, k, -1, d)
     scores = jnp.einsum("bknd,bksd->bkns", rows, key, preferred_element_type=dtype)
     scores = scores.reshape(b, k, h // k, t, -1)
-    scores = jnp.where(visible[:, None, None], scores, hidden)
+    if bias is not None:
+        scores = scores + bias.reshape(scores.shape[1:])
+    if visible is not None:
+        scores = jnp.where(visible[:, None, None], scores, hidden)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = weights.reshape(b, k, (h // k) * t, -1)
     out = jnp.einsum("bkns,bksd->bknd", weights, value)
@@ -112,53 +98,29 @@ def nearest(visible: Bool[Array, "#b t s"], window: int) -> Bool[Array, "#b t s"
     return visible & (behind <= window)
 
 
-class Attention(nnx.Module):
-    """Queries, keys and values of every head, attention, and the output map."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.head_dim = config.head_dim
-        size = config.heads * config.head_dim
-        shared, bias = config.kv_heads * config.head_dim, config.qkv_bias
-        self.query = Dense(config.width, size, bias=bias, rngs=rngs)
-        self.key = Dense(config.width, shared, bias=bias, rngs=rngs)
-        self.value = Dense(config.width, shared, bias=bias, rngs=rngs)
-        self.output = Dense(
-            size,
-            config.width,
-            bias=config.output_bias,
-            deviation=(2 * config.depth * size) ** -0.5,
-            rngs=rngs,
-        )
-        if config.qk_norm:
-            self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
-            self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
-
-    def __call__(
-        self,
-        x: Float[Array, "b t d"],
-        context: Context,
-    ) -> tuple[Float[Array, "b t d"], tuple[Array, Array]]:
-        """The layer's output, and its keys and values (with a memory: all slots)."""
-        b, t, _ = x.shape
-        turn, visible, memory = context.turn, context.visible, context.memory
-        q, k, v = (
-            part(x).reshape(b, t, -1, self.head_dim)
-            for part in (self.query, self.key, self.value)
-        )
-        if hasattr(self, "query_norm"):
-            q, k = self.query_norm(q), self.key_norm(k)
-        if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
-        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-        if memory is not None:
-            keys, values, cursor = memory
-            k = write(keys, k, cursor, axis=2)
-            v = write(values, v, cursor, axis=2)
-        out = attend(q, k.astype(x.dtype), v.astype(x.dtype), visible)
-        return self.output(out.reshape(b, t, -1)), (k, v)
-
-
 def write(slots: Array, block: Array, cursor: Array, axis: int) -> Array:
     """The block in the slots from `cursor` on, the same in all rows."""
     block = block.astype(slots.dtype)
     return jax.lax.dynamic_update_slice_in_dim(slots, block, cursor, axis)
+
+
+class SelfAttention(nnx.Module):
+    """Every token or pixel reads all of them.
+
+    Args:
+      width: numbers per token.
+      heads: a divisor of `width`.
+      init: initial values of the output map.
+      rngs: random streams for the initial values.
+    """
+
+    def __init__(self, width: int, heads: int, *, init: Draw = LECUN, rngs: nnx.Rngs):
+        self.heads = heads
+        self.qkv = linear(width, 3 * width, rngs=rngs)
+        self.out = linear(width, width, init=init, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        parts = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
+        query, key, value = jnp.moveaxis(parts, 2, 0)
+        mixed = attend(query, key.swapaxes(1, 2), value.swapaxes(1, 2))
+        return self.out(mixed.reshape(x.shape))

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kljax.models.layers import Table, linear
 from kljax.typing import Array, Float, Int
 
 __all__ = ["ConditionEmbedding", "sinusoidal"]
+
+CLASSES = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 
 
 def sinusoidal(
@@ -68,9 +71,9 @@ class ConditionEmbedding(nnx.Module):
             raise ValueError(f"num_classes is {num_classes}; it must be at least 0")
         self.num_classes = num_classes
         self.sinusoids = sinusoids
-        self.noise_in = nnx.Linear(sinusoids, size, rngs=rngs)
-        self.classes = nnx.Embed(num_classes + 1, size, rngs=rngs)
-        self.out = nnx.Linear(size, size, rngs=rngs)
+        self.noise_in = linear(sinusoids, size, rngs=rngs)
+        self.classes = Table(num_classes + 1, size, init=CLASSES, rngs=rngs)
+        self.out = linear(size, size, rngs=rngs)
 
     def __call__(
         self, noise_label: Float[Array, " b"], class_ids: Int[Array, " b"] | None

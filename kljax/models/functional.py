@@ -70,13 +70,13 @@ Initial = Callable[[Array], Any]
 
 
 @overload
-def pure(build: Build) -> tuple[PureModule, Initial]: ...
+def pure(
+    build: Build, *, stateful: Literal[False] = False
+) -> tuple[PureModule, Initial]: ...
 @overload
 def pure(
     build: Build, *, stateful: Literal[True]
 ) -> tuple[StatefulModule, Initial]: ...
-@overload
-def pure(build: Build, *, stateful: Literal[False]) -> tuple[PureModule, Initial]: ...
 def pure(
     build: Build, *, stateful: bool = False
 ) -> tuple[PureModule | StatefulModule, Initial]:

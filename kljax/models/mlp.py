@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kljax.models.embedding import ConditionEmbedding
+from kljax.models.layers import ZEROS, linear, modulated, standardized
 from kljax.typing import Array, Float, Int
 
 __all__ = ["MLPDenoiser"]
@@ -20,14 +21,13 @@ class ResidualBlock(nnx.Module):
     """`h + W_2 silu(LN(W_1 h) (1 + scale(e)) + shift(e))`."""
 
     def __init__(self, width: int, embedding: int, *, rngs: nnx.Rngs):
-        self.dense_in = nnx.Linear(width, width, rngs=rngs)
-        self.norm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
-        self.modulation = nnx.Linear(embedding, 2 * width, rngs=rngs)
-        self.dense_out = nnx.Linear(width, width, rngs=rngs)
+        self.dense_in = linear(width, width, rngs=rngs)
+        self.modulation = linear(embedding, 2 * width, rngs=rngs)
+        self.dense_out = linear(width, width, rngs=rngs)
 
     def __call__(self, hidden: Array, embedding: Array) -> Array:
         scale, shift = jnp.split(self.modulation(embedding), 2, axis=-1)
-        inner = self.norm(self.dense_in(hidden)) * (1.0 + scale) + shift
+        inner = modulated(self.dense_in(hidden), scale, shift)
         return hidden + self.dense_out(jax.nn.silu(inner))
 
 
@@ -79,14 +79,11 @@ class MLPDenoiser(nnx.Module):
         self.event_size = event_size
         self.feature_shapes = ((width,),) * depth
         self.condition = ConditionEmbedding(embedding, num_classes, rngs=rngs)
-        self.dense_in = nnx.Linear(event_size, width, rngs=rngs)
+        self.dense_in = linear(event_size, width, rngs=rngs)
         self.blocks = nnx.List(
             [ResidualBlock(width, embedding, rngs=rngs) for _ in range(depth)]
         )
-        self.norm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
-        self.dense_out = nnx.Linear(
-            width, event_size, kernel_init=nnx.initializers.zeros_init(), rngs=rngs
-        )
+        self.dense_out = linear(width, event_size, init=ZEROS, rngs=rngs)
 
     def __call__(
         self,
@@ -116,5 +113,5 @@ class MLPDenoiser(nnx.Module):
         for block in self.blocks:
             hidden = block(hidden, embedding)
             outputs.append(hidden)
-        out = self.dense_out(self.norm(hidden)).reshape(x.shape)
+        out = self.dense_out(standardized(hidden)).reshape(x.shape)
         return (out, tuple(outputs)) if features else out

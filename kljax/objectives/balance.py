@@ -12,13 +12,14 @@ References: Fedus et al. 2022, "Switch transformers", Eqs. 4 to 6; Jiang et al. 
 
 import jax.numpy as jnp
 
-from kljax.typing import Array, Float
+from kljax.arguments import floating
+from kljax.typing import Array, ArrayLike, Float
 
 __all__ = ["balance_loss"]
 
 
 def balance_loss(
-    load: Float[Array, "*l e"], probability: Float[Array, "*l e"]
+    load: Float[ArrayLike, "*l e"], probability: Float[ArrayLike, "*l e"]
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """How unevenly a batch uses the experts; to be added with a small coefficient.
 
@@ -45,6 +46,7 @@ def balance_loss(
       >>> float(loss), float(metrics["router/largest_load"])
       (2.0, 1.0)
     """
+    load, probability = floating(load), floating(probability)
     if load.shape != probability.shape or not load.ndim or not load.size:
         raise ValueError(
             f"load has shape {load.shape} and probability {probability.shape}; "

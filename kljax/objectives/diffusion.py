@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from kljax import generators
 from kljax.divergences import scores
-from kljax.kernels.rows import settled, shown
+from kljax.kernels.weights import settled, shown
 from kljax.objectives.ratio import (
     AlphaController,
     RatioBins,

@@ -2,9 +2,9 @@
 
     loss_t = (1 - a) s D(p_t || q_t) + a (-log q_t(label_t)),    s = 1 or T^2,
 
-with any divergence D at a temperature T. Both sides come as what the caller holds:
+with any divergence D at a temperature T. Both sides are sides of `kljax.divergences`:
 `Logits`, `Hidden` (states and a head, which are multiplied chunk by chunk and never
-give an array of tokens times vocabulary), and for a teacher also `TopK`. A teacher's
+give an array of tokens times vocabulary), and for a teacher also lists. A teacher's
 hidden states or lists may be stored beforehand. Nothing flows back into a teacher.
 
 Known methods are settings: word-level distillation is ``divergence="forward_kl"``;
@@ -19,42 +19,22 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import rows_shaped
 from kljax.divergences import (
-    divergence as dense_divergence,
-)
-from kljax.divergences import (
-    get,
-    linear_cross_entropy,
-    linear_divergence,
-    linear_mixture,
-    linear_topk,
-    topk,
-)
-from kljax.generators import FDivergence
-from kljax.kernels import rows
-from kljax.objectives.sides import (
     Hidden,
     Logits,
+    Restricted,
     TopK,
-    check_side,
-    dense_logits,
-    token_labels,
-    token_weights,
-    top_outcomes,
-    vocabulary,
+    get,
+    label_cross_entropy,
+    token_divergence,
 )
+from kljax.divergences.sides import check_side
+from kljax.errors import unknown
+from kljax.generators import FDivergence
+from kljax.kernels.weights import weigh
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
-__all__ = [
-    "Hidden",
-    "Logits",
-    "TopK",
-    "distillation_loss",
-    "per_sequence",
-    "sequence_level_loss",
-    "top_outcomes",
-]
+__all__ = ["distillation_loss", "per_sequence", "sequence_level_loss"]
 
 Metrics = dict[str, Array]
 Reduction = Literal["sequence", "token", "mean"]
@@ -62,7 +42,7 @@ Weights = Float[ArrayLike, "*b t"] | Bool[ArrayLike, "*b t"]
 REDUCTIONS = ("sequence", "token", "mean")
 
 
-Teacher = Logits | Hidden | TopK
+Teacher = Logits | Hidden | TopK | Restricted
 Student = Logits | Hidden
 
 
@@ -84,8 +64,8 @@ def distillation_loss(
 ) -> tuple[Float[Array, "*b"], Metrics]:
     """``(1 - a) s D(p || q) + a (-log q(label))`` of every token, in nats.
 
-    Two `Hidden` sides, or a `TopK` teacher and a `Hidden` student, run fused: no
-    logits of all tokens exist. Every other pair works on logits. The numbers agree.
+    The divergence is `kljax.divergences.token_divergence`: a `Hidden` student runs
+    fused against a teacher that is not `Logits`, and no logits of all tokens exist.
 
     Args:
       teacher: the target p; no gradient flows into it. Its last position predicts what
@@ -116,9 +96,9 @@ def distillation_loss(
       over tokens: "distillation/loss", "distillation/tokens" (the sum of weights), and
       "distillation/divergence" (without s) and "distillation/cross_entropy", each where
       it is known by itself (the fused mixture makes only their sum). A sequence without
-      weight has loss 0. For a training step, which wants one loss per example, give it
-      ``"sequence"`` with the sequences' token counts as weights, or
-      ``jnp.broadcast_to(mean, (b,))``: the same gradient.
+      weight has loss 0. A training step takes the mean, as ``Loss(None, metrics,
+      mean=loss)``, or ``"sequence"`` with the sequences' token counts as weights: the
+      same gradient.
 
     Raises:
       ValueError: shapes that do not fit, vocabularies that differ without `pad_vocab`,
@@ -126,6 +106,7 @@ def distillation_loss(
       TypeError: a side that is none of the three forms, or arrays of a wrong type.
 
     Example:
+      >>> from kljax.divergences import Hidden
       >>> teacher = Hidden(jnp.eye(3, 4), jnp.eye(4, 5))
       >>> student = Hidden(jnp.ones((3, 2)), jnp.zeros((2, 5)))
       >>> loss, metrics = distillation_loss(teacher, student)
@@ -143,81 +124,36 @@ def distillation_loss(
     objective = get(divergence, **parameters)
     _check_numbers(reduction, normalizer, label_weight)
     check_side("student", student, (Logits, Hidden))
-    check_side("teacher", teacher, (Logits, Hidden, TopK))
+    check_side("teacher", teacher, (Logits, Hidden, TopK, Restricted))
     if labels is None and not _is(label_weight, 0):
-        raise ValueError(f"label_weight: {label_weight} needs labels, got None")
-    if _is(label_weight, 1):
-        return sequence_level_loss(
-            student,
-            jnp.asarray(labels),
-            weights=weights,
-            reduction=reduction,
-            normalizer=normalizer,
-            chunk_size=chunk_size,
-        )
-    teacher = jax.tree.map(jax.lax.stop_gradient, teacher)
-    shape = jnp.shape(student[0])[:-1]
-    _check_tokens("teacher", jnp.shape(teacher[0]), shape)
-    cooling = rows_shaped("temperature:", temperature, shape)
-    known, weights = token_labels(labels, weights, shape, vocabulary(student))
-    soft_share = (1 - label_weight) * (temperature**2 if scale_by_temperature else 1)
+        raise ValueError(f"label_weight {label_weight} needs labels, got None")
     options: dict[str, Any] = {"weights": weights, "chunk_size": chunk_size}
-    options |= _fused_reduction(reduction, normalizer)
+    reducing: dict[str, Any] = {"reduction": reduction, "normalizer": normalizer}
+    if labels is not None and _is(label_weight, 1):
+        return sequence_level_loss(student, labels, **options, **reducing)
+    teacher = jax.tree.map(jax.lax.stop_gradient, teacher)
+    share = (1 - label_weight) * (temperature**2 if scale_by_temperature else 1)
+    soft_options = options | {"temperature": temperature, "pad_vocab": pad_vocab}
+    within = reducing if reduction == "mean" else {"reduction": "none"}
+    fused = isinstance(student, Hidden) and not isinstance(teacher, Logits)
     parts: Metrics = {}
-    if isinstance(student, Hidden) and isinstance(teacher, Hidden):
-        options |= {
-            "p_hidden": teacher.states,
-            "p_head": teacher.head,
-            "p_bias": teacher.bias,
-            "soft_cap": (teacher.soft_cap, student.soft_cap),
-            "temperature": temperature,
-            "pad_vocab": pad_vocab,
-            **_model(student),
-        }
-        if known is None:
-            parts["divergence"] = linear_divergence(objective, **options)
-            loss = _times(soft_share, parts["divergence"])
-        else:
-            loss = linear_mixture(
-                objective,
-                labels=known,
-                cross_entropy_scale=label_weight,
-                divergence_scale=soft_share,
-                **options,
-            )
-        return _fused(loss, parts, weights, shape, reduction)
-    if isinstance(student, Hidden) and isinstance(teacher, TopK):
-        options |= _model(student) | {"soft_cap": student.soft_cap}
-        listed: dict[str, Any] = {
-            "log_p_topk": teacher.log_p,
-            "ids": teacher.ids,
-            "log_tail": teacher.log_tail,
-        }
-        soft = linear_topk(objective, temperature=temperature, **listed, **options)
-        loss, parts["divergence"] = _times(soft_share, soft), soft
-        if known is not None:
-            parts["cross_entropy"] = linear_cross_entropy(known, **options)
-            loss += _times(label_weight, parts["cross_entropy"])
-        return _fused(loss, parts, weights, shape, reduction)
-    q = dense_logits(student, weights)
-    if isinstance(teacher, TopK):
-        cooled = q / (cooling[..., None] if cooling.ndim else cooling).astype(q.dtype)
-        counts = None if weights is None else weights != 0
-        log_p, ids, tail = teacher
-        soft = topk(log_p, ids, cooled, objective, log_tail=tail, weights=counts)
+    if fused and not _is(label_weight, 0):
+        loss = token_divergence(
+            teacher, student, objective, labels=labels, label_weight=label_weight,
+            divergence_weight=share, **soft_options, **within,
+        )  # fmt: skip
     else:
-        soft = dense_divergence(
-            dense_logits(teacher, weights),
-            q,
-            objective,
-            temperature=temperature,
-            pad_vocab=pad_vocab,
+        parts["divergence"] = token_divergence(
+            teacher, student, objective, labels=labels, **soft_options, **within
         )
-    loss, parts["divergence"] = _times(soft_share, soft), soft
-    if known is not None:
-        parts["cross_entropy"] = rows.cross_entropy(q, known, weights)
+        loss = _times(share, parts["divergence"])
+    if labels is not None and not fused and not _is(label_weight, 0):
+        parts["cross_entropy"] = label_cross_entropy(
+            labels, student, **options, **within
+        )
         loss += _times(label_weight, parts["cross_entropy"])
-    return _reduced(loss, parts, weights, reduction, normalizer)
+    shape = jnp.shape(student[0])[:-1]
+    return _out(loss, parts, _counted(labels, weights, shape), reduction)
 
 
 def sequence_level_loss(
@@ -248,6 +184,7 @@ def sequence_level_loss(
       ValueError, TypeError: as in `distillation_loss`.
 
     Example:
+      >>> from kljax.divergences import Hidden
       >>> student = Hidden(jnp.ones((1, 3, 2)), jnp.zeros((2, 4)))
       >>> loss, _ = sequence_level_loss(student, jnp.array([[0, 3, -1]]))
       >>> round(float(loss[0]), 4)  # log 4
@@ -258,23 +195,14 @@ def sequence_level_loss(
     """
     _check_numbers(reduction, normalizer, 1.0)
     check_side("student", student, (Logits, Hidden))
-    shape = jnp.shape(student[0])[:-1]
-    known, weights = token_labels(labels, weights, shape, vocabulary(student))
-    if known is None:
-        raise ValueError("labels: needed, one per token, got None")
-    if isinstance(student, Hidden):
-        loss = linear_cross_entropy(
-            known,
-            **_model(student),
-            soft_cap=student.soft_cap,
-            weights=weights,
-            chunk_size=chunk_size,
-            **_fused_reduction(reduction, normalizer),
-        )
-        parts = {"cross_entropy": loss}
-        return _fused(loss, parts, weights, shape, reduction)
-    loss = rows.cross_entropy(dense_logits(student, weights), known, weights)
-    return _reduced(loss, {"cross_entropy": loss}, weights, reduction, normalizer)
+    within: dict[str, Any] = {"reduction": "none"}
+    if reduction == "mean":
+        within = {"reduction": reduction, "normalizer": normalizer}
+    loss = label_cross_entropy(
+        labels, student, weights=weights, chunk_size=chunk_size, **within
+    )
+    w = _counted(labels, weights, jnp.shape(student[0])[:-1])
+    return _out(loss, {"cross_entropy": loss}, w, reduction)
 
 
 def per_sequence(
@@ -296,7 +224,7 @@ def per_sequence(
       >>> per_sequence(jnp.array([[2.0, 4.0, 0.0]]), jnp.array([[1, 1, 0]])).tolist()
       [3.0]
     """
-    w = token_weights(weights, weighted.shape)
+    w = _counted(None, weights, weighted.shape)
     total = jnp.sum(w, axis=-1)
     return jnp.sum(weighted, axis=-1) / jnp.where(total == 0, 1, total)
 
@@ -306,62 +234,31 @@ def per_sequence(
 
 def _times(factor: ArrayLike, value: Array) -> Array:
     """0 where the factor is, even of an infinite value."""
-    return rows.weigh(jnp.asarray(factor, value.dtype), value)
+    return weigh(jnp.asarray(factor, value.dtype), value)
 
 
-def _model(student: Hidden) -> dict[str, Any]:
-    states, head, bias, _ = student
-    return {"q_hidden": states, "q_head": head, "q_bias": bias}
+def _counted(labels: Any, weights: Any, shape: tuple[int, ...]) -> Array:
+    """Weights in float32 or wider, 0 where a label is negative."""
+    w = jnp.ones(shape) if weights is None else jnp.asarray(weights)
+    if w.shape != shape:
+        raise ValueError(f"weights must be {shape}, one per token, got {w.shape}")
+    real = jnp.issubdtype(w.dtype, jnp.floating)
+    w = w.astype(jnp.promote_types(w.dtype, jnp.float32) if real else jnp.float32)
+    return w if labels is None else jnp.where(jnp.asarray(labels) >= 0, w, 0)
 
 
-def _fused_reduction(reduction: str, normalizer: ArrayLike | None) -> dict[str, Any]:
-    if reduction == "mean":
-        return {"reduction": "mean", "normalizer": normalizer}
-    return {"reduction": "none"}
-
-
-def _fused(
-    loss: Array,
-    parts: Metrics,
-    weights: Array | None,
-    shape: tuple[int, ...],
-    reduction: str,
+def _out(
+    loss: Array, parts: Metrics, weights: Array, reduction: str
 ) -> tuple[Array, Metrics]:
-    """The kernels weigh already; sums over sequences and metrics are left to do."""
-    w = token_weights(weights, shape)
-    tokens = jnp.sum(w)
+    """Losses are weighed already; sums over sequences and metrics are left to do."""
+    tokens = jnp.sum(weights)
     values = {"loss": loss, **parts}
     if reduction != "mean":
         total = jnp.where(tokens == 0, 1, tokens)
         values = {name: jnp.sum(value) / total for name, value in values.items()}
-    out = per_sequence(loss, w) if reduction == "sequence" else loss
-    return out, _metrics(values, tokens)
-
-
-def _reduced(
-    loss: Array,
-    parts: Metrics,
-    weights: Array | None,
-    reduction: str,
-    normalizer: ArrayLike | None,
-) -> tuple[Array, Metrics]:
-    w = token_weights(weights, loss.shape)
-    tokens = jnp.sum(w)
-    divisor = tokens if normalizer is None else jnp.asarray(normalizer, loss.dtype)
-    total = jnp.where(divisor == 0, 1, divisor)
-    weighted = {k: rows.weigh(w, v) for k, v in {"loss": loss, **parts}.items()}
-    sums = {name: jnp.sum(value) / total for name, value in weighted.items()}
-    metrics = _metrics(sums, tokens)
-    if reduction == "mean":
-        return sums["loss"], metrics
-    if reduction == "sequence":
-        return per_sequence(weighted["loss"], w), metrics
-    return weighted["loss"], metrics
-
-
-def _metrics(values: Metrics, tokens: Array) -> Metrics:
     found = {f"distillation/{k}": v for k, v in {**values, "tokens": tokens}.items()}
-    return jax.lax.stop_gradient(found)
+    out = per_sequence(loss, weights) if reduction == "sequence" else loss
+    return out, jax.lax.stop_gradient(found)
 
 
 def _is(value: Any, number: float) -> bool:
@@ -370,16 +267,8 @@ def _is(value: Any, number: float) -> bool:
 
 def _check_numbers(reduction: str, normalizer: Any, label_weight: Any) -> None:
     if reduction not in REDUCTIONS:
-        names = ", ".join(REDUCTIONS)
-        raise ValueError(f"reduction: unknown {reduction!r}; known: {names}")
+        raise ValueError(unknown("reduction", reduction, REDUCTIONS))
     if normalizer is not None and reduction != "mean":
-        raise ValueError('normalizer: needs reduction="mean", it divides a sum')
+        raise ValueError("normalizer needs reduction='mean': it divides a sum")
     if isinstance(label_weight, int | float) and not 0 <= label_weight <= 1:
-        raise ValueError(f"label_weight: expected 0 to 1, got {label_weight}")
-
-
-def _check_tokens(name: str, got: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    if got[:-1] != shape:
-        raise ValueError(
-            f"{name}: has tokens {got[:-1]} and the student {shape}; they must agree"
-        )
+        raise ValueError(f"label_weight must be 0 to 1, got {label_weight}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from kljax import generators
 from kljax.arguments import traced
-from kljax.kernels.rows import settled
+from kljax.kernels.weights import settled
 from kljax.typing import Array, Float, Int
 
 __all__ = [
@@ -106,7 +106,9 @@ class RatioBins:
         chosen = jnp.where(jnp.isnan(sigma)[:, None], jnp.nan, chosen)
         chosen = chosen.astype(ratio.dtype) * weights[:, None]
         count = _total(jnp.sum(chosen, axis=0), axis_name)
-        total = _total(jnp.sum(chosen * ratio[:, None], axis=0), axis_name)
+        # A ratio that is a NaN is one in its own bin alone.
+        there = jnp.where(chosen == 0, 0, chosen * ratio[:, None])
+        total = _total(jnp.sum(there, axis=0), axis_name)
         hit = count != 0
         fresh = total / jnp.where(hit, count, 1)
         mean = jnp.where(hit, decay * self.mean + (1 - decay) * fresh, self.mean)

@@ -9,14 +9,14 @@ h(r) = r^2 f''(r), summed over a grid instead of samples. Use float64.
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from kljax import generators
+from kljax.generators import FDivergence, get
 from kljax.theory.mixtures import GaussianMixture
-from kljax.typing import Array, Float
+from kljax.typing import Array, ArrayLike, Float
 
 __all__ = ["FixedPoint", "LineMatching", "fixed_point"]
 
@@ -86,17 +86,26 @@ class LineMatching:
         width = self.grid[1] - self.grid[0]
         return jnp.einsum("s,sn->", self.weights, values) * width
 
-    def value(self, theta: Float[Array, "2"], divergence: Any) -> Float[Array, ""]:
+    def value(
+        self,
+        theta: Float[Array, "2"],
+        divergence: FDivergence | str,
+        **parameters: ArrayLike,
+    ) -> Float[Array, ""]:
         """The objective itself."""
         log_q, _, _ = self.student(theta)
-        return self.integrate(generators.get(divergence).term(self.log_p, log_q))
+        chosen = get(divergence, **parameters)
+        return self.integrate(chosen.term(self.log_p, log_q))
 
     def gradient(
-        self, theta: Float[Array, "2"], divergence: Any
+        self,
+        theta: Float[Array, "2"],
+        divergence: FDivergence | str,
+        **parameters: ArrayLike,
     ) -> tuple[Float[Array, "2"], Float[Array, ""]]:
         """The gradient by the theorem, and E_q[h], the scale Eq. 10 removes."""
         log_q, score_q, motion = self.student(theta)
-        h = generators.get(divergence).curvature(self.log_p - log_q)
+        h = get(divergence, **parameters).curvature(self.log_p - log_q)
         qh = jnp.exp(log_q) * h
         pull = qh * (score_q - self.score_p)
         gradient = jnp.stack([self.integrate(pull * m) for m in motion])
@@ -113,13 +122,14 @@ class FixedPoint(NamedTuple):
 
 def fixed_point(
     task: LineMatching,
-    divergence: Any,
+    divergence: FDivergence | str,
     start: Float[Array, "2"],
     *,
     steps: int = 600,
     rate: float = 0.2,
     longest: float = 0.05,
     newton: int = 6,
+    **parameters: ArrayLike,
 ) -> FixedPoint:
     """The end of gradient descent from `start`, polished by Newton's method.
 
@@ -130,10 +140,11 @@ def fixed_point(
 
     Args:
       task: target, levels and grid.
-      divergence: an f-divergence or its name; `Choice` and traced parameters too.
+      divergence: an f-divergence or its name; `Choice` too.
       start: (log a, b).
       steps, rate, longest: of the descent.
       newton: Newton steps at the end.
+      **parameters: of a divergence given by name, such as ``alpha``; may be traced.
 
     Returns:
       The point, the norm of the gradient over E_q[h] there, and the polish.
@@ -147,7 +158,7 @@ def fixed_point(
     """
 
     def direction(theta: Array) -> Array:
-        gradient, scale = task.gradient(theta, divergence)
+        gradient, scale = task.gradient(theta, divergence, **parameters)
         return gradient / scale
 
     def descend(theta: Array, _: None) -> tuple[Array, None]:

@@ -44,6 +44,13 @@ class GaussianMixture:
     means: Float[Array, "k d"]
     std: Float[Array, "k"]
 
+    @property
+    def present(self) -> "GaussianMixture":
+        """The same law; components without weight lie at 0, whatever they held."""
+        some = self.log_weights != -jnp.inf
+        means = jnp.where(some[:, None], self.means, 0)
+        return GaussianMixture(self.log_weights, means, jnp.where(some, self.std, 1))
+
     @classmethod
     def ring(
         cls, modes: int = 8, *, radius: float = 1.0, std: float = 0.08
@@ -57,10 +64,11 @@ class GaussianMixture:
         self, x: Float[Array, "*b d"], sigma: ArrayLike = 0.0
     ) -> Float[Array, "*b k"]:
         """log of weight times density of each component at x."""
-        variance = self.std**2 + jnp.asarray(sigma)[..., None] ** 2
+        law = self.present
+        variance = law.std**2 + jnp.asarray(sigma)[..., None] ** 2
         # Differences, not expanded squares: exact far from the origin too.
-        square = jnp.sum((x[..., None, :] - self.means) ** 2, axis=-1)
-        size = self.means.shape[-1]
+        square = jnp.sum((x[..., None, :] - law.means) ** 2, axis=-1)
+        size = law.means.shape[-1]
         log_weights = jax.nn.log_softmax(self.log_weights)
         norm = 0.5 * size * jnp.log(2 * math.pi * variance)
         return log_weights - 0.5 * square / variance - norm
@@ -75,19 +83,21 @@ class GaussianMixture:
         self, x: Float[Array, "*b d"], sigma: ArrayLike
     ) -> Float[Array, "*b d"]:
         """E[x_0 | x_0 + sigma noise = x], the ideal denoiser."""
-        posterior = jax.nn.softmax(self.joint(x, sigma), axis=-1)[..., None]
+        law = self.present
+        posterior = jax.nn.softmax(law.joint(x, sigma), axis=-1)[..., None]
         noise = jnp.asarray(sigma)[..., None, None] ** 2
-        variance = self.std[:, None] ** 2
-        mean = (noise * self.means + variance * x[..., None, :]) / (noise + variance)
+        variance = law.std[:, None] ** 2
+        mean = (noise * law.means + variance * x[..., None, :]) / (noise + variance)
         return jnp.sum(posterior * mean, axis=-2)
 
     def score(
         self, x: Float[Array, "*b d"], sigma: ArrayLike = 0.0
     ) -> Float[Array, "*b d"]:
         """grad log p_sigma(x)."""
-        posterior = jax.nn.softmax(self.joint(x, sigma), axis=-1)[..., None]
-        variance = self.std**2 + jnp.asarray(sigma)[..., None] ** 2
-        pull = (self.means - x[..., None, :]) / variance[..., None]
+        law = self.present
+        posterior = jax.nn.softmax(law.joint(x, sigma), axis=-1)[..., None]
+        variance = law.std**2 + jnp.asarray(sigma)[..., None] ** 2
+        pull = (law.means - x[..., None, :]) / variance[..., None]
         return jnp.sum(posterior * pull, axis=-2)
 
     def sample(self, key: Key[Array, ""], n: int) -> Float[Array, "n d"]:
@@ -100,6 +110,10 @@ class GaussianMixture:
         return self.means[k] + self.std[k, None] * z + unknown
 
     def nearest(self, x: Float[Array, "*b d"]) -> tuple[Int[Array, "*b"], Array]:
-        """The component with the nearest mean, and the distance in its std."""
+        """The component with the nearest mean, and the distance in its std.
+
+        Components without weight are not looked at.
+        """
         distance = jnp.linalg.norm(x[..., None, :] - self.means, axis=-1) / self.std
+        distance = jnp.where(self.log_weights == -jnp.inf, jnp.inf, distance)
         return jnp.argmin(distance, axis=-1), jnp.min(distance, axis=-1)

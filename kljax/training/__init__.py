@@ -2,7 +2,7 @@
 
 from kljax.training.checkpoints import Checkpoints
 from kljax.training.interruption import Interrupted
-from kljax.training.loop import fit
+from kljax.training.loop import Every, fit
 from kljax.training.mesh import (
     data_mesh,
     model_mesh,
@@ -10,7 +10,9 @@ from kljax.training.mesh import (
     shard_batch,
     start_processes,
 )
+from kljax.training.optimizers import adam, clipped, warmup_cosine
 from kljax.training.players import Loss, LossFn, Player
+from kljax.training.population import stacked, taken
 from kljax.training.progress import Progress, Task, rich_progress, silent
 from kljax.training.runs import FolderInUse, RunFolder, config_hash, environment
 from kljax.training.start import init_state
@@ -19,6 +21,7 @@ from kljax.training.step import Step, jit_step, make_step
 
 __all__ = [
     "Checkpoints",
+    "Every",
     "FolderInUse",
     "Interrupted",
     "Loss",
@@ -29,6 +32,8 @@ __all__ = [
     "Step",
     "Task",
     "TrainState",
+    "adam",
+    "clipped",
     "config_hash",
     "data_mesh",
     "environment",
@@ -41,6 +46,9 @@ __all__ = [
     "rich_progress",
     "shard_batch",
     "silent",
+    "stacked",
     "start_processes",
     "state_digest",
+    "taken",
+    "warmup_cosine",
 ]

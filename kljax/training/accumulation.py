@@ -96,18 +96,19 @@ def loss_sums(role: str, loss: Loss, batch: dict) -> dict[str, Any]:
             f"the metrics of {role!r} must be a dict of named arrays, got "
             f"{described(loss.metrics)}"
         )
-    values = _wide(loss.per_example, f"per_example of {role!r}")
-    if values.ndim != 1:
+    given, wanted = ("per_example", 1) if loss.mean is None else ("mean", 0)
+    values = _wide(getattr(loss, given), f"{given} of {role!r}")
+    if values.ndim != wanted:
         raise ValueError(
-            f"per_example of {role!r} must have shape [b], got {values.shape}: reduce "
-            "the event axes, leave the batch axis"
+            f"{given} of {role!r} must have shape {'[b]' if wanted else '[]'}, got "
+            f"{values.shape}: reduce the event axes, leave the batch axis"
         )
     weights = jnp.ones_like(values)
     if "weights" in batch:
         weights = _wide(batch["weights"], "batch['weights']")
     if weights.shape != values.shape:
         raise ValueError(
-            f"batch['weights'] must have the shape {values.shape} of per_example of "
+            f"batch['weights'] must have the shape {values.shape} of {given} of "
             f"{role!r}, got {weights.shape}"
         )
     metrics = {

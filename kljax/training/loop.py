@@ -1,35 +1,54 @@
 """The loop: dispatch a step, look at the one before, log, save, resume."""
 
 import contextlib
-import itertools
-import time
-from collections import deque
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from kljax.arguments import described, whole
-from kljax.errors import CheckpointError, NonFiniteLoss
+from kljax.errors import CheckpointError
 from kljax.training.arguments import (
     check_batch,
     check_calls,
     check_state,
 )
 from kljax.training.checkpoints import Checkpoints
-from kljax.training.diagnosis import remedy
 from kljax.training.interruption import Interrupted, StopRequest, in_words
-from kljax.training.progress import Progress, Task, silent
+from kljax.training.journal import Journal
+from kljax.training.progress import Progress, silent
 from kljax.training.runs import RunFolder
 from kljax.training.state import TrainState
 from kljax.training.step import Step, jit_step
 from kljax.typing import PyTree
 
-# Steps in flight: enough that the device never waits for Python, few enough that their
-# batches fit and a NaN is found at once.
-_IN_FLIGHT = 2
-_SECONDS_BETWEEN_UPDATES = 0.25
+
+@dataclasses.dataclass(frozen=True)
+class Every:
+    """Steps between two things of the same kind; each also comes with the last step.
+
+    Args:
+        checkpoint: between checkpoints.
+        log: between lines in metrics.jsonl.
+        evaluate: between calls of `evaluate`.
+
+    Raises:
+        TypeError: no int.
+        ValueError: below 1.
+
+    Example:
+        >>> Every(log=10)
+        Every(checkpoint=500, log=10, evaluate=500)
+    """
+
+    checkpoint: int = 500
+    log: int = 50
+    evaluate: int = 500
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            whole(f"every.{field.name}", getattr(self, field.name))
 
 
 def fit(
@@ -41,11 +60,9 @@ def fit(
     frozen: PyTree = None,
     run: RunFolder | None = None,
     stage: str = "train",
-    checkpoint_every: int = 500,
-    log_every: int = 50,
+    every: Every | None = None,
     progress: Progress | None = None,
     evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None,
-    evaluate_every: int = 500,
 ) -> TrainState:
     """Trains until `state.step == steps`, from the last checkpoint if there is one.
 
@@ -63,11 +80,10 @@ def fit(
         frozen: pytree that the losses see and nobody trains.
         run: folder for metrics and checkpoints; None keeps nothing.
         stage: name of this part of the run.
-        checkpoint_every: steps between checkpoints; the last step has one in any case.
-        log_every: steps between lines in metrics.jsonl; the last step has one too.
+        every: steps between checkpoints, lines and evaluations; None: `Every()`.
         progress: from `rich_progress()` or `silent()` (None).
-        evaluate: called on the state every `evaluate_every` steps and after the last;
-            what it returns is a line of its own in metrics.jsonl.
+        evaluate: called on the state now and then and after the last step; what it
+            returns is a line of its own in metrics.jsonl.
 
     Returns:
         The state after `steps` steps.
@@ -87,88 +103,123 @@ def fit(
         >>> state = init_state(jax.random.key(0), {"m": jnp.ones(1)}, players)
         >>> state = fit(make_step(players), state, lambda n: {}, steps=3)
     """
-    counts = {
-        "steps": steps,
-        "checkpoint_every": checkpoint_every,
-        "log_every": log_every,
-        "evaluate_every": evaluate_every,
-    }
-    steps, checkpoint_every, log_every, evaluate_every = itertools.starmap(
-        whole, counts.items()
-    )
+    steps, every = whole("steps", steps), _intervals(every)
     check_calls(step, batches, evaluate, progress)
     check_state(state, TrainState, frozen, donated=not hasattr(step, "lower"))
-    if run is not None and not isinstance(run, RunFolder):
-        raise TypeError(
-            f"run must be a RunFolder or None, got {described(run)}: write "
-            "with RunFolder(path, config) as run"
-        )
-    if run is not None and not run.is_open:
-        raise ValueError(f"run is closed: call fit inside `with`, {run.path}")
+    _check_run(run)
     compiled = step if hasattr(step, "lower") else jit_step(step)
     with contextlib.ExitStack() as stack:
-        saver, stop = None, StopRequest()
+        keeper = None
         if run is not None:
-            # Entered first and left last: a signal waits until the last write is done.
-            stack.enter_context(stop)
-            saver = stack.enter_context(
-                Checkpoints(run.checkpoints(stage), owner=run.config_hash)
-            )
-            state = saver.restore(state)
-        n = int(np.max(state.step))
-        if n > steps:
-            remedy = f"raise steps or delete {saver.folder}" if saver else "raise steps"
-            raise CheckpointError(
-                f"stage {stage!r} already has {n} steps, more than steps={steps}; "
-                f"{remedy}"
-            )
-        if run is not None:
-            run.rewind(stage, n)
+            keeper = stack.enter_context(_Keeper(run, stage, steps, every))
+            state = keeper.restored(state)
+        n = _begun(state, stage, steps, keeper)
         task = stack.enter_context(
             contextlib.closing((progress or silent()).task(stage, steps))
         )
-        journal = _Journal(run, stage, saver, task, n, steps, log_every, frozen)
-        if saver is not None:
-            _stop_if_asked(stop.agreed(True), stage, n, steps, saver)
+        saver = None if keeper is None else keeper.saver
+        journal = Journal(run, stage, saver, task, n, steps, every.log, frozen)
+        if keeper is not None:
+            keeper.begin(n)
         while n < steps:
             batch = check_batch(batches(n), f"batches({n})")
             state, metrics = _checked(compiled(state, batch, frozen))
             n += 1
             journal.add(n, metrics, batch)
-            last = n == steps
-            if evaluate is not None and (last or n % evaluate_every == 0):
+            if evaluate is not None and (n == steps or n % every.evaluate == 0):
                 journal.settle()
                 record = {"stage": stage, "step": n, **_found(evaluate(state))}
                 if run is not None:
                     run.log(record)
-            if run is None or saver is None:
-                continue
-            signal_number = stop.agreed(last or n % log_every == 0)
-            if last or signal_number or n % checkpoint_every == 0:
-                journal.settle()
-                run.sync()
-                saver.save(n, state)
-            if last:  # what comes while the last one is written is heard, too
-                saver.wait()
-                signal_number = signal_number or stop.agreed(True)
-            _stop_if_asked(signal_number, stage, n, steps, saver)
+            if keeper is not None:
+                keeper.keep(n, state, journal)
         journal.settle()
     return state
 
 
-def _stop_if_asked(
-    signal_number: int, stage: str, n: int, steps: int, saver: Checkpoints
-) -> None:
-    if not signal_number:
+class _Keeper(contextlib.ExitStack):
+    """What a run with a folder has beside its steps: checkpoints, requests to stop."""
+
+    def __init__(self, run: RunFolder, stage: str, steps: int, every: Every):
+        super().__init__()
+        self.run, self.stage, self.steps, self.every = run, stage, steps, every
+        self.stop = StopRequest()
+        self.saver = Checkpoints(run.checkpoints(stage), owner=run.config_hash)
+
+    def __enter__(self):
+        super().__enter__()
+        # Entered first and left last: a signal waits until the last write is done.
+        self.enter_context(self.stop)
+        self.enter_context(self.saver)
+        return self
+
+    def restored(self, state: TrainState) -> TrainState:
+        return self.saver.restore(state)
+
+    def begin(self, n: int) -> None:
+        self.run.rewind(self.stage, n)
+        self._stop_if_asked(self.stop.agreed(True), n)
+
+    def keep(self, n: int, state: TrainState, journal: Journal) -> None:
+        """After step `n`: a checkpoint where one is due, an end where one was asked."""
+        last = n == self.steps
+        signal_number = self.stop.agreed(last or n % self.every.log == 0)
+        if last or signal_number or n % self.every.checkpoint == 0:
+            journal.settle()
+            self.run.sync()
+            self.saver.save(n, state)
+        if last:  # what comes while the last one is written is heard, too
+            self.saver.wait()
+            signal_number = signal_number or self.stop.agreed(True)
+        self._stop_if_asked(signal_number, n)
+
+    def _stop_if_asked(self, signal_number: int, n: int) -> None:
+        if not signal_number:
+            return
+        self.saver.wait()
+        last = self.saver.last
+        saved = f"saved in {last}: the" if last else "nothing to save yet: the"
+        raise Interrupted(
+            f"stage {self.stage!r} was stopped by {in_words(signal_number)} after step "
+            f"{n} of {self.steps}; {saved} same command goes on from there",
+            signal_number=signal_number,
+            step=n,
+        )
+
+
+def _intervals(every: Every | None) -> Every:
+    if every is None:
+        return Every()
+    if not isinstance(every, Every):
+        raise TypeError(
+            f"every must be an Every or None, got {described(every)}: write "
+            "every=Every(log=10)"
+        )
+    return every
+
+
+def _check_run(run: Any) -> None:
+    if run is None:
         return
-    saver.wait()
-    saved = f"saved in {saver.last}: the" if saver.last else "nothing to save yet: the"
-    raise Interrupted(
-        f"stage {stage!r} was stopped by {in_words(signal_number)} after step {n} of "
-        f"{steps}; {saved} same command goes on from there",
-        signal_number=signal_number,
-        step=n,
-    )
+    if not isinstance(run, RunFolder):
+        raise TypeError(
+            f"run must be a RunFolder or None, got {described(run)}: write "
+            "with RunFolder(path, config) as run"
+        )
+    if not run.is_open:
+        raise ValueError(f"run is closed: call fit inside `with`, {run.path}")
+
+
+def _begun(state: TrainState, stage: str, steps: int, keeper: _Keeper | None) -> int:
+    """How many steps are finished."""
+    n = int(np.max(state.step))
+    if n > steps:
+        remedy = "raise steps"
+        remedy += f" or delete {keeper.saver.folder}" if keeper else ""
+        raise CheckpointError(
+            f"stage {stage!r} already has {n} steps, more than steps={steps}; {remedy}"
+        )
+    return n
 
 
 def _checked(answer: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -187,82 +238,3 @@ def _found(record: Any) -> Mapping[str, Any]:
             f"evaluate must return a dict of named numbers, got {described(record)}"
         )
     return record
-
-
-class _Journal:
-    """The metrics of the steps in flight: checked in order, logged where due."""
-
-    def __init__(
-        self,
-        run: RunFolder | None,
-        stage: str,
-        saver: Checkpoints | None,
-        task: Task,
-        start: int,
-        steps: int,
-        log_every: int,
-        frozen: PyTree,
-    ):
-        self.frozen = frozen
-        self.run, self.stage, self.saver, self.task = run, stage, saver, task
-        self.steps, self.log_every = steps, log_every
-        self.pending: deque[tuple[int, dict[str, Any], dict[str, Any]]] = deque()
-        self.logged = (start, time.monotonic())
-        self.first: tuple[int, float] | None = None  # step, time: after compiling
-        self.shown = time.monotonic()
-
-    def add(self, n: int, metrics: dict[str, Any], batch: dict[str, Any]) -> None:
-        self.pending.append((n, metrics, batch))
-        if len(self.pending) > _IN_FLIGHT:
-            self._look(*self.pending.popleft())
-
-    def settle(self) -> None:
-        while self.pending:
-            self._look(*self.pending.popleft())
-
-    def _look(self, n: int, metrics: dict[str, Any], batch: dict[str, Any]) -> None:
-        if not np.all(metrics.get("finite", True)):
-            raise NonFiniteLoss(self._diagnosis(n, jax.device_get(metrics), batch))
-        now = time.monotonic()
-        if self.run is not None and (n % self.log_every == 0 or n == self.steps):
-            host = jax.device_get(metrics)
-            host.pop("finite", None)
-            self.run.log({"stage": self.stage, "step": n, **host})
-            rate = (n - self.logged[0]) / max(now - self.logged[1], 1e-9)
-            self.run.time(
-                {
-                    "stage": self.stage,
-                    "step": n,
-                    "time": time.time(),
-                    "steps_per_second": rate,
-                }
-            )
-            self.logged = (n, now)
-        first, since = self.first = self.first or (n, now)
-        if n == self.steps or now - self.shown > _SECONDS_BETWEEN_UPDATES:
-            losses = [
-                value for name, value in metrics.items() if name.endswith("/loss")
-            ]
-            loss = float(np.mean(losses[-1])) if losses else None
-            # The first look only starts the clock: compiling is no part of the rate.
-            rate = (n - first) / max(now - since, 1e-9) if n > first else None
-            self.task.update(n, loss=loss, rate=rate)
-            self.shown = now
-
-    def _diagnosis(self, n: int, metrics: dict[str, Any], batch: dict[str, Any]) -> str:
-        bad = [name for name, value in metrics.items() if not np.isfinite(value).all()]
-        bad.sort(key=lambda name: not name.endswith("/loss"))
-        ends = ("/loss", "/grad_norm")
-        roles = sorted({name.rsplit("/", 1)[0] for name in bad if name.endswith(ends)})
-        values = ", ".join(f"{name} = {metrics[name]}" for name in bad)
-        values = values or "the update or the model state"
-        saved = None
-        if self.saver is not None:
-            with contextlib.suppress(CheckpointError):
-                self.saver.wait()
-            saved = self.saver.last
-        return (
-            f"stage {self.stage!r}, step {n}, role {' and '.join(roles) or 'unknown'}: "
-            f"not finite ({values}); last good checkpoint: "
-            f"{saved or 'none'}. {remedy(n, metrics, batch, self.frozen)}"
-        )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import optax
 
@@ -16,11 +16,15 @@ class Loss(NamedTuple):
     """What a player's loss returns.
 
     Fields:
-        per_example: one loss per example, `[b]`, in nats where it is a divergence.
+        per_example: one loss per example, `[b]`, in nats where it is a divergence; or
+            None, if `mean` is given.
         metrics: flat dict; per-example values `[b]` are averaged like the loss, scalars
             are taken as they are.
         aux: replaces `state.aux`; None leaves it.
         model_state: replaces `state.model_state[role]`; None leaves it.
+        mean: the mean over the batch, `[]`, in place of `per_example`: where a loss
+            takes it faster itself. The batch then has no "weights", and micro-batches
+            count alike.
 
     Example:
         >>> import jax.numpy as jnp
@@ -28,12 +32,14 @@ class Loss(NamedTuple):
         True
     """
 
-    per_example: Float[Array, "b"]
+    per_example: Float[Array, "b"] | None
     metrics: dict[str, Array] = {}  # noqa: RUF012 (an empty pytree, never written to)
     aux: PyTree = None
     model_state: PyTree = None
+    mean: Float[Array, ""] | None = None
 
 
+@runtime_checkable
 class LossFn(Protocol):
     """`loss(params, *, state, frozen, batch, key) -> Loss`, params of one role.
 

@@ -3,9 +3,10 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Task(Protocol):
     """One line of progress."""
 
@@ -18,6 +19,7 @@ class Task(Protocol):
         """The task is over, finished or not."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where tasks come from; pass `silent()` or `rich_progress()`."""
 

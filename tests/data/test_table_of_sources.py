@@ -144,6 +144,22 @@ def test_tables_are_those_of_scikit_learn(tmp_path, name, shape, classes):
     assert len(test) == -(-shape[0] // 5) and test.num_classes == len(classes)
 
 
+def test_what_is_a_path_and_what_a_name(tmp_path, monkeypatch):
+    for missing in ("mine.npz", "some/where", "./digits"):
+        with pytest.raises(DataError, match="does not exist"):
+            load(missing)
+    monkeypatch.chdir(tmp_path)
+    x = np.arange(640, dtype=np.uint8).reshape(10, 8, 8)
+    for name in ("digits", "mine"):
+        np.savez(tmp_path / name, images=x)
+        (tmp_path / f"{name}.npz").rename(tmp_path / name)
+    assert load("digits", root=tmp_path / "cache").manifest["source"] == "pip"
+    with pytest.raises(DataError, match="digits: not an idx file"):
+        load("./digits")
+    with pytest.raises(DataError, match="mine: not an idx file"):
+        load("mine")
+
+
 def test_own_tables_texts_and_pairs(tmp_path):
     (tmp_path / "own.csv").write_text("1,2,0\n3,4,1\n5,6.5,1\n")
     found = load(tmp_path / "own.csv", "all", kind="table")

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from kljax.decoding.fusion import fuse, solve_weights
-from kljax.decoding.fusion_curve import movement, prepare
-from kljax.decoding.fusion_grid import grid_weights
-from kljax.decoding.fusion_settings import PRESETS, Fusion, preset
+from kljax.decoding.fusion.curve import movement, prepare
+from kljax.decoding.fusion.grid import grid_weights
+from kljax.decoding.fusion.logits import fuse
+from kljax.decoding.fusion.settings import PRESETS, Fusion, preset, solve_weights
 
-OPTIONS = ("rule", "init", "cross", "target", "pad_vocab")
 N, V = 200, 48  # one shape, so that programs are compiled once
-solve = jax.jit(solve_weights, static_argnames=OPTIONS)
+STATIC = ("rule", "init", "cross", "target", "pad_vocab")
 compiled_fuse = jax.jit(fuse)
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def solve(z, s, e, where=None, **settings):
+    """Numbers are traced, names are not."""
+    return solve_weights(z, s, e, Fusion(**settings), where=where)
 
 
 def log_softmax(x):
@@ -438,7 +443,8 @@ def test_settings_of_the_literature():
 def test_bad_options(change, words):
     z = jnp.zeros((2, 9))
     with pytest.raises(ValueError, match=words):
-        solve_weights(z, z, z[:, None], **change)
+        where = change.pop("where", None)
+        solve_weights(z, z, z[:, None], Fusion(**change), where=where)
 
 
 def test_bad_logits():
@@ -452,7 +458,7 @@ def test_bad_logits():
     with pytest.raises(ValueError, match=r"base_logits: expected \(2, 9\)"):
         solve_weights(z, z[0], z[:, None])
     with pytest.raises(ValueError, match='Use rule="axis"'):
-        solve_weights(z, z, jnp.zeros((2, 3, 9)))
+        solve_weights(z, z, jnp.zeros((2, 3, 9)), Fusion(rule="dynamic"))
     with pytest.raises(ValueError, match=r"alpha: shape \(3,\) does not broadcast"):
         fuse(z, z, z[:, None], jnp.ones(3))
     with pytest.raises(ValueError, match="got 1 array"):

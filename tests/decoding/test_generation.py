@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import transformer_reference as reference
 
-from kljax.decoding import generation, lockstep
+from kljax.decoding import Decoding, Sampling, generation, job, lockstep
+from kljax.decoding.decoders import Reader
 from kljax.decoding.generation import bucket, generate, stream
-from kljax.decoding.sampling import Sampling
 from kljax.models.language.stacking import stack_layers
 from kljax.models.language.transformer import TransformerConfig, transformer
 
@@ -53,9 +53,10 @@ def row(i):
 EXPECTED = [plain_loop(exact_logits, row(i), NEW) for i in range(3)]
 
 
-def greedy(prompt=PROMPT, where=WHERE, **options):
-    options = {"max_new_tokens": NEW, "sampling": GREEDY, **options}
-    return generate(APPLY, PARAMS, prompt, where=where, **options)
+def greedy(prompt=PROMPT, where=WHERE, others=(), key=None, **options):
+    settings = Decoding(**{"max_new_tokens": NEW, "sampling": GREEDY, **options})
+    models = [(APPLY, PARAMS), *others]
+    return generate(models, prompt, settings, where=where, key=key)
 
 
 def test_left_padded_rows_equal_the_plain_loop():
@@ -104,47 +105,30 @@ def test_one_program_per_shape_and_streams_of_the_same_tokens():
     short = greedy(PROMPT[:, 2:], WHERE[:, 2:], max_new_tokens=20, pad_id=3)
     assert programs == (lockstep.begin._cache_size(), lockstep.advance._cache_size())
     np.testing.assert_array_equal(short.tokens[2], EXPECTED[2][0][:20])
-    settings = {"where": WHERE, "sampling": GREEDY, "max_new_tokens": 12}
-    parts = list(stream(APPLY, PARAMS, PROMPT, chunk=5, **settings))
+    settings, models = Decoding(12, GREEDY), [(APPLY, PARAMS)]
+    parts = list(stream(models, PROMPT, settings, chunk=5, where=WHERE))
     assert [part.tokens.shape for part in parts] == [(3, 5), (3, 5), (3, 2)]
     assert [part.lengths.tolist() for part in parts] == [[5] * 3, [5] * 3, [2] * 3]
     tokens = np.concatenate([part.tokens for part in parts], axis=1)
     np.testing.assert_array_equal(tokens, [t[:12] for t, _ in EXPECTED])
     assert lockstep.advance._cache_size() == programs[1] + 1
     first = int(EXPECTED[0][0][2])
-    stopped = stream(
-        APPLY,
-        PARAMS,
-        PROMPT[[0, 0, 0]],
-        chunk=5,
-        stop_tokens=[first],
-        **{**settings, "where": None},
-    )
+    settings = dataclasses.replace(settings, stop_tokens=[first])
+    stopped = stream(models, PROMPT[[0, 0, 0]], settings, chunk=5)
     assert len(list(stopped)) == 1, "a stream ends when all rows have stopped"
 
 
 def test_sampled_rows_do_not_depend_on_the_others():
     """Drawn tokens: log-probabilities of the law; rows by keys; traced settings."""
     key = jax.random.key(5)
-    settings = {"max_new_tokens": NEW, "where": WHERE}
-    found = generate(
-        APPLY,
-        PARAMS,
-        PROMPT,
-        key=key,
-        sampling=Sampling(temperature=jnp.float32(0.8), top_k=20),
-        **settings,
-    )
+    settings = Decoding(NEW, Sampling(temperature=jnp.float32(0.8), top_k=20))
+    models = [(APPLY, PARAMS)]
+    found = generate(models, PROMPT, settings, key=key, where=WHERE)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(3))
     before = lockstep.advance._cache_size()
-    swapped = generate(
-        APPLY,
-        PARAMS,
-        PROMPT[::-1],
-        key=keys[::-1],
-        sampling=Sampling(temperature=jnp.float32(0.8), top_k=20),
-        **{**settings, "where": WHERE[::-1]},
-    )
+    settings = Decoding(NEW, Sampling(temperature=jnp.float32(0.8), top_k=20))
+    rows = {"key": keys[::-1], "where": WHERE[::-1]}
+    swapped = generate(models, PROMPT[::-1], settings, **rows)
     assert lockstep.advance._cache_size() == before
     np.testing.assert_array_equal(swapped.tokens[::-1], found.tokens)
     assert len({tuple(np.asarray(r).tolist()) for r in found.tokens}) == 3
@@ -206,9 +190,7 @@ def test_two_models_in_lockstep():
 
 def test_inside_jit_with_stacked_layers():
     def run(params, prompt):
-        return generate(
-            APPLY, params, prompt, where=WHERE, max_new_tokens=4, sampling=GREEDY
-        )
+        return generate([(APPLY, params)], prompt, Decoding(4, GREEDY), where=WHERE)
 
     found = jax.jit(run)(stack_layers(PARAMS), PROMPT)
     np.testing.assert_array_equal(found.tokens, [t[:4] for t, _ in EXPECTED])
@@ -226,32 +208,16 @@ def test_one_row_steps_copy_no_cache(slots):
     where = jax.ShapeDtypeStruct((1, 33), jnp.bool_)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     number = jax.ShapeDtypeStruct((), jnp.int32)
+    plan = lockstep.Plan((Reader(apply, 97, jnp.dtype("float32")),), None, GREEDY)
+    stops = jax.ShapeDtypeStruct((1,), jnp.int32)
+    values = lockstep.Values((params,), {}, stops, number)
 
-    def start(params, prompt, where, keys):
-        return lockstep.begin(
-            (apply,),
-            (params,),
-            prompt,
-            where,
-            keys,
-            slots=slots,
-            dtypes=(jnp.float32,),
-            track=False,
-        )
+    def start(*given):
+        options = {"slots": slots, "track": plan.sampling.penalizes}
+        return lockstep.begin(plan.readers, (given[0],), (None,), *given[1:], **options)
 
     state = jax.eval_shape(start, params, prompt, where, keys)
-    program = lockstep.advance.lower(
-        (apply,),
-        None,
-        GREEDY,
-        (params,),
-        state,
-        {},
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-        number,
-        number,
-        size=16,
-    ).compile()
+    program = lockstep.advance.lower(plan, values, state, number, size=16).compile()
     memory = program.memory_analysis()
     assert memory.temp_size_in_bytes <= 2 * 2**20
     cache = 2 * 2 * 3 * slots * 64 * 4
@@ -262,7 +228,7 @@ def test_one_row_steps_copy_no_cache(slots):
 
 def test_buckets():
     assert [bucket(n) for n in (1, 256, 257, 3000)] == [256, 256, 512, 4096]
-    lengths = [generation.padded_length(n) for n in (0, 1, 2, 16, 17, 130, 511, 512)]
+    lengths = [job.padded_length(n) for n in (0, 1, 2, 16, 17, 130, 511, 512)]
     assert lengths == [0, 1, 16, 16, 32, 160, 512, 512]
 
 
@@ -270,7 +236,7 @@ def combine_badly(logits):
     return logits[0], {"alpha": jnp.zeros(5)}
 
 
-WIDE = transformer(dataclasses.replace(SMALL, vocab_size=98))[0]
+WIDE, WIDE_INITIAL = transformer(dataclasses.replace(SMALL, vocab_size=98))
 BAD = {
     r"prompt has shape \(3, 0\); expected": {"prompt": PROMPT[:, :0]},
     r"prompt has shape \(7,\); expected": {"prompt": PROMPT[0], "where": None},
@@ -281,7 +247,7 @@ BAD = {
         "max_new_tokens": 122
     },
     r"vocabularies of \[97, 98\] tokens; they must share one tokenizer": {
-        "others": [(WIDE, SMALL_PARAMS)],
+        "others": [(WIDE, reference.draw(WIDE_INITIAL))],
         "combine": Mean(),
     },
     "2 models and no combine": {"others": [(SMALL_APPLY, SMALL_PARAMS)]},
@@ -303,7 +269,15 @@ def test_bad_arguments(message):
 def test_bad_types():
     with pytest.raises(TypeError, match="dtype float32; expected integers"):
         greedy(PROMPT.astype(np.float32))
-    with pytest.raises(TypeError, match="function without a config"):
+    with pytest.raises(TypeError, match="function without init_cache"):
         greedy(others=[(lambda *a, **k: None, {})], combine=Mean())
     with pytest.raises(ValueError, match="chunk is 0"):
-        stream(APPLY, PARAMS, PROMPT, max_new_tokens=3, chunk=0, sampling=GREEDY)
+        stream([(APPLY, PARAMS)], PROMPT, Decoding(3, GREEDY), chunk=0)
+    with pytest.raises(TypeError, match="is a PureTransformer; expected a pair"):
+        generate((APPLY, PARAMS), PROMPT, Decoding(3, GREEDY))
+    with pytest.raises(ValueError, match="caches has 2 entries for 1 models"):
+        generate([(APPLY, PARAMS)], PROMPT, Decoding(3, GREEDY), caches=[None, None])
+    with pytest.raises(TypeError, match="settings is a Sampling; expected"):
+        generate([(APPLY, PARAMS)], PROMPT, GREEDY)
+    with pytest.raises(TypeError, match="sampling is a float"):
+        Decoding(3, 0.5)

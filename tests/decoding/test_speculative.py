@@ -1,7 +1,5 @@
 """Block verification gives the text, or the law, of the plain loop."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +7,15 @@ import pytest
 from scipy import stats
 from transformer_reference import draw
 
-from kljax.decoding import generation, speculative
-from kljax.decoding.fusion_settings import Fusion
-from kljax.decoding.generation import generate
-from kljax.decoding.sampling import Sampling
-from kljax.decoding.speculative import speculate
+from kljax.decoding import (
+    Decoding,
+    Fusion,
+    Sampling,
+    generate,
+    generation,
+    speculate,
+    speculative,
+)
 from kljax.models.language.lora import adapted, stack_adapters
 from kljax.models.language.transformer import TransformerConfig, transformer
 
@@ -45,12 +47,11 @@ def prompts(rows, length, vocab, seed=0):
 def both(rows, new, *, draft=4, models=None, stop=(), seed=0, before=None):
     models = models or family(40, jnp.float64)
     prompt, where = prompts(rows, 6, 40, seed)
-    shared = {"max_new_tokens": new, "where": where, "sampling": GREEDY}
-    shared |= {"combine": Fusion(), "stop_tokens": stop, "pad_id": 39}
-    plain = generate(*models[0], prompt, others=models[1:], **shared)
+    settings = Decoding(new, GREEDY, stop_tokens=stop, pad_id=39, combine=Fusion())
+    plain = generate(models, prompt, settings, where=where)
     if before is not None:
         before()
-    return plain, speculate(models, prompt, draft=draft, **shared)
+    return plain, speculate(models, prompt, settings, where=where, draft=draft)
 
 
 def check_equal(plain, block):
@@ -111,15 +112,8 @@ def test_a_stack_of_adapters_reads_the_block(x64):
 def test_speculation_without_fusion(x64):
     large, small = family(40, jnp.float64, 2)
     prompt = prompts(5, 6, 40)[0]
-    block = speculate(
-        [large, small],
-        prompt,
-        max_new_tokens=10,
-        combine=first_alone,
-        drafter=1,
-        draft=2,
-        sampling=GREEDY,
-    )
+    settings = Decoding(10, GREEDY, combine=first_alone)
+    block = speculate([large, small], prompt, settings, drafter=1, draft=2)
     # Read whole, the large model alone would have chosen every one of these tokens.
     text = np.concatenate([prompt, block.tokens], axis=1)
     logits = jax.jit(large[0])(large[1], text)[:, 5:-1]
@@ -138,10 +132,8 @@ def test_sampled_text_has_the_law_of_the_plain_loop():
     block = speculate(
         models,
         np.full((rows, 2), [[1, 4]]),
-        max_new_tokens=new,
-        combine=fusion,
+        Decoding(new, sampling, combine=fusion),
         draft=2,
-        sampling=sampling,
         key=jax.random.key(3),
     )
     # The law by enumeration: all texts, read whole by every model.
@@ -177,9 +169,11 @@ def test_sampled_text_has_the_law_of_the_plain_loop():
 
 def test_bad_arguments():
     models = family(9, jnp.float32)
-    call = functools.partial(
-        speculate, max_new_tokens=4, combine=Fusion(), sampling=GREEDY
-    )
+
+    def call(models, prompt, sampling=GREEDY, **options):
+        settings = Decoding(4, sampling, combine=Fusion())
+        return speculate(models, prompt, settings, **options)
+
     prompt = np.zeros((1, 2), int)
     with pytest.raises(ValueError, match="draft: expected 1 or more"):
         call(models, prompt, draft=0)

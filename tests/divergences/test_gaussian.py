@@ -7,6 +7,7 @@ import pytest
 from scipy import integrate, linalg, stats
 
 from kljax.divergences import gaussian as g
+from kljax.divergences.gaussian import DiagonalGaussian, Gaussian
 
 NAMES = (
     "kl",
@@ -18,20 +19,21 @@ NAMES = (
 )
 
 
-def _every(suffix, *args, alpha=0.3):
+def _every(p, q, alpha=0.3):
     """All six values, stacked."""
-    return jnp.stack(
-        [
-            getattr(g, name + suffix)(
-                *args, **({"alpha": alpha} if name == "renyi" else {})
-            )
-            for name in NAMES
-        ]
+    order = {"renyi": {"alpha": alpha}}
+    return jnp.stack([getattr(g, name)(p, q, **order.get(name, {})) for name in NAMES])
+
+
+def _of(kind, function, **options):
+    """A distance of two Gaussians as a function of means and spreads."""
+    return lambda mean_p, spread_p, mean_q, spread_q: function(
+        kind(mean_p, spread_p), kind(mean_q, spread_q), **options
     )
 
 
-full = jax.jit(lambda *args: _every("", *args))
-diag = jax.jit(lambda *args: _every("_diag", *args))
+full = jax.jit(_of(Gaussian, _every))
+diag = jax.jit(_of(DiagonalGaussian, _every))
 
 
 def _reference(mean_p, cov_p, mean_q, cov_q, alpha=0.3):
@@ -113,8 +115,13 @@ def test_diagonal_is_full_on_diagonal_matrices(x64):
     mean_p, mean_q = rng.normal(size=(2, 8, 3))
     as_matrix = jax.vmap(jnp.diag)
     values = diag(mean_p, var_p, mean_q, var_q)
-    eager = g.kl_diag(mean_p[0], var_p[0], mean_q[0], var_q[0])
+    eager = g.kl(
+        DiagonalGaussian(mean_p[0], var_p[0]), DiagonalGaussian(mean_q[0], var_q[0])
+    )
     np.testing.assert_allclose(values[0, 0], eager, rtol=1e-12)
+    # One side of either kind.
+    p, q = DiagonalGaussian(mean_p, var_p), Gaussian(mean_q, as_matrix(var_q))
+    np.testing.assert_allclose(jax.jit(_every)(p, q), values, rtol=1e-10)
     np.testing.assert_allclose(
         values,
         full(mean_p, as_matrix(var_p), mean_q, as_matrix(var_q)),
@@ -158,7 +165,7 @@ def test_far_apart_scales_in_float32():
 
 
 def _weighted(weights, args):
-    return weights @ _every("", *args)
+    return weights @ _of(Gaussian, _every)(*args)
 
 
 @jax.jit
@@ -214,7 +221,7 @@ def test_diagonal_derivatives(x64):
         return jnp.sum(logs / (1 - alpha) + alpha * distance) / 2
 
     def ours(*args):
-        return g.renyi_diag(*args[:4], alpha=args[4])
+        return _of(DiagonalGaussian, g.renyi, alpha=args[4])(*args[:4])
 
     @jax.jit
     def hessians(*args):
@@ -238,13 +245,13 @@ def test_renyi_orders(x64):
     in_alpha = jax.jit(
         jax.vmap(
             jax.value_and_grad(
-                lambda a, *args: g.renyi(*args, alpha=a),
+                lambda a, *args: _of(Gaussian, g.renyi, alpha=a)(*args),
             ),
             (0, None, None, None, None),
         )
     )
     value, slope = in_alpha(alphas, mean_p, cov_p, mean_q, cov_q)
-    kl = g.kl(mean_p, cov_p, mean_q, cov_q)
+    kl = g.kl(Gaussian(mean_p, cov_p), Gaussian(mean_q, cov_q))
     for i in (0, 1, 5):
         reference = _reference(mean_p, cov_p, mean_q, cov_q, alphas[i])[1]
         np.testing.assert_allclose(value[i], reference, rtol=1e-10)
@@ -258,12 +265,10 @@ def test_renyi_orders(x64):
 
 def test_renyi_outside_its_domain():
     one, eye = jnp.ones(2), jnp.eye(2)
-    for name, spread in (("renyi", eye), ("renyi_diag", one)):
-        f = getattr(g, name)
+    for kind, spread in ((Gaussian, eye), (DiagonalGaussian, one)):
+        f = _of(kind, g.renyi, alpha=3.0)
         both = jax.jit(
-            jax.value_and_grad(
-                lambda m, s, f=f, q=spread: f(m, s, 0 * m, q, alpha=3.0), (0, 1)
-            )
+            jax.value_and_grad(lambda m, s, f=f, q=spread: f(m, s, 0 * m, q), (0, 1))
         )
         value, gradient = both(one, 2 * spread)
         assert value == jnp.inf
@@ -276,13 +281,14 @@ def test_renyi_outside_its_domain():
 def test_types_and_broadcasting():
     args = (jnp.ones(2), 2 * jnp.ones(2), jnp.zeros(2), jnp.ones(2))
     low = [x.astype(jnp.bfloat16) for x in args]
-    value = jax.jit(g.kl_diag)(*low)
+    kl_diag, kl = _of(DiagonalGaussian, g.kl), _of(Gaussian, g.kl)
+    value = jax.jit(kl_diag)(*low)
     assert value.dtype == jnp.float32
-    np.testing.assert_allclose(value, g.kl_diag(*args), rtol=1e-6)
+    np.testing.assert_allclose(value, kl_diag(*args), rtol=1e-6)
     mixed = jnp.ones((3, 1, 2)), jnp.ones((1, 2)), jnp.zeros(2), jnp.ones((4, 2))
-    assert jax.eval_shape(g.kl_diag, *mixed).shape == (3, 4)
+    assert jax.eval_shape(kl_diag, *mixed).shape == (3, 4)
     mixed = jnp.ones((3, 2)), jnp.eye(2), jnp.zeros(2), jnp.eye(2)
-    batch = jax.eval_shape(g.kl, *mixed)
+    batch = jax.eval_shape(kl, *mixed)
     assert batch.shape == (3,) and batch.dtype == jnp.float32
 
 
@@ -294,12 +300,13 @@ def test_illegal_and_degenerate_covariances():
     # Degenerate Gaussians have a Wasserstein distance.
     point, line = jnp.zeros((2, 2)), jnp.array([[1.0, 1.0], [1.0, 1.0]])
     cases = ((point, point, 0), (point, eye, 2), (line, point, 2), (line, line, 0))
-    both = jax.jit(jax.value_and_grad(g.squared_wasserstein2, (1, 3)))
+    distance = _of(Gaussian, g.squared_wasserstein2)
+    both = jax.jit(jax.value_and_grad(distance, (1, 3)))
     for p, q, expected in cases:
         value, gradient = both(one, p, one, q)
         np.testing.assert_allclose(value, expected, atol=1e-5)
         assert all(jnp.isfinite(x).all() for x in gradient)
-    gradient = jax.grad(g.squared_wasserstein2_diag, (1, 3))(
+    gradient = jax.grad(_of(DiagonalGaussian, g.squared_wasserstein2), (1, 3))(
         one, jnp.array([0.0, 0.0]), one, jnp.array([0.0, 4.0])
     )
     assert all(jnp.isfinite(x).all() for x in gradient)
@@ -307,15 +314,23 @@ def test_illegal_and_degenerate_covariances():
 
 def test_bad_shapes_and_orders_are_named():
     one, eye = jnp.ones(2), jnp.eye(2)
-    with pytest.raises(ValueError, match=r"cov_p.*\(3, 3\)"):
-        g.kl(one, jnp.eye(3), one, eye)
-    with pytest.raises(ValueError, match=r"var_q.*\(1,\)"):
-        g.kl_diag(one, one, one, jnp.ones(1))
+    q = Gaussian(one, eye)
+    with pytest.raises(ValueError, match=r"p.cov.*\(3, 3\)"):
+        g.kl(Gaussian(one, jnp.eye(3)), q)
+    with pytest.raises(ValueError, match=r"q.var.*\(1,\)"):
+        g.kl(DiagonalGaussian(one, one), DiagonalGaussian(one, jnp.ones(1)))
     with pytest.raises(ValueError, match="2 axes of d"):
-        g.kl(one, one, one, eye)
+        g.kl(Gaussian(one, one), q)
+    with pytest.raises(ValueError, match="one dimension d"):
+        g.kl(Gaussian(jnp.ones(3), jnp.eye(3)), q)
     with pytest.raises(ValueError, match="do not broadcast"):
-        g.kl_diag(jnp.ones((3, 2)), one, jnp.ones((4, 2)), one)
+        g.kl(
+            DiagonalGaussian(jnp.ones((3, 2)), one),
+            DiagonalGaussian(jnp.ones((4, 2)), one),
+        )
+    with pytest.raises(TypeError, match="p must be a Gaussian or"):
+        g.kl((one, eye), q)
     with pytest.raises(ValueError, match=r"alpha must be positive.*-1"):
-        g.renyi(one, eye, one, eye, alpha=-1)
+        g.renyi(q, q, alpha=-1)
     with pytest.raises(ValueError, match=r"alpha of shape \(3,\)"):
-        g.renyi(one, eye, one, eye, alpha=jnp.ones(3))
+        g.renyi(q, q, alpha=jnp.ones(3))

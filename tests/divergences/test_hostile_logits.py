@@ -1,10 +1,13 @@
 """Ten thousand rows of finite masks, impossible outcomes and NaN for every distance."""
 
+from functools import partial
+
 import closed_forms
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from references import FORMS
 
 import kljax.divergences as kd
 
@@ -15,7 +18,9 @@ N, V = 10_000, 6
 
 def _distances():
     yield from (
-        (n, lambda p, q, n=n, **o: kd.divergence(p, q, n, **o)) for n in kd.names()
+        (n, lambda p, q, n=n, **o: kd.divergence(p, q, n, **o))
+        for n in kd.names()
+        if n in FORMS
     )
     yield "renyi(0.5)", lambda p, q, **o: kd.renyi(p, q, alpha=0.5, **o)
     yield "renyi(2)", lambda p, q, **o: kd.renyi(p, q, alpha=2.0, **o)
@@ -60,7 +65,8 @@ def cases():
 def found():
     p, q, where, spoiled = cases()
 
-    @jax.jit
+    # Most of the time is that of compiling: what it is compiled to counts less.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def every(p, q, where):
         def one(distance):
             def total(p, q, t):
@@ -96,7 +102,7 @@ def test_every_row_is_right_or_nan(found, name):
     p, q = (np.where(where, np.float64(x), -np.inf)[sound] for x in (p, q))
     if name == "entropy":
         q = p
-    want, want_p, want_q, terms = closed_forms.value_and_gradients(name, p, q)
+    want, want_p, want_q, terms = closed_forms.value_and_gradients(FORMS[name], p, q)
     if name in LOGARITHMS:  # of powers, whose exponents are as large as the value
         terms = np.maximum(terms, want)
     value, in_p, in_q = value[sound], in_p[sound], in_q[sound]

@@ -103,13 +103,13 @@ def test_the_gradient_is_for_the_side_that_is_asked_for():
 
 
 def test_blocks():
-    assert blocks.block_rows(2048, V) == 16
-    assert blocks.block_rows(10, V) == 10
-    assert blocks.block_rows(600, V) == 16
-    assert blocks.block_rows(2053, V) == 16  # a prime: the last block begins early
-    assert blocks.block_rows(17, V) == 9  # of equal size: less is done twice
-    assert blocks.block_rows(64, 10**6) == 8
-    assert blocks.block_rows(4096, 100) == 4096
+    assert blocks.block_rows(2048, V) == 4
+    assert blocks.block_rows(3, V) == 3
+    assert blocks.block_rows(600, V) == 4
+    assert blocks.block_rows(2053, V) == 4  # a prime: the last block begins early
+    assert blocks.block_rows(5, V) == 3  # of equal size: less is done twice
+    assert blocks.block_rows(64, 10**6) == 2
+    assert blocks.block_rows(1024, 100) == 1024
 
 
 def test_blocked_rows_are_those_of_one_row_at_a_time():

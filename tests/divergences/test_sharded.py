@@ -168,6 +168,25 @@ def test_data_parallel_rows_are_not_gathered():
     assert ("all-gather", 64 * 32768) in gathered
 
 
+def test_a_nan_shows_in_its_row_alone():
+    """On whichever device it lies; where it is taken away nowhere."""
+    p, q, where = P.copy(), Q.copy(), np.ones((N, V), bool)
+    q[1, -1] = p[3, 0] = np.nan
+    p[4, 7], where[4, 7] = np.nan, False
+
+    def both(p, q):
+        rows = lambda p, q: sharded(p, q, "jensen_shannon", where=where)
+        loss = lambda p, q: (jnp.vdot(np.abs(WEIGHTS), x := rows(p, q)), x)
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(p, q)
+
+    quick = {"xla_backend_optimization_level": 0}
+    (_, rows), gradients = jax.jit(both, compiler_options=quick)(p, q)
+    broken = np.isin(np.arange(N), (1, 3))
+    assert (np.isnan(rows) == broken).all()
+    for slope in gradients:
+        assert np.isnan(slope[broken]).all() and np.isfinite(slope[~broken]).all()
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="vocab_axis 'expert' is not an axis"):
         sharded(P, Q, "forward_kl", ("data", "expert"))

@@ -1,13 +1,15 @@
 """Lists of a confident teacher: the tail at any size, from float64 references."""
 
+from functools import partial
+
+import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
 import references
 
 import kljax.divergences as kd
-from kljax.objectives.distillation import Logits, distillation_loss
-from kljax.objectives.sides import top_outcomes
+from kljax.objectives.distillation import distillation_loss
 
 V = 5
 TAILS = np.array([10.0**-i for i in range(1, 13)])
@@ -15,6 +17,7 @@ MODEL = np.log([0.6, 0.2, 0.1, 0.06, 0.04])
 Q = np.float32(np.broadcast_to(MODEL, (len(TAILS) + 1, V)))
 # The singular ones; the others see a small tail less.
 STEEP = ("forward_kl", "reverse_kl", "neyman_chi2")
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 def coarse(x, k, tail=None):
@@ -31,6 +34,10 @@ def close(got, want, relative=2e-5):
     assert (np.abs(np.asarray(got) - want) <= relative * scale + 1e-6).all()
 
 
+def lists(log_p, ids, name, q, **options):
+    return fused.dense_topk(log_p, ids, q, name, **options)
+
+
 def rows_and_slopes(function, names):
     """Values, and gradients in the model's logits, of every name; one program."""
 
@@ -39,7 +46,8 @@ def rows_and_slopes(function, names):
         return jnp.sum(rows), rows
 
     both = {n: jax.value_and_grad(lambda q, n=n: of(n, q), has_aux=True) for n in names}
-    found = jax.jit(lambda q: {n: f(q) for n, f in both.items()})(Q)
+    run = lambda q: {n: f(q) for n, f in both.items()}
+    found = jax.jit(run, compiler_options=QUICK)(Q)
     return {n: (rows, slope) for n, ((_, rows), slope) in found.items()}
 
 
@@ -47,7 +55,7 @@ def test_one_outcome_with_a_tail_of_any_size():
     log_p = np.float32(np.append(np.log1p(-TAILS), 0)[:, None])
     given = -np.expm1(np.float64(log_p[:-1, 0]))
     p = coarse(np.exp(np.float64(log_p[:-1])), 1, given)
-    found = rows_and_slopes(lambda n, q: kd.topk(log_p, ids(1), q, n), kd.names())
+    found = rows_and_slopes(partial(lists, log_p, ids(1)), kd.names())
     for name, (rows, slope) in found.items():
         of = lambda z, f=references.VALUES[name]: f(p, coarse(references.softmax(z), 1))
         close(rows[:-1], of(np.float64(Q[:-1])))
@@ -72,24 +80,24 @@ def test_lists_in_bfloat16_and_lists_of_everything():
     whole = jnp.asarray(
         np.log(references.softmax(np.float64(Q[:, ::-1]))), jnp.bfloat16
     )
-    fused = {"q_head": np.eye(V, dtype=np.float32), "reduction": "none"}
+    head = {"q_head": np.eye(V, dtype=np.float32), "reduction": "none"}
 
-    def lists(name, q):
-        some = {"log_p_topk": narrow, "ids": ids(3), "q_hidden": q, **fused}
-        every = {"log_p_topk": whole, "ids": ids(V), "q_hidden": q, **fused}
+    def every_form(name, q):
+        some = {"log_p_topk": narrow, "ids": ids(3), "q_hidden": q, **head}
+        every = {"log_p_topk": whole, "ids": ids(V), "q_hidden": q, **head}
         return jnp.stack([
-            kd.topk(narrow, ids(3), q, name),
-            kd.linear_topk(name, **some),
-            kd.linear_topk_renormalized(name, **some),
-            kd.topk(whole, ids(V), q, name),
-            kd.linear_topk(name, **every),
+            fused.dense_topk(narrow, ids(3), q, name),
+            fused.topk(name, **some),
+            fused.restricted(name, **some),
+            fused.dense_topk(whole, ids(V), q, name),
+            fused.topk(name, **every),
         ])  # fmt: skip
 
     listed = np.exp(np.float64(narrow))
     hidden = 2.0**-7 * (listed * -np.log(listed)).sum(-1)
     full, q = references.softmax(np.float64(whole)), references.softmax(np.float64(Q))
     only = lambda x: x[..., :3] / x[..., :3].sum(-1, keepdims=True)
-    for name, (rows, slope) in rows_and_slopes(lists, STEEP[1:]).items():
+    for name, (rows, slope) in rows_and_slopes(every_form, STEEP[1:]).items():
         value = references.VALUES[name]
         assert np.isfinite(rows).all() and np.isfinite(slope).all(), name
         assert (np.asarray(rows) >= 0).all() and np.abs(slope).min(-1).max() > 0
@@ -111,7 +119,9 @@ def test_a_tail_that_is_given_keeps_its_digits():
     p, q = coarse(p, 3, TAILS), coarse(references.softmax(np.float64(Q[:-1])), 3)
     tail = np.float32(np.log(TAILS))
     found = jax.jit(
-        lambda q: {n: kd.topk(log_p, ids(3)[:-1], q, n, log_tail=tail) for n in STEEP}
+        lambda q: {
+            n: fused.dense_topk(log_p, ids(3)[:-1], q, n, log_tail=tail) for n in STEEP
+        }
     )(Q[:-1])
     for name, rows in found.items():
         close(rows, references.VALUES[name](p, q))
@@ -119,8 +129,8 @@ def test_a_tail_that_is_given_keeps_its_digits():
 
 def test_a_confident_teachers_stored_list_has_the_full_divergence():
     z = np.float32([[[30, 0, -1, -2, -3]]])  # a tail of 1e-13
-    stored = top_outcomes(Logits(z), 1)
-    loss, _ = distillation_loss(stored, Logits(Q[None, :1]), divergence="reverse_kl")
+    stored = kd.top_outcomes(kd.Logits(z), 1)
+    loss, _ = distillation_loss(stored, kd.Logits(Q[None, :1]), divergence="reverse_kl")
     p = coarse(references.softmax(np.float64(z[0])), 1)
     p[..., 1] = references.softmax(np.float64(z[0]))[..., 1:].sum(-1)
     close(

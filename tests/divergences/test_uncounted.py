@@ -2,13 +2,14 @@
 
 from functools import partial
 
+import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
 import references
 
 import kljax.divergences as kd
-from kljax.objectives.distillation import Logits, sequence_level_loss
+from kljax.objectives.distillation import sequence_level_loss
 
 CASES, N, D, V, K = 5000, 4, 3, 5, 2
 KINDS = ("state", "label", "twice", "outside", "logits", "list")
@@ -74,31 +75,29 @@ def lists(c):
 
 
 LOSSES = {
-    "divergence": lambda c: kd.linear_divergence(
+    "divergence": lambda c: fused.divergence(
         "jensen_shannon", p_hidden=c["p_hidden"], p_head=c["p_head"], **model(c)
     ),
-    "cross_entropy": lambda c: kd.linear_cross_entropy(
+    "cross_entropy": lambda c: fused.cross_entropy(
         c["labels"], **model(c), implementation="recompute"
     ),
-    "lists": lambda c: kd.linear_topk("forward_kl", **lists(c), **model(c)),
-    "renormalized": lambda c: kd.linear_topk_renormalized(
-        "reverse_kl", **lists(c), **model(c)
-    ),
+    "lists": lambda c: fused.topk("forward_kl", **lists(c), **model(c)),
+    "renormalized": lambda c: fused.restricted("reverse_kl", **lists(c), **model(c)),
     "dense lists": lambda c: (
         jnp.sum(
-            kd.topk(
+            fused.dense_topk(
                 c["log_p"], c["ids"], c["q_logits"], "reverse_kl", weights=c["weights"]
             )
         )
         / jnp.sum(c["weights"])
     ),
     "dense labels": lambda c: sequence_level_loss(
-        Logits(c["q_logits"]), c["labels"], weights=c["weights"], reduction="mean"
+        kd.Logits(c["q_logits"]), c["labels"], weights=c["weights"], reduction="mean"
     )[0],
 }
 
 
-@jax.jit
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 @jax.vmap
 def values_and_gradients(case):
     moving = {k: case.pop(k) for k in ("q_hidden", "q_logits", "q_head", "p_hidden")}

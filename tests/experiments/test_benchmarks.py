@@ -28,7 +28,7 @@ def test_a_small_run_is_stored_printed_and_drawn(tmp_path, capsys):
 def test_names_are_looked_up(capsys):
     assert "logits" in recording.names()
     assert main(["bench", "logitz"]) == 2
-    assert "nearest: logits" in capsys.readouterr().err
+    assert "did you mean 'logits'?" in capsys.readouterr().err
     assert main(["bench", "logits", "--preset", "cpux"]) == 2
     assert "known: smoke, cpu, gpu" in capsys.readouterr().err
 

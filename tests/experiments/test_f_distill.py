@@ -7,103 +7,31 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
+from small_images import some_pictures
 
 from experiments import f_distill
 from experiments.one_step import judge as judging
 from experiments.one_step import verdicts as deciding
-from experiments.one_step.data import Codec, Pictures, load_pictures
-from experiments.one_step.figures import grid_rows
 from experiments.one_step.networks import ModelConfig, build_networks
 from experiments.one_step.training import (
     StudentConfig,
     TeacherConfig,
     distillation_players,
-    member,
     parsed,
-    stacked,
     student_inputs,
     swept,
 )
+from kljax.data.images import first_of_classes, load_pictures
 from kljax.errors import CheckpointError, DataError
-from kljax.training import make_step, silent
+from kljax.training import make_step, silent, stacked, taken
 
 
-def some_pictures(n=200, size=8, channels=1, classes=2):
-    """Two kinds of noisy blobs; labels are dropped when there are no classes."""
-    rng = np.random.default_rng(0)
-    ids = (np.arange(n) % max(classes, 1)).astype(np.int32)
-    x = (
-        rng.normal(size=(n, size, size, channels)) * 0.3
-        + ids[:, None, None, None]
-        - 0.5
-    )
-    x = np.clip(x, -1, 1).astype(np.float32)
-    half = n // 2
-    labelled = classes > 0
-    return Pictures(
-        train=x[:half],
-        held_out=x[half:],
-        train_ids=ids[:half] if labelled else None,
-        held_out_ids=ids[half:] if labelled else None,
-        num_classes=classes,
-        levels=256,
-        manifest={},
-    )
-
-
-# ------------------------------------------------------------------ the judge
-
-
-def test_class_gaussians_have_the_classes_moments():
-    """Samples without the covariance matrix: mean and covariance of every class."""
-    rng = np.random.default_rng(1)
-    mixing = rng.normal(size=(3, 4)) * 0.1
-    ids = (np.arange(400) % 2).astype(np.int32)
-    flat = rng.normal(size=(400, 3)) @ mixing + 0.2 * (2 * ids[:, None] - 1)
-    pictures = dataclasses.replace(
-        some_pictures(), train=flat.reshape(400, 2, 2, 1).astype("f4"), train_ids=ids
-    )
-    images, drawn = judging.class_gaussians(pictures, 20_000)
-    samples = images.reshape(-1, 4) / 127.5 - 1
-    for c in range(2):
-        real, fake = flat[ids == c], samples[drawn == c]
-        assert len(fake) == 10_000
-        np.testing.assert_allclose(fake.mean(0), real.mean(0), atol=0.02)
-        np.testing.assert_allclose(np.cov(fake.T), np.cov(real.T), atol=3e-3)
-
-
-def test_variance_ratios_and_rank_correlation():
-    """A class shrunk to half its width has a ratio of 1/4; Spearman as in SciPy."""
-    pictures = some_pictures()
-    x, ids = pictures.train.copy(), pictures.train_ids
-    center = x[ids == 1].mean(0)
-    x[ids == 1] = center + 0.5 * (x[ids == 1] - center)
-    ratios = judging.variance_ratios(pictures, x, ids)
-    np.testing.assert_allclose(ratios, [1.0, 0.25], rtol=1e-4)
+def test_rank_correlation_is_that_of_scipy():
     a, b = np.random.default_rng(0).normal(size=(2, 300))
     b = b + a**3
     expected = stats.spearmanr(a, b).statistic
     assert judging.rank_correlation(a, b) == pytest.approx(expected)
     assert np.isnan(judging.rank_correlation(a, np.ones(300)))
-
-
-def test_codec_keeps_what_it_says():
-    """Codes have the spread of 8x8 digits; decoding loses the stated variance."""
-    rng = np.random.default_rng(0)
-    factors = rng.normal(size=(300, 5)) * np.array([3.0, 2.0, 1.0, 0.5, 0.05])
-    images = (factors @ rng.normal(size=(5, 48)) * 0.05).reshape(300, 4, 4, 3)
-    images = images.astype(np.float32) + 0.1
-    codec = Codec.components(images)
-    codes = codec.encode(images)
-    assert codes.shape == (300, codec.size)
-    assert codec.size < 5 and 0.95 <= codec.kept < 1
-    assert codes.std() == pytest.approx(0.75, rel=1e-3)
-    error = np.square(codec.decode(codes) - images).sum()
-    total = np.square(images - images.mean(0)).sum()
-    assert 1 - error / total == pytest.approx(codec.kept, abs=1e-4)
-    plain = Codec((4, 4, 3))
-    assert plain.size == 48
-    np.testing.assert_array_equal(plain.decode(plain.encode(images)), images)
 
 
 # ------------------------------------------------------------------ verdicts
@@ -211,12 +139,12 @@ def test_names_of_students():
             parsed(wrong)
 
 
-def test_grid_rows():
+def test_first_of_classes():
     """Up to ten classes a row each; few images are repeated; no labels, no classes."""
     ids = np.array([0, 2, 2, 0, 2])
-    assert grid_rows(ids, 5, 3)[:, :2].tolist() == [[0, 3], [1, 2]]
-    assert grid_rows(None, 40, 0).shape == (3, 12)
-    assert len(grid_rows(np.arange(100) % 25, 100, 25)) == 10
+    assert first_of_classes(ids, 5, 3)[:, :2].tolist() == [[0, 3], [1, 2]]
+    assert first_of_classes(None, 40, 0).shape == (3, 12)
+    assert len(first_of_classes(np.arange(100) % 25, 100, 25)) == 10
 
 
 # ------------------------------------------------------------------ training
@@ -256,9 +184,7 @@ def test_swept_students_equal_single_ones():
                     together[name][i], value, rtol=2e-3, atol=1e-4, err_msg=name
                 )
     assert abs(together["student/loss"][0] - together["student/loss"][1]) > 1e-3
-    np.testing.assert_allclose(
-        member(state, 1).aux.mean, singles[1].aux.mean, rtol=0.01
-    )
+    np.testing.assert_allclose(taken(state, 1).aux.mean, singles[1].aux.mean, rtol=0.01)
 
 
 def test_batches_are_a_function_of_their_number():
@@ -296,7 +222,7 @@ def test_images_that_cannot_teach_say_why(unlabelled, pick, message):
     x = np.load(unlabelled)["images"]
     np.savez(unlabelled, **pick(x))
     with pytest.raises(DataError, match=message):
-        load_pictures(f_distill.DataConfig(path=str(unlabelled)))
+        load_pictures(unlabelled)
 
 
 @pytest.mark.slow

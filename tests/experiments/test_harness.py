@@ -10,6 +10,7 @@ import pytest
 
 from experiments import discovery, execution, harness
 from experiments.harness import Claim, Figure, Results, Table, Verdict
+from kljax.errors import unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +142,8 @@ def test_incomplete_experiment_is_named(package, tmp_path):
 )
 def test_unknown_names_the_nearest_and_all(name, nearest):
     known = ["seed", "teacher.steps", "workdir"]
-    message = str(discovery.unknown("field", name, known))
-    assert f"nearest: {nearest}\n" in message and "seed, teacher.steps, w" in message
+    message = unknown("field", name, known)
+    assert f"; did you mean {nearest!r}? known: seed, teacher.steps, w" in message
 
 
 def test_rerun_command_has_only_what_differs(package):

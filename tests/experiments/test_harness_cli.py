@@ -32,16 +32,24 @@ def test_list(broken, capsys):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["lst"], ["command 'lst'", "nearest: list", "list, run, report, env"]),
-        (["run", "rng"], ["experiment 'rng'", "nearest: ring", "known: ring"]),
-        (["run", "ring", "--preset", "gpux"], ["nearest: gpu", "smoke, cpu, gpu"]),
+        (["lst"], ["command 'lst'", "did you mean 'list'?", "list, run, report, env"]),
+        (["run", "rng"], ["experiment 'rng'", "did you mean 'ring'?", "known: ring"]),
+        (
+            ["run", "ring", "--preset", "gpux"],
+            ["did you mean 'gpu'?", "smoke, cpu, gpu"],
+        ),
         (["run", "ring", "--preset"], ["--preset needs a name", "smoke, cpu, gpu"]),
         (
             ["run", "ring", "--teachr.steps", "4"],
-            ["'--teachr.steps'", "nearest: --teacher.steps", "--seeds", "--workdir"],
+            [
+                "'--teachr.steps'",
+                "did you mean '--teacher.steps'?",
+                "--seeds",
+                "--workdir",
+            ],
         ),
-        (["run", "ring", "--steps=4"], ["nearest: --teacher.steps"]),
-        (["run", "ring", "--dry_rn"], ["nearest: --dry-run"]),
+        (["run", "ring", "--steps=4"], ["did you mean '--teacher.steps'?"]),
+        (["run", "ring", "--dry_rn"], ["did you mean '--dry-run'?"]),
         (["run", "ring", "--teacher.steps", "x"], ["--teacher.steps", "'x'"]),
         (["run", "ring", "--seed", "-1"], ["seed must not be negative"]),
         (["run", "ring", "stray"], ["stray"]),

@@ -26,6 +26,7 @@ from experiments.fusion.verdicts import verdicts
 from kljax.data.pairs import Rows, encoded
 from kljax.data.readers.python import code, prose
 from kljax.errors import DataError
+from kljax.metrics import exact_match
 from kljax.models.files.pretrained import Pretrained, save_pretrained
 from kljax.models.files.tokenizer import Tokenizer
 from kljax.models.language.transformer import TransformerConfig, transformer
@@ -226,7 +227,7 @@ def test_tuned_weight_is_the_best_candidate():
     nats = []
     for weight in scoring.CANDIDATES:
         fused = z + weight * (e[..., 0, :] - s)
-        _, each = scoring.alone(fused, target, where)
+        _, each = exact_match(target, fused, where=where)
         nats.append(float(each.mean()))
     best = scoring.CANDIDATES[int(np.argmin(nats))]
     assert scoring.tuned_weight(z, s, e, target, where, exact=False) == best

@@ -5,6 +5,7 @@ Left out of the default run. They pass on a CPU as well, and prove nothing new t
 
 import re
 
+import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +85,7 @@ def test_linear_heads(name, implementation):
     weights = np.float32(np.arange(n) % 3)
 
     def loss(model, target):
-        return kd.linear_divergence(
+        return fused.divergence(
             name,
             **model,
             **target,
@@ -125,7 +126,7 @@ def test_bfloat16_gradients_of_linear_heads():
     head = jnp.bfloat16(rng.normal(size=(d, v)) * 2 * d**-0.5)
     got = jax.jit(
         jax.grad(
-            lambda q, p, head: kd.linear_divergence(
+            lambda q, p, head: fused.divergence(
                 "jensen_shannon", p_hidden=p, p_head=head, q_hidden=q, q_head=head
             )
         )
@@ -147,7 +148,7 @@ def test_memory_of_linear_heads_does_not_grow_with_tokens():
 
         def loss(model, target):
             sides = zip(("q_hidden", "q_head", "p_hidden", "p_head"), (*model, *target))
-            return kd.linear_divergence("forward_kl", **dict(sides), chunk_size=1024)
+            return fused.divergence("forward_kl", **dict(sides), chunk_size=1024)
 
         step = jax.jit(jax.value_and_grad(loss)).lower(arrays[2:], arrays[:2])
         return step.compile().memory_analysis().temp_size_in_bytes / MIB

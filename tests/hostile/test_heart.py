@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from references import FORMS
 
 import kljax.divergences as kd
 from kljax.divergences import _probabilities, estimators
 
 NAN, INF = np.nan, np.inf
+pytestmark = pytest.mark.quick
 LEAST = float(np.finfo(np.float32).min)
 P = np.float32([[1, 0, 0, 1], [0.3, -1, 2, 0.1], [0, 0, 0, 0], [3, 1, -2, 0]])
 Q = np.float32([[0, 1, 2, 3], [1, 0.2, -1, 0.4], [1, 0, 0, 0.5], [0, 1, -1, 2]])
@@ -30,13 +32,13 @@ def slope(name, p, q, **options):
 
 
 def slopes_of(name, p, q):
-    _, in_p, in_q, _ = closed_forms.value_and_gradients(name, p[None], q[None])
+    _, in_p, in_q, _ = closed_forms.value_and_gradients(FORMS[name], p[None], q[None])
     return np.stack([in_p[0], in_q[0]])
 
 
 def value_of(name, p, q):
     p, q = np.atleast_2d(np.float64(p)), np.atleast_2d(np.float64(q))
-    return closed_forms.value_and_gradients(name, p, q)[0]
+    return closed_forms.value_and_gradients(FORMS[name], p, q)[0]
 
 
 MASKED = np.float32([0, 1, -1e9, 2])

@@ -2,23 +2,17 @@
 
 from functools import partial
 
+import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import kljax.divergences as kd
-from kljax.decoding import Fusion, generate, speculate, stream
-from kljax.decoding.sampling import Sampling
+from kljax.decoding import Decoding, Fusion, Sampling, generate, speculate, stream
 from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.objectives import on_policy
-from kljax.objectives.distillation import (
-    Logits,
-    TopK,
-    distillation_loss,
-    sequence_level_loss,
-    top_outcomes,
-)
+from kljax.objectives.distillation import distillation_loss, sequence_level_loss
 
 V, N = 5, 2
 LOG_P = np.float32(np.log([[0.5, 0.3], [0.6, 0.1]]))
@@ -26,8 +20,8 @@ Q = np.float32(np.log([[0.6, 0.2, 0.1, 0.06, 0.04]] * N))
 IDS = np.array([[0, 1], [4, 2]])
 MODEL = {"q_hidden": Q, "q_head": np.eye(V, dtype=np.float32)}
 BOTH = {**MODEL, "p_hidden": Q, "p_head": MODEL["q_head"]}
-SIDE = Logits(Q[None])
-LISTS = TopK(LOG_P[None], IDS[None])
+SIDE = kd.Logits(Q[None])
+LISTS = kd.TopK(LOG_P[None], IDS[None])
 
 
 def edited(array, place, value):
@@ -39,37 +33,41 @@ def edited(array, place, value):
 
 
 def topk(ids=IDS, log_p=LOG_P, name="forward_kl", **options):
-    return kd.topk(log_p, ids, Q, name, **options)
+    return fused.dense_topk(log_p, ids, Q, name, **options)
 
 
-def linear_topk(ids=IDS, log_p=LOG_P, function=kd.linear_topk, **options):
+def linear_topk(ids=IDS, log_p=LOG_P, function=fused.topk, **options):
     return function("forward_kl", log_p_topk=log_p, ids=ids, **MODEL, **options)
 
 
-renormalized = partial(linear_topk, function=kd.linear_topk_renormalized)
-labelled = lambda labels, **more: kd.linear_cross_entropy(labels, **MODEL, **more)
-linear = lambda **more: kd.linear_divergence("forward_kl", **BOTH, **more)
+renormalized = partial(linear_topk, function=fused.restricted)
+labelled = lambda labels, **more: fused.cross_entropy(labels, **MODEL, **more)
+linear = lambda **more: fused.divergence("forward_kl", **BOTH, **more)
 distilled = lambda teacher=SIDE, **more: distillation_loss(teacher, SIDE, **more)
 
 
 def mixture(labels):
-    scales = {"cross_entropy_scale": 0.5, "divergence_scale": 0.5}
-    return kd.linear_mixture("forward_kl", labels=labels, **scales, **BOTH)
+    return fused.divergence("forward_kl", labels=labels, label_weight=0.5, **BOTH)
+
+
+APPLY, INITIAL = transformer(TransformerConfig(11, width=8, depth=1, heads=2))
+GREEDY = Sampling(temperature=0)
+PARAMS = jax.tree.map(
+    lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+    jax.eval_shape(INITIAL, jax.random.key(0)),
+)
 
 
 def text(function, prompt, **options):
-    config = TransformerConfig(11, width=8, depth=1, heads=2)
-    model = transformer(config)[0], {"embed": np.zeros((11, 8), np.float32)}
-    options = {"max_new_tokens": 2, "sampling": Sampling(temperature=0)} | options
-    if function is speculate:
-        return speculate([model] * 3, prompt, combine=Fusion(), **options)
-    return function(*model, np.array(prompt), **options)
+    count, combine = (3, Fusion()) if function is speculate else (1, None)
+    settings = Decoding(2, GREEDY, combine=combine, **options)
+    return function([(APPLY, PARAMS)] * count, prompt, settings)
 
 
 OUTSIDE = [
-    ("topk, nothing", lambda: topk(IDS[:, :0], LOG_P[:, :0]), "lists no outcome"),
-    ("topk, a number", lambda: topk(IDS[0, 0], LOG_P[0, 0]), "lists no outcome"),
-    ("topk, weights [3]", lambda: topk(weights=np.ones(3)), r"weights of shape \(3,\)"),
+    ("topk, nothing", lambda: topk(IDS[:, :0], LOG_P[:, :0]), "list between 1 and 5"),
+    ("topk, a number", lambda: topk(IDS[0, 0], LOG_P[0, 0]), "p must be"),
+    ("topk, weights [3]", lambda: topk(weights=np.ones(3)), r"weights must be \(2,\)"),
     (
         "topk, id v",
         lambda: topk(edited(IDS, (1, 0), V)),
@@ -91,7 +89,7 @@ OUTSIDE = [
     (
         "topk, logits",
         lambda: topk(log_p=LOG_P + 3),
-        r"log_p_topk at \[0\] .* 16.07, more than 1",
+        r"log_p at \[0\] .* 16.07, more than 1",
     ),
     (
         "topk, mass 1.3",
@@ -146,12 +144,12 @@ OUTSIDE = [
     (
         "label of a distillation",
         lambda: distilled(labels=[[0, V]], label_weight=0.5),
-        "labels: holds 5",
+        "labels holds 5",
     ),
     (
         "label of a text",
         lambda: sequence_level_loss(SIDE, np.array([[7, 0]])),
-        "labels: holds 7",
+        "labels holds 7",
     ),
     (
         "teacher's id v",
@@ -160,20 +158,20 @@ OUTSIDE = [
     ),
     (
         "prompt, id v",
-        lambda: text(generate, [[1, 11]]),
+        lambda: text(generate, np.array([[1, 11]])),
         r"prompt holds 11 at \[0, 1\]: expected 0 to 10",
     ),
     (
         "prompt, id -1",
-        lambda: text(generate, [[-1, 1]]),
+        lambda: text(generate, np.array([[-1, 1]])),
         r"prompt holds -1 at \[0, 0\]",
     ),
     (
         "prompt, id 2^32",
-        lambda: text(generate, [[2**32, 1]]),
+        lambda: text(generate, np.array([[2**32, 1]])),
         "prompt holds 4294967296",
     ),
-    ("stream, id v", lambda: text(stream, [[1, 99]]), "prompt holds 99"),
+    ("stream, id v", lambda: text(stream, np.array([[1, 99]])), "prompt holds 99"),
     (
         "speculate, id v",
         lambda: text(speculate, jnp.array([[1, 11]])),
@@ -181,13 +179,13 @@ OUTSIDE = [
     ),
     (
         "stop token v",
-        lambda: text(generate, [[1, 2]], stop_tokens=(3, 11)),
+        lambda: text(generate, np.array([[1, 2]]), stop_tokens=(3, 11)),
         "stop_tokens holds 11",
     ),
     (
         "temperature [v]",
         lambda: distilled(temperature=np.ones(V)),
-        r"temperature: .*\(1, 2\); got \(5,\)",
+        r"temperature .*\(1, 2\); got \(5,\)",
     ),
     (
         "temperature [v] of lists",
@@ -212,11 +210,11 @@ OUTSIDE = [
     (
         "temperature 1e-40",
         lambda: distilled(temperature=1e-40),
-        "temperature: must be positive",
+        "temperature must be positive",
     ),
     (
         "temperature of a list",
-        lambda: top_outcomes(SIDE, 2, temperature=np.ones(V)),
+        lambda: kd.top_outcomes(SIDE, 2, temperature=np.ones(V)),
         "must be one number",
     ),
     (
@@ -226,7 +224,7 @@ OUTSIDE = [
     ),
     (
         "alpha per token",
-        lambda: kd.linear_divergence("alpha", alpha=np.ones(N) / 2, **BOTH),
+        lambda: fused.divergence("alpha", alpha=np.ones(N) / 2, **BOTH),
         "numbers",
     ),
     (
@@ -267,7 +265,7 @@ UNCOUNTED = [
     (
         "lists of a teacher",
         lambda ids, log_p: distilled(
-            TopK(log_p[None], ids[None]), weights=np.array([[1, 0]])
+            kd.TopK(log_p[None], ids[None]), weights=np.array([[1, 0]])
         )[0],
     ),
     (
@@ -288,18 +286,14 @@ def test_what_does_not_count_may_be_anything(call):
 
 
 def test_prompts_with_junk_under_the_mask_and_traced_ones():
-    config = TransformerConfig(11, width=8, depth=1, heads=2)
-    apply, initial = transformer(config)
-    params = initial(jax.random.key(0))
+    params = INITIAL(jax.random.key(0))
+    settings = Decoding(3, GREEDY, pad_id=7)
     where = np.array([[False, True, True]] * 4)
     prompt = np.array([[0, 3, 4], [-100, 3, 4], [2**31 - 1, 3, 4], [0, 11, 4]])
 
     @jax.jit
     def continued(prompt):
-        return generate(
-            apply, params, prompt, where=where, max_new_tokens=3, pad_id=7,
-            sampling=Sampling(temperature=0),
-        )  # fmt: skip
+        return generate([(APPLY, params)], prompt, settings, where=where)
 
     found = continued(prompt)
     tokens, log_p = np.asarray(found.tokens), np.asarray(found.log_probabilities)

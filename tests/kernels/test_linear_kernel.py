@@ -2,6 +2,7 @@
 
 import re
 
+import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import references
 
 import kljax.divergences as kd
-from kljax.kernels import linear as kernel
-from kljax.kernels import rows
+from kljax.kernels.linear import fused as kernel
+from kljax.kernels.linear.operands import Operands, Side
 
 MIB = 2**20
 KEYS = ("p_hidden", "p_head", "q_hidden", "q_head")
@@ -25,7 +26,7 @@ def compiled(shape, wanted, name="forward_kl", **options):
     """Of the loss, or of its value and gradient in the arguments `wanted`."""
 
     def loss(moved, given):
-        return kd.linear_divergence(name, **moved, **given, **options)
+        return fused.divergence(name, **moved, **given, **options)
 
     moved = {k: x for k, x in shape.items() if k in wanted}
     given = {k: x for k, x in shape.items() if k not in wanted}
@@ -100,13 +101,13 @@ def test_forward_mode_and_second_order_keep_to_their_chunks():
         return program.memory_analysis().temp_size_in_bytes / MIB
 
     def forward(h, v, given):
-        loss = lambda h: kd.linear_divergence(
+        loss = lambda h: fused.divergence(
             "forward_kl", q_hidden=h, **given, implementation="recompute"
         )
         return jax.jvp(loss, (h,), (v,))
 
     def second(h, v, given):
-        loss = lambda h: kd.linear_divergence(
+        loss = lambda h: fused.divergence(
             "forward_kl", q_hidden=h, **given, implementation="recompute"
         )
         return jax.jvp(jax.grad(loss), (h,), (v,))
@@ -140,18 +141,20 @@ def test_bfloat16_gradients_of_a_small_divergence():
     arrays = {"q_hidden": q_hidden, "q_head": head}
     fixed = {"p_hidden": p_hidden, "p_head": head}
     leaves, structure = jax.tree.flatten(kd.JensenShannon())
-    plan = kernel.make_plan(rows.divergence_rows, structure, 8, v, False)
-    others = {**fixed, "weights": jnp.ones(n), "leaf_0": jnp.asarray(leaves[0])}
-    found = jax.jit(
-        lambda arrays: kernel.sum_and_gradient(plan, {**others, **arrays}, arrays)
-    )(arrays)[1]
-    assert {x.dtype for x in found.values()} == {jnp.dtype("float32")}
+    plan = kernel.make_plan(structure, 8, v, False)
+    sides = Side(q_hidden, head), Side(p_hidden, head)
+    parameters = tuple(map(jnp.asarray, leaves))
+    given = Operands(*sides, jnp.ones(n), parameters=parameters)
+    wanted = jax.tree.map(lambda _: False, given)._replace(q=Side(True, True))
+    found = jax.jit(lambda given: kernel.sum_and_gradient(plan, wanted, given))(given)
+    found = jax.tree.leaves(found[1])
+    assert {x.dtype for x in found} == {jnp.dtype("float32")}
     # The performance bar: 75 % with logits rounded to bfloat16.
-    assert max(errors([found[k] for k in arrays])) <= 2e-3
+    assert max(errors(found)) <= 2e-3
 
     def loss(arrays):
         options = {"chunk_size": 8, "implementation": "recompute"}
-        return n * kd.linear_divergence("jensen_shannon", **fixed, **arrays, **options)
+        return n * fused.divergence("jensen_shannon", **fixed, **arrays, **options)
 
     total, gradient = jax.jit(jax.value_and_grad(loss))(arrays)
     assert total.dtype == jnp.float32
@@ -174,7 +177,7 @@ def test_float32_head_gradients_do_not_lose_bfloat16_chunks():
     head = np.float32(rng.normal(size=(d, v)))
 
     def loss(head, chunk, implementation):
-        return kd.linear_divergence(
+        return fused.divergence(
             "forward_kl",
             **arrays,
             q_head=head,
@@ -199,7 +202,7 @@ def test_masked_chunks_are_not_computed():
     poisoned["p_hidden"][~mask] = np.nan
 
     def loss(moved, arrays):
-        return kd.linear_divergence(
+        return fused.divergence(
             "forward_kl", **{**arrays, **moved}, weights=mask, chunk_size=c
         )
 
@@ -220,7 +223,7 @@ def test_chunks_follow_the_budget_and_are_never_shrunk():
     assert kernel.default_chunk(50, 32768) == 50
     assert kernel.default_chunk(0, 10) == 1
     for chunk, vocab in ((256, 32768), (37, 50), (100, 32768), (1, 128256), (7, 9)):
-        plan = kernel.make_plan(None, None, chunk, vocab, False)
+        plan = kernel.make_plan(None, chunk, vocab, False)
         assert plan.chunk % plan.block == 0
         assert chunk <= plan.chunk < chunk + plan.chunk // plan.block
     # 8519 tokens, a prime: filled up, not cut into tiles of one.

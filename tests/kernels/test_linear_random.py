@@ -81,7 +81,7 @@ def check(cases, names, count):
             arrays, weights = random_cases(sizes, dtype, count, i)
 
             def fused(name, arrays, weights, chunk=chunk):
-                return kd.linear_divergence(
+                return fused.divergence(
                     name, **arrays, weights=weights, chunk_size=chunk
                 )
 

@@ -2,13 +2,12 @@
 
 import re
 
+import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import references
-
-import kljax.divergences as kd
 
 N, V, D_P, D_Q = 26, 21, 6, 5  # neither axis divides tokens or vocabulary
 RNG = np.random.default_rng(11)
@@ -21,6 +20,7 @@ SIDES = {
     "q_bias": RNG.normal(size=V),
 }
 SIDES = {k: np.float32(x) for k, x in SIDES.items()}
+QUICK = {"xla_backend_optimization_level": 0}
 AUTO = (jax.sharding.AxisType.Auto,) * 2
 
 
@@ -34,7 +34,7 @@ def close(got, want, relative, absolute=0.0):
 
 def sharded(name, arrays, axes=("data", "model"), shape=(2, 2), **options):
     token, vocab = axes
-    return kd.linear_divergence_sharded(
+    return fused.divergence(
         name,
         mesh=mesh(shape),
         token_axis=token,
@@ -67,7 +67,7 @@ def test_value_and_gradients_equal_one_device(name, axes, shape):
         lambda arrays, w: sharded(name, arrays, axes, shape, weights=w, **options)
     )
     want, expected = both(
-        lambda arrays, w: kd.linear_divergence(name, **arrays, weights=w, **options)
+        lambda arrays, w: fused.divergence(name, **arrays, weights=w, **options)
     )
     close(value, want, 1e-6)
     for got, exact in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected)):
@@ -107,7 +107,7 @@ def test_missing_outcomes_and_infinite_tokens():
     ):
         loss = lambda arrays, name=name: sharded(name, arrays)
         value, gradient = jax.jit(jax.value_and_grad(loss))(changed)
-        single = lambda arrays, name=name: kd.linear_divergence(name, **arrays)
+        single = lambda arrays, name=name: fused.divergence(name, **arrays)
         want, expected = jax.jit(jax.value_and_grad(single))(changed)
         close(value, want, 2e-6)
         for k in gradient:
@@ -159,19 +159,45 @@ def test_collectives_of_the_compiled_program(name, gathers, reductions):
     assert sum(k == "all-reduce" for _, k in found) <= reductions, found
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_every_derivative_equals_one_device(reduction):
+    """Temperature, soft-cap, parameter; and the second order, forward over reverse."""
+    tangent = np.float32(RNG.normal(size=(D_Q, V)))
+
+    def both(function):
+        def loss(head, temperature, cap, alpha):
+            arrays = {**SIDES, "q_head": head}
+            found = function(
+                "alpha", arrays, temperature=temperature, soft_cap=cap, alpha=alpha,
+                reduction=reduction, chunk_size=8,
+            )  # fmt: skip
+            return jnp.sum(jnp.sin(1.0 + jnp.arange(found.size)) * jnp.ravel(found))
+
+        point = SIDES["q_head"], np.float32(1.3), np.float32(4), np.float32(0.3)
+        gradient = jax.grad(loss, argnums=(0, 1, 2, 3))
+        moved = tangent, *(np.float32(x) for x in (0.3, 0.2, 0.1))
+        second = lambda at, v: jax.jvp(gradient, at, v)
+        return jax.jit(second, compiler_options=QUICK)(point, moved)
+
+    got = both(sharded)
+    want = both(lambda name, arrays, **options: fused.divergence(
+        name, **arrays, **options
+    ))  # fmt: skip
+    for x, exact in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        close(x, exact, 2e-4, 2e-5 * np.abs(exact).max())
+
+
 def test_what_is_not_offered_raises():
     loss = lambda h: sharded("forward_kl", {**SIDES, "q_hidden": h})
-    with pytest.raises(NotImplementedError, match="first derivatives only"):
-        jax.hessian(loss)(SIDES["q_hidden"])
-    with pytest.raises(NotImplementedError, match="no derivative in the parameters"):
-        jax.grad(lambda t: sharded("forward_kl", SIDES, temperature=t))(1.5)
+    with pytest.raises(ValueError, match="vocab_axis needs two Hidden sides"):
+        sharded("forward_kl", SIDES, labels=np.zeros(N, int), label_weight=0.5)
     with pytest.raises(ValueError, match="vocab_axis 'expert' is not an axis"):
         sharded("forward_kl", SIDES, axes=("data", "expert"))
     with pytest.raises(ValueError, match="are both 'data'"):
         sharded("forward_kl", SIDES, axes=("data", "data"))
     tangent = np.float32(RNG.normal(size=(N, D_Q)))
     got = jax.jvp(loss, (SIDES["q_hidden"],), (tangent,))[1]
-    single = lambda h: kd.linear_divergence("forward_kl", **{**SIDES, "q_hidden": h})
+    single = lambda h: fused.divergence("forward_kl", **{**SIDES, "q_hidden": h})
     want = jax.jvp(single, (SIDES["q_hidden"],), (tangent,))[1]
     close(got, want, 1e-4, 1e-6)
 

@@ -9,7 +9,6 @@ import pytest
 import transformer_reference as reference
 
 from kljax.models.functional import pure
-from kljax.models.language.cache import init_cache
 from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.models.mixture import Mixture
 
@@ -128,7 +127,7 @@ def test_decoding_drops_nothing():
 
     @jax.jit
     def run(params):
-        cache = init_cache(config, 2, 8)
+        cache = tight.init_cache(2, 8)
         first, cache, routing = tight(params, tokens[:, :7], cache=cache, routing=True)
         last, _ = tight(params, tokens[:, 7:], cache=cache)
         alone = tight(params, tokens, routing=True)[1].dropped.sum()

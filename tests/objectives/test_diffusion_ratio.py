@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from references import TEXTBOOK
 
 from kljax import generators
 from kljax.objectives.ratio import (
@@ -18,21 +19,6 @@ from kljax.objectives.ratio import (
 )
 from kljax.theory.mixtures import GaussianMixture
 
-TEXTBOOK = {  # f(r), r = target over model, in this library's scale
-    "forward_kl": lambda r: r * jnp.log(r),
-    "reverse_kl": lambda r: -jnp.log(r),
-    "jeffreys": lambda r: (r - 1) * jnp.log(r),
-    "jensen_shannon": lambda r: (r * jnp.log(r) - (r + 1) * jnp.log((r + 1) / 2)) / 2,
-    "skew_forward_kl": lambda r: -r * jnp.log(0.1 + 0.9 / r),
-    "skew_reverse_kl": lambda r: -jnp.log(0.9 * r + 0.1),
-    "alpha": lambda r: -4 * jnp.sqrt(r),
-    "squared_hellinger": lambda r: 1 - jnp.sqrt(r),
-    "total_variation": lambda r: jnp.abs(r - 1) / 2,
-    "pearson_chi2": lambda r: (r - 1) ** 2,
-    "neyman_chi2": lambda r: 1 / r - 1,
-    "le_cam": lambda r: 2 / (r + 1),  # without its linear part, which cancels
-    "softened_reverse_kl": lambda r: (r + 1) * jnp.log(0.5 + 0.5 / r),
-}
 TABLE = {  # h(l) of the paper's Table 1 and its extensions, up to the scale of f
     "reverse_kl": lambda l: np.ones_like(l),
     "softened_reverse_kl": lambda l: 1 / (1 + np.exp(l)),
@@ -327,8 +313,8 @@ def test_bad_input_names_the_argument():
         ratio_weights(jnp.zeros((1, 1, 1)), jnp.ones(1), "forward_kl")
     with pytest.raises(ValueError, match="example_weights: expected"):
         ratio_weights(l, jnp.ones(3), "forward_kl", example_weights=jnp.ones(2))
-    with pytest.raises(ValueError, match="unknown divergence 'klx'"):
-        ratio_weights(l, jnp.ones(3), "klx")
+    with pytest.raises(ValueError, match="unknown divergence 'kll'"):
+        ratio_weights(l, jnp.ones(3), "kll")
     with pytest.raises(ValueError, match="sigma_min"):
         RatioBins.init(3, sigma_min=2.0, sigma_max=1.0)
     with pytest.raises(ValueError, match="bins: expected"):

@@ -11,9 +11,12 @@ import pytest
 from optax import contrib
 
 from kljax.training import (
+    Every,
     Loss,
     Player,
     RunFolder,
+    adam,
+    clipped,
     data_mesh,
     fit,
     init_state,
@@ -22,7 +25,10 @@ from kljax.training import (
     replicate,
     shard_batch,
     state_digest,
+    warmup_cosine,
 )
+
+pytestmark = pytest.mark.quick
 
 RATE = optax.linear_schedule(0.1, 0.02, 4)
 TREE = {"w": np.full((3, 2), 0.5, np.float32), "b": np.zeros(2, np.float32)}
@@ -111,8 +117,8 @@ def ends(tmp_path_factory):
 
     straight = fit(step, again(), batches, steps=4)
     with RunFolder(tmp_path_factory.mktemp("run"), {}, env={}) as run:
-        fit(step, again(), batches, steps=2, run=run, log_every=1)
-        resumed = fit(step, first, batches, steps=4, run=run, log_every=1)
+        fit(step, again(), batches, steps=2, run=run, every=Every(log=1))
+        resumed = fit(step, first, batches, steps=4, run=run, every=Every(log=1))
         lines = run.metrics("train")
     assert step._cache_size() == 1, "a restored state compiles anew"
     return straight, resumed, lines
@@ -179,3 +185,34 @@ def test_updates_are_those_of_optax_alone(ends):
     for name, value in params.items():
         found = ends[0].params["injected"][name]
         np.testing.assert_allclose(found, value, rtol=1e-4)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_clipped_adam_is_numpys(flat, x64):
+    schedule = warmup_cosine(0.2, 20, warmup=0.1, final=0.25)
+    rule = adam(schedule, clip=0.5, b1=0.8, b2=0.9, weight_decay=0.1, flat=flat)
+    tree = {"w": jnp.array([[1.0, -2], [0.5, 3]]), "b": jnp.array([0.0, 4])}
+    slopes = {"w": jnp.array([[3.0, -1], [0, 2]]), "b": jnp.array([-0.5, 0.1])}
+    w = np.concatenate([np.ravel(tree[name]) for name in ("b", "w")])
+    g = np.concatenate([np.ravel(slopes[name]) for name in ("b", "w")])
+    state, first, second = rule.init(tree), 0, 0
+    update = jax.jit(rule.update)
+    for n, share in enumerate((1.0, 0.01, 2.0)):
+        given = jax.tree.map(lambda leaf, share=share: share * leaf, slopes)
+        updates, state = update(given, state, tree)
+        tree = optax.apply_updates(tree, updates)
+        cut = share * g * min(1, 0.5 / np.linalg.norm(share * g))
+        first, second = 0.8 * first + 0.2 * cut, 0.9 * second + 0.1 * cut**2
+        up, root = first / (1 - 0.8 ** (n + 1)), np.sqrt(second / (1 - 0.9 ** (n + 1)))
+        w = w - 0.2 * (n / 2) * (up / (root + 1e-8) + 0.1 * w)
+    found = np.concatenate([np.ravel(tree[name]) for name in ("b", "w")])
+    np.testing.assert_allclose(found, w, rtol=1e-7)
+    np.testing.assert_allclose(schedule(11), 0.2 * (0.25 + 0.75 / 2), rtol=1e-6)
+    np.testing.assert_allclose(schedule(np.array([2, 20])), [0.2, 0.05], rtol=1e-6)
+
+
+def test_clipped_rules_see_short_gradients():
+    rule = clipped(optax.sgd(1.0), 2.0)
+    for given, expected in (([3.0, 4.0], [-1.2, -1.6]), ([0.3, 0.4], [-0.3, -0.4])):
+        updates, _ = rule.update(jnp.array(given), rule.init(jnp.zeros(2)))
+        np.testing.assert_allclose(updates, expected, rtol=1e-6)

@@ -13,6 +13,7 @@ import pytest
 
 from kljax.training import (
     Checkpoints,
+    Every,
     Interrupted,
     Loss,
     Player,
@@ -47,8 +48,8 @@ def stage(folder, asked):
     def evaluate(state):
         return {"distance": abs(state.params["m"])}
 
-    options = {"steps": STEPS, "log_every": 2, "checkpoint_every": 4}
-    options |= {"evaluate": evaluate, "evaluate_every": 3}
+    every = Every(checkpoint=4, log=2, evaluate=3)
+    options = {"steps": STEPS, "every": every, "evaluate": evaluate}
     with RunFolder(folder, {}, env={}) as run:
         if (found := run.stage_result("train")) is None:
             state = fit(STEP, state, batches, run=run, **options)

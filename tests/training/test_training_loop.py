@@ -17,6 +17,7 @@ import training_processes as processes
 
 from kljax.errors import CheckpointError, NonFiniteLoss
 from kljax.training import (
+    Every,
     Interrupted,
     Loss,
     Player,
@@ -72,7 +73,7 @@ def test_saved_at_5_resumed_ends_at_10_bit_for_bit(step, tmp_path):
 def test_lines_come_when_due_and_hold_no_clock(tmp_path):
     step, state = scalar_game()
     with RunFolder(tmp_path, {}) as run:
-        fit(step, state, lambda n: {}, steps=7, run=run, log_every=3, stage="a")
+        fit(step, state, lambda n: {}, steps=7, run=run, every=Every(log=3), stage="a")
         lines = run.metrics("a")
     assert [line["step"] for line in lines] == [3, 6, 7]
     assert set(lines[0]) == {"stage", "step", "m/loss", "m/grad_norm"}
@@ -99,8 +100,8 @@ def test_evaluations_are_lines_and_are_cut_back_too(tmp_path):
                 raise OSError("the disk went away")
             return {}
 
-        options = {"steps": 8, "log_every": 2, "checkpoint_every": 3}
-        options |= {"evaluate": evaluate, "evaluate_every": 2}
+        every = Every(checkpoint=3, log=2, evaluate=2)
+        options = {"steps": 8, "every": every, "evaluate": evaluate}
         if stop is not None:
             step, state = scalar_game()
             with RunFolder(folder, {}) as run, pytest.raises(OSError, match="went"):
@@ -128,7 +129,7 @@ def test_non_finite_loss_names_step_role_and_last_good_checkpoint(at, tmp_path):
         return {"trap": np.float32([np.nan if n + 1 == at else 0])}
 
     with RunFolder(tmp_path, {}) as run, pytest.raises(NonFiniteLoss) as caught:
-        fit(step, state, batches, steps=20, run=run, checkpoint_every=2, log_every=50)
+        fit(step, state, batches, steps=20, run=run, every=Every(checkpoint=2))
     message = str(caught.value)
     good = tmp_path / "checkpoints" / "train" / f"{(at - 1) // 2 * 2:08d}"
     assert f"step {at}, role m: not finite (m/loss = nan" in message
@@ -160,13 +161,13 @@ def test_a_signal_saves_and_the_run_goes_on_later(number, step, tmp_path):
     resumed = False
     with RunFolder(tmp_path, {}) as run:
         with pytest.raises(Interrupted) as caught:
-            fit(step, start(), batches, steps=10, run=run, log_every=2)
+            fit(step, start(), batches, steps=10, run=run, every=Every(log=2))
         assert caught.value.signal_number == number
         assert caught.value.step == 7
         assert "after step 7 of 10" in str(caught.value)
         assert signal.getsignal(number) == before
         resumed = True
-        end = fit(step, start(), batches, steps=10, run=run, log_every=2)
+        end = fit(step, start(), batches, steps=10, run=run, every=Every(log=2))
         straight = fit(step, start(), batches, steps=10)
         assert state_digest(end) == state_digest(straight)
         assert [line["step"] for line in run.metrics("train")] == [2, 4, 6, 8, 10]
@@ -287,8 +288,8 @@ def test_counts_must_be_positive():
     step, state = scalar_game()
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         fit(step, state, lambda n: {}, steps=0)
-    with pytest.raises(ValueError, match="log_every must be at least 1, got 0"):
-        fit(step, state, lambda n: {}, steps=1, log_every=0)
+    with pytest.raises(ValueError, match=r"every\.log must be at least 1, got 0"):
+        fit(step, state, lambda n: {}, steps=1, every=Every(log=0))
 
 
 def test_importing_the_room_loads_little():

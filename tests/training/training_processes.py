@@ -71,7 +71,7 @@ def game():
 
 def train(folder, pause=0.0):
     """One run, resumed if need be; its digest goes into the stage's result."""
-    from kljax.training import RunFolder, fit, state_digest
+    from kljax.training import Every, RunFolder, fit, state_digest
 
     def slowly(n):
         time.sleep(pause)
@@ -79,7 +79,9 @@ def train(folder, pause=0.0):
 
     step, state = game()
     with RunFolder(folder, SETTINGS) as run:
-        state = fit(step, state, slowly, run=run, **SETTINGS)
+        every = Every(SETTINGS["checkpoint_every"], log=SETTINGS["log_every"])
+        steps = SETTINGS["steps"]
+        state = fit(step, state, slowly, steps=steps, every=every, run=run)
         run.finish_stage("train", {"state_digest": state_digest(state)})
 
 
@@ -124,7 +126,7 @@ def joined(answers, folder, port, number):
 
     with training.RunFolder(folder, {}) as run:
         state = training.fit(
-            step, state, sharded, steps=6, run=run, checkpoint_every=4, log_every=2
+            step, state, sharded, steps=6, run=run, every=Every(4, log=2)
         )
         again = training.fit(
             step, training.replicate(game()[1], mesh), sharded, steps=6, run=run

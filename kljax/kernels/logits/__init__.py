@@ -1,5 +1,10 @@
 """Rows of logits: one engine for their divergences, and what else is taken of them."""
 
-from kljax.kernels.logits.rows import RowState, row_divergence, row_state
+from kljax.kernels.logits.rows import (
+    RowState,
+    own_divergence,
+    row_divergence,
+    row_state,
+)
 
-__all__ = ["RowState", "row_divergence", "row_state"]
+__all__ = ["RowState", "own_divergence", "row_divergence", "row_state"]

@@ -12,17 +12,17 @@ import jax.numpy as jnp
 
 from kljax.typing import Array
 
-_BLOCK = 2**19
+_BLOCK = 2**17
 """Elements of one array in a block: a few such arrays are alive at a time."""
 
 
 def block_rows(rows: int, width: int) -> int:
     """Rows in a block, or `rows` where one block is all.
 
-    At least 8, however wide the row and whatever divides `rows`; blocks are as many as
+    At least 2, however wide the row and whatever divides `rows`; blocks are as many as
     the largest size needs, and equal.
     """
-    most = max(8, _BLOCK // max(width, 1))
+    most = max(2, _BLOCK // max(width, 1))
     return rows if rows <= most else -(-rows // -(-rows // most))
 
 

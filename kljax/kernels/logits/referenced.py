@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kljax.generators import Outcomes
 from kljax.generators import accurate as el
@@ -97,6 +98,11 @@ def offset(x: Array, origin: Array) -> Array:
     return jnp.where(x == -jnp.inf, 0, x - origin)
 
 
+def _beyond(dtype) -> float:
+    """The largest difference of two logits: it is exceeded where one side lacks one."""
+    return float(np.nextafter(jnp.finfo(dtype).max, dtype.type(0)))
+
+
 def sides(
     a: Array, b: Array, origin_p: Array, origin_q: Array, sharpness: Array | None
 ) -> Sides:
@@ -113,7 +119,8 @@ def sides(
         a, b = within(a), within(b)
     # Largest numbers and no infinities: no difference of two is then a NaN.
     a, b = jnp.where(p_zero, -most, a), jnp.where(q_zero, -most, b)
-    d = jnp.clip(d, -most, most)
+    finite = _beyond(d.dtype)
+    d = jnp.clip(d, -finite, finite)
     lone_p, lone_q = jnp.where(q_zero, most, d), jnp.where(q_zero, 0, -most)
     d = jnp.where(p_zero, lone_q, lone_p)
     return Sides(a, b, d, p_zero, q_zero)
@@ -121,12 +128,13 @@ def sides(
 
 def unit(sides: Sides) -> Unit:
     """Masses in units of the reference."""
-    a, b, d, p_zero, q_zero = sides
-    e_p, e_q = jnp.exp(a), jnp.exp(b)
+    d, beyond = sides.d, _beyond(sides.d.dtype)
+    e_p, e_q = jnp.exp(sides.a), jnp.exp(sides.b)
     near = jnp.abs(d) < el.NEAR
     close = e_p * el.expm1_near(-jnp.where(near, d, 0))
     excess = jnp.where(near, close, e_q - e_p)
-    return Unit(e_p, e_q, d, excess, p_zero & ~q_zero, q_zero & ~p_zero)
+    # Read off the difference, which is at hand; the logits are not.
+    return Unit(e_p, e_q, d, excess, d < -beyond, d > beyond)
 
 
 def sums(parts: list[Array], axis: str | None = None) -> list[Array]:
@@ -151,11 +159,7 @@ def normalizers(z_p: Array, z_q: Array, x: Array) -> tuple[Array, Array, Array]:
 def outcomes(sides: Sides, log_zp, log_zq, shift, p=None, q=None) -> Outcomes:
     """What the generators take; `p` and `q` are the masses, if they are known."""
     log_p, log_q, log_u = sides.a - log_zp, sides.b - log_zq, sides.d + shift
-    p = jnp.exp(log_p) if p is None else p
-    q = jnp.exp(log_q) if q is None else q
-    near = jnp.abs(log_u) < el.NEAR
-    close = -p * el.expm1_near(-jnp.where(near, log_u, 0))
-    return Outcomes(log_p, log_q, log_u, p, q, jnp.where(near, close, p - q))
+    return Outcomes.of(log_p, log_q, log_u, p, q)
 
 
 def sharpness_of(temperature: ArrayLike, *like: Array) -> Array:

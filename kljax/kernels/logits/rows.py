@@ -18,6 +18,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from kljax.generators import FDivergence, Outcomes
+from kljax.generators.one_pass import Unit
 from kljax.kernels.logits.blocks import by_rows
 from kljax.kernels.logits.referenced import (
     FAR,
@@ -119,11 +120,21 @@ def _settled(tangent: Array, state: RowState, axis: str | None) -> Array:
     return tangent if axis is None else jax.lax.psum(tangent, axis)
 
 
+def _kept(unit: Unit) -> Unit:
+    """On a CPU stored, not computed anew for each sum that they are in."""
+    e_p, e_q, d, excess = jax.lax.platform_dependent(
+        *unit[:4],
+        cpu=lambda *x: jax.lax.optimization_barrier(x),
+        default=lambda *x: x,
+    )
+    return Unit(e_p, e_q, d, excess, unit.p_missing, unit.q_missing)
+
+
 def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
     a, b = masked(p, q, where)
     origin_p, origin_q, empty = origins(a, b, sharpness, axis)
     both = sides(a, b, origin_p, origin_q, sharpness)
-    units = unit(both)
+    units = _kept(unit(both))
     one_pass = divergence.one_pass
     # So small a part that a sum over the row does not overflow where no term does.
     width = a.shape[-1] * (1 if axis is None else jax.lax.axis_size(axis))
@@ -289,7 +300,9 @@ def _row_state_jvp(axis, primals, tangents):
 
     # Recomputed in the backward pass: nothing but the inputs and the state is kept.
     def tangent(function, shared, rows):
+        # Compiled, or a gradient outside `jit` would run it operation by operation.
         @jax.checkpoint
+        @jax.jit
         def run(shared, rows):
             return _each_row(divergence, partial(function, shared), rows, lead, axis)
 
@@ -329,3 +342,82 @@ def row_divergence(
         dtype = jnp.result_type(p_logits, q_logits, jnp.float32)
         sharpness = jnp.broadcast_to(sharpness.astype(dtype), p_logits.shape[:-1])
     return row_state(divergence, p_logits, q_logits, where, sharpness, axis).value
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def own_divergence(
+    divergence: FDivergence,
+    p_logits: Float[Array, "*b v"],
+    q_logits: Float[Array, "*b v"],
+    where: None,
+    sharpness: Float[Array, ""] | None,
+    axis: str,
+) -> Float[Array, "*b"]:
+    """`row_divergence`, for a gradient that is formed inside of `jax.shard_map`.
+
+    Every device is given the same cotangents, and nothing is exchanged for them. Its
+    gradient in the logits is whole; in sharpness and parameters it is a device's part.
+    """
+    return row_divergence(divergence, p_logits, q_logits, where, sharpness, axis)
+
+
+def _own_forward(divergence, p, q, where, sharpness, axis):
+    moves = [x.perturbed for x in (p, q)]
+    rest = sharpness, divergence
+    arrays = jax.tree.map(
+        lambda x: x.value, (divergence, p, q, sharpness), is_leaf=_is_primal
+    )
+    moves.append(any(x.perturbed for x in jax.tree.leaves(rest, is_leaf=_is_primal)))
+    divergence, p, q, sharpness = arrays
+    rows = None if sharpness is None else jnp.broadcast_to(sharpness, p.shape[:-1])
+    state = row_state(divergence, p, q, where, rows, axis)
+    # What is fixed is told by structure: a residual is an array.
+    return state.value, (arrays, state, [() if m else None for m in moves])
+
+
+def _is_primal(x: Any) -> bool:
+    return hasattr(x, "perturbed")
+
+
+def _own_backward(axis, kept, cotangent):
+    (divergence, p, q, sharpness), state, moves = kept
+    p_moves, q_moves, rest_moves = (m is not None for m in moves)
+    state = RowState(*(x[..., None] for x in state))
+    a, b = masked(p, q, None)
+    both = sides(a, b, state.origin_p, state.origin_q, sharpness)
+    o = outcomes(both, state.log_zp, state.log_zq, state.shift)
+    p_zero, q_zero = both.p_zero, both.q_zero
+    sloped_p, sloped_q = p_moves or rest_moves, q_moves or rest_moves
+    in_p: Any = None
+    in_q: Any = None
+    if sloped_p:
+        in_p = _gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
+    if sloped_q:
+        in_q = _gradient(divergence, o, p_zero, q_zero, state, axis)
+    ct = cotangent[..., None]
+    scale = ct if sharpness is None else ct * sharpness
+
+    def moved(slope, x, moves):
+        return _settled(slope * scale, state, None).astype(x.dtype) if moves else None
+
+    in_sharpness = in_divergence = None
+    if rest_moves:
+        leaves, structure = jax.tree.flatten(divergence)
+
+        def total(leaves):
+            terms = _terms(structure.unflatten(leaves), o, p_zero, q_zero)
+            finite = jnp.isfinite(state.value)
+            terms = jnp.where(finite, terms, sum(map(jnp.sum, leaves)))
+            return jnp.sum(_settled(terms * ct, state, None))
+
+        found = jax.grad(total, allow_int=True)(leaves)
+        in_divergence = structure.unflatten(found)
+        if sharpness is not None:
+            slopes = in_q * offset(b, state.origin_q) + in_p * offset(a, state.origin_p)
+            slopes = jnp.where(jnp.isnan(state.value), 1, slopes)
+            in_sharpness = jnp.sum(_settled(slopes * ct, state, None))
+    in_logits = moved(in_p, p, p_moves), moved(in_q, q, q_moves)
+    return in_divergence, *in_logits, None, in_sharpness
+
+
+own_divergence.defvjp(_own_forward, _own_backward, symbolic_zeros=True)

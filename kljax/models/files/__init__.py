@@ -1,1 +1,18 @@
 """Checkpoints and tokenizers, in and out."""
+
+__all__ = [
+    "chat_template",
+    "class_rules",
+    "config",
+    "defaults",
+    "fields",
+    "gguf",
+    "gguf_vocabulary",
+    "layout",
+    "pretrained",
+    "saving",
+    "special_tokens",
+    "tensors",
+    "tokenizer",
+    "weights",
+]

@@ -7,7 +7,7 @@ one tensor, mixtures of experts one tensor per expert.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kljax.models.files.config import family_of
 from kljax.models.language.configuration import TransformerConfig
@@ -71,29 +71,23 @@ LLAMA = Spelling(
     prefix="model.",
     ignored=tuple(f"rotary_emb.{x}" for x in ("inv_freq", "cos_cached", "sin_cached")),
 )
-MIXTRAL = Spelling(
-    LLAMA_PARTS,
-    "model.layers.{}.",
+MIXTRAL = replace(
+    LLAMA,
     experts={
         "router": "block_sparse_moe.gate",
         "gate": "block_sparse_moe.experts.{}.w1",
         "up": "block_sparse_moe.experts.{}.w3",
         "down": "block_sparse_moe.experts.{}.w2",
     },
-    prefix="model.",
-    ignored=LLAMA.ignored,
 )
-QWEN3_MOE = Spelling(
-    LLAMA_PARTS,
-    "model.layers.{}.",
+QWEN3_MOE = replace(
+    LLAMA,
     experts={
         "router": "mlp.gate",
         "gate": "mlp.experts.{}.gate_proj",
         "up": "mlp.experts.{}.up_proj",
         "down": "mlp.experts.{}.down_proj",
     },
-    prefix="model.",
-    ignored=LLAMA.ignored,
 )
 GPT2 = Spelling(
     {

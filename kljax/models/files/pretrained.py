@@ -26,20 +26,11 @@ from kljax.errors import CheckpointError, unknown
 from kljax.models.files.config import config_fields, read_config
 from kljax.models.files.gguf import FACTORS, open_gguf, read_gguf_config
 from kljax.models.files.layout import GGUF, LLAMA, SPELLINGS
-from kljax.models.files.saving import (
-    check_params,
-    replaced,
-    write_json,
-    write_weights,
-)
+from kljax.models.files.saving import check_params, replaced, write_json, write_weights
 from kljax.models.files.special_tokens import foreign_files, no_tokenizer
 from kljax.models.files.tensors import DTYPES, open_folder, read_json
 from kljax.models.files.tokenizer import Tokenizer, load_tokenizer, stop_ids
-from kljax.models.files.weights import (
-    load_weights,
-    settled,
-    structure,
-)
+from kljax.models.files.weights import load_weights, settled, structure
 from kljax.models.language.configuration import TransformerConfig
 from kljax.models.language.stacking import unstack_layers
 from kljax.models.language.transformer import PureTransformer
@@ -188,7 +179,7 @@ def _check_adapters(folder: pathlib.Path, model: bool) -> None:
     there = [name for name in ADAPTERS if (folder / name).is_file()]
     if not there:
         return
-    base = (_json(folder / ADAPTERS[0]) or {}).get("base_model_name_or_path")
+    base = (_fields(folder / ADAPTERS[0]) or {}).get("base_model_name_or_path")
     remedy = (
         f"Remedy: merge the adapter into its model ({base or 'unknown'}), with "
         "merge_and_unload of peft, and save that"
@@ -204,10 +195,14 @@ def _check_adapters(folder: pathlib.Path, model: bool) -> None:
     )
 
 
+def _fields(file: pathlib.Path) -> dict[str, Any] | None:
+    return read_json(file) if file.is_file() else None
+
+
 def _from_folder(
     folder: pathlib.Path, dtype: Any, with_tokenizer: bool, mesh: Mesh | None
 ) -> Pretrained:
-    fields = _json(folder / "config.json")
+    fields = _fields(folder / "config.json")
     _check_adapters(folder, fields is not None)
     if fields is None:
         inside = sorted(x.name for x in folder.glob("*.gguf"))
@@ -224,21 +219,10 @@ def _from_folder(
     tokenizer = load_tokenizer(folder) if there else None
     if with_tokenizer and not there and foreign_files(folder):
         warnings.warn(f"tokenizer is None: {no_tokenizer(folder)}", stacklevel=3)
-    generation = _json(folder / "generation_config.json") or {}
-    for name, values in (("config", fields), ("generation_config", generation)):
-        _check_ends(folder / f"{name}.json", values.get("eos_token_id"))
-    ends = stop_ids(fields, generation)
+    generation = _fields(folder / "generation_config.json") or {}
+    ends = stop_ids(fields, generation, source=folder)
     pad = fields.get("pad_token_id")
     return _finished(config, apply, params, tokenizer, ends, pad, folder)
-
-
-def _check_ends(file: pathlib.Path, ends: Any) -> None:
-    given = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    if not all(isinstance(end, int) and not isinstance(end, bool) for end in given):
-        raise CheckpointError(
-            f"{file}: eos_token_id is {ends!r}; expected an id or a list of ids. "
-            "Remedy: get the model's own file."
-        )
 
 
 def _from_gguf(
@@ -281,11 +265,6 @@ def _finished(
     if type(pad) is not int or not 0 <= pad < config.vocab_size:
         pad = known[0] if known else 0
     return Pretrained(config, apply, params, tokenizer, tuple(known), pad, str(source))
-
-
-def _json(file: pathlib.Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file."""
-    return read_json(file, "not readable JSON") if file.is_file() else None
 
 
 def save_pretrained(

@@ -9,13 +9,13 @@ The rules are those of `transformers`: a named token is matched whole in a text 
 out of a decoded one, and is appended to the vocabulary where it is missing there.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kljax.errors import CheckpointError
+from kljax.models.files.tensors import read_json
 
 __all__ = [
     "Beside",
@@ -64,8 +64,8 @@ def read_beside(folder: pathlib.Path) -> Beside:
     Raises:
       CheckpointError: one of them is no JSON object.
     """
-    settings = _object(folder / "tokenizer_config.json")
-    older = _object(folder / "special_tokens_map.json")
+    settings = _fields(folder / "tokenizer_config.json")
+    older = _fields(folder / "special_tokens_map.json")
     known = {key: value for key, value in settings.items() if value is not None}
     # Newer files know all tokens themselves; of the others the map has the last word.
     both = {**older, **known} if "added_tokens_decoder" in known else {**known, **older}
@@ -75,28 +75,13 @@ def read_beside(folder: pathlib.Path) -> Beside:
             **settings,
             **{key: value for key, value in both.items() if value is not None},
         },
-        _object(folder / "added_tokens.json"),
-        _object(folder / "config.json"),
+        _fields(folder / "added_tokens.json"),
+        _fields(folder / "config.json"),
     )
 
 
-def _object(file: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file, empty where there is no file.
-
-    Raises:
-      CheckpointError: not JSON, or no object.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__}, not an object")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file}: damaged ({error}). Remedy: download it again."
-        ) from error
-    return found
+def _fields(file: pathlib.Path) -> dict[str, Any]:
+    return read_json(file, "damaged") if file.is_file() else {}
 
 
 def _name(value: Any) -> str | None:

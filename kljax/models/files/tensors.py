@@ -116,8 +116,12 @@ def opened(file: pathlib.Path) -> BinaryIO:
         ) from error
 
 
-def read_json(file: pathlib.Path, what: str) -> dict[str, Any]:
+def read_json(file: pathlib.Path, what: str = "not readable JSON") -> dict[str, Any]:
     """The object in a JSON file.
+
+    Args:
+      file: where it lies.
+      what: else the file is, for the error.
 
     Raises:
       CheckpointError: it cannot be read, or holds something else.
@@ -127,7 +131,7 @@ def read_json(file: pathlib.Path, what: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
         if not isinstance(found, dict):
-            raise ValueError("not an object")
+            raise ValueError(f"a {type(found).__name__}, not an object")
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{file}: {what} ({error}). Remedy: download it again."

@@ -268,8 +268,12 @@ def load_tokenizer(source: str | os.PathLike | GgufFile) -> Tokenizer:
     return _from_folder(path) if path.is_dir() else _from_gguf(open_gguf(path))
 
 
-def stop_ids(*fields: Mapping[str, Any]) -> tuple[int, ...]:
+def stop_ids(*fields: Mapping[str, Any], source: Any = "the model") -> tuple[int, ...]:
     """All of `eos_token_id`, which is an id, a list of them or null.
+
+    Args:
+      fields: of config.json, generation_config.json and the like.
+      source: their folder, for the error.
 
     Raises:
       CheckpointError: it is something else.
@@ -284,8 +288,8 @@ def stop_ids(*fields: Mapping[str, Any]) -> tuple[int, ...]:
         ends = end if isinstance(end, list) else [] if end is None else [end]
         if not all(isinstance(x, int) and not isinstance(x, bool) for x in ends):
             raise CheckpointError(
-                f"eos_token_id is {end!r}; expected an id, a list of ids or null. "
-                "Remedy: correct it in config.json or generation_config.json."
+                f"{source}: eos_token_id is {end!r}; expected an id, a list of ids or "
+                "null. Remedy: correct it in config.json or generation_config.json."
             )
         found |= set(ends)
     return tuple(sorted(found))

@@ -7,25 +7,25 @@ reads.
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from kljax.models.attention import write
-from kljax.models.language.configuration import TransformerConfig
-from kljax.typing import Array, Bool, Float, Int
+from kljax.typing import Array, Bool, Float, Int, PyTree
 
-__all__ = ["Cache", "init_cache"]
+__all__ = ["Cache"]
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["keys", "values", "valid", "cursor", "next_position"],
-    meta_fields=[],
+    data_fields=["keys", "values", "valid", "cursor", "next_position", "memory"],
+    meta_fields=["limit"],
 )
 @dataclass(frozen=True)
 class Cache:
-    """What the model remembers of `b` rows.
+    """What a model remembers of `b` rows.
 
     Attributes:
       keys: per layer `[b, kv_heads, slots, head_dim]`, rotated already.
@@ -33,6 +33,9 @@ class Cache:
       valid: which slots hold a token of that row.
       cursor: the next slot, the same for all rows.
       next_position: the position of every row's next token.
+      memory: what attention reads beside the slots, such as keys and values of a text
+        or a picture that an encoder read; the methods here carry it along.
+      limit: tokens that a row may have, the model's context; None: any number.
     """
 
     keys: tuple[Float[Array, "b k s d"], ...]
@@ -40,6 +43,55 @@ class Cache:
     valid: Bool[Array, "b s"]
     cursor: Int[Array, ""]
     next_position: Int[Array, " b"]
+    memory: PyTree = None
+    limit: int | None = None
+
+    @classmethod
+    def empty(
+        cls,
+        layers: int,
+        shape: tuple[int, int, int, int],
+        dtype: Any = jnp.float32,
+        *,
+        memory: PyTree = None,
+        limit: int | None = None,
+    ) -> "Cache":
+        """Nothing read yet; the cursor and all positions are 0.
+
+        A call of a model with a cache takes as many slots as it is given tokens,
+        padding included; what runs over the end is not noticed inside a jitted program.
+
+        Args:
+          layers: of the model.
+          shape: of the keys and of the values: rows, heads, slots, numbers per head.
+          dtype: of keys and values.
+          memory, limit: see `Cache`.
+
+        Raises:
+          ValueError: no row, or no slot.
+
+        Example:
+          >>> cache = Cache.empty(3, (2, 2, 16, 4))
+          >>> len(cache.keys), cache.keys[0].shape, cache.slots
+          (3, (2, 2, 16, 4), 16)
+        """
+        batch, _, slots, _ = shape
+        if batch < 1 or slots < 1:
+            raise ValueError(f"batch is {batch} and slots {slots}; expected 1 or more")
+
+        def zeros() -> tuple[Array, ...]:
+            # One array each: buffers that are donated must not be shared.
+            return tuple(jnp.zeros(shape, dtype) for _ in range(layers))
+
+        return cls(
+            keys=zeros(),
+            values=zeros(),
+            valid=jnp.zeros((batch, slots), bool),
+            cursor=jnp.zeros((), jnp.int32),
+            next_position=jnp.zeros(batch, jnp.int32),
+            memory=memory,
+            limit=limit,
+        )
 
     @property
     def slots(self) -> int:
@@ -110,8 +162,7 @@ class Cache:
             has another shape than `[b]`.
 
         Example:
-          >>> config = TransformerConfig(vocab_size=9, width=8, depth=1, heads=2)
-          >>> cache = init_cache(config, batch=2, slots=8)
+          >>> cache = Cache.empty(1, (2, 2, 8, 4))
           >>> _, _, cache = cache.advance(jnp.ones((2, 4), bool))
           >>> kept = cache.keep(jnp.array([3, 1]), 4)
           >>> kept.next_position.tolist(), int(kept.cursor)
@@ -152,48 +203,18 @@ class Cache:
         valid = jnp.pad(self.valid, ((0, 0), (0, more)))
         return replace(self, keys=keys, values=values, valid=valid)
 
+    def packed(self) -> "Cache":
+        """The same memory without holes: every row's tokens moved to the front."""
+        order = jnp.argsort(~self.valid, axis=1, stable=True)
 
-def init_cache(
-    config: TransformerConfig,
-    batch: int,
-    slots: int,
-    dtype: jnp.dtype = jnp.float32,
-) -> Cache:
-    """An empty cache.
+        def moved(x: Array) -> Array:
+            return jnp.take_along_axis(x, order[:, None, :, None], axis=2)
 
-    Every call of the model with a cache takes as many slots as it is given tokens,
-    padding included; what runs over the end is not noticed inside a jitted program.
-
-    Args:
-      config: of the model.
-      batch: rows.
-      slots: tokens that will be read and written, at least 1.
-      dtype: of keys and values.
-
-    Returns:
-      The cache; its cursor and positions are 0.
-
-    Raises:
-      ValueError: `batch` or `slots` is not positive.
-
-    Example:
-      >>> config = TransformerConfig(vocab_size=9, width=8, depth=3, heads=2)
-      >>> cache = init_cache(config, batch=2, slots=16)
-      >>> len(cache.keys), cache.keys[0].shape
-      (3, (2, 2, 16, 4))
-    """
-    if batch < 1 or slots < 1:
-        raise ValueError(f"batch is {batch} and slots {slots}; expected 1 or more")
-    shape = (batch, config.kv_heads, slots, config.head_dim)
-
-    def zeros() -> tuple[Array, ...]:
-        # One array each: buffers that are donated must not be shared.
-        return tuple(jnp.zeros(shape, dtype) for _ in range(config.depth))
-
-    return Cache(
-        keys=zeros(),
-        values=zeros(),
-        valid=jnp.zeros((batch, slots), bool),
-        cursor=jnp.zeros((), jnp.int32),
-        next_position=jnp.zeros(batch, jnp.int32),
-    )
+        keys, values = (tuple(map(moved, part)) for part in (self.keys, self.values))
+        return replace(
+            self,
+            keys=keys,
+            values=values,
+            valid=jnp.take_along_axis(self.valid, order, axis=1),
+            cursor=jnp.max(jnp.sum(self.valid, axis=1, dtype=jnp.int32)),
+        )

@@ -27,22 +27,25 @@ def check_call(
                 f"{name} is a {type(given).__name__}; expected an array of shape [b, "
                 "t], as jnp.asarray makes of it"
             )
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+    embedded = jnp.issubdtype(tokens.dtype, jnp.floating)
+    if embedded and tokens.ndim == 3 and tokens.shape[2] == config.width:
+        pass
+    elif tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(
             f"tokens has shape {tokens.shape} and dtype {tokens.dtype}; expected "
-            "integers of shape [b, t]"
+            "integers of shape [b, t], or embeddings, floats of shape [b, t, "
+            f"{config.width}]"
         )
+    shape = tokens.shape[:2]
     if tokens.shape[1] < 1:
         raise ValueError(f"tokens has shape {tokens.shape}; expected a token per row")
-    if where is not None and (where.shape != tokens.shape or where.dtype != jnp.bool_):
+    if where is not None and (where.shape != shape or where.dtype != jnp.bool_):
         raise ValueError(
             f"where has shape {where.shape} and dtype {where.dtype}; expected "
-            f"booleans of shape {tokens.shape}"
+            f"booleans of shape {shape}"
         )
-    if positions is not None and positions.shape != tokens.shape:
-        raise ValueError(
-            f"positions has shape {positions.shape}; expected {tokens.shape}"
-        )
+    if positions is not None and positions.shape != shape:
+        raise ValueError(f"positions has shape {positions.shape}; expected {shape}")
     if cache is None and positions is None and tokens.shape[1] > config.max_length:
         raise ValueError(
             f"tokens has shape {tokens.shape}, longer than the context of "
@@ -51,7 +54,7 @@ def check_call(
     if cache is not None and len(cache.keys) != config.depth:
         raise ValueError(
             f"cache has {len(cache.keys)} layers and the model {config.depth}; make it "
-            "by init_cache with the model's own config"
+            "by the model's own init_cache"
         )
 
 
@@ -64,12 +67,14 @@ def _readable(values: Any) -> bool:
 def check_ids(
     config: TransformerConfig, tokens: Array, where: Array | None, positions: Any
 ) -> None:
-    """That what counts is in the vocabulary and in the table of positions.
+    """That ids that count are in the vocabulary and in the table of positions.
 
     Values are only there outside of a traced program, and there they are looked at.
     """
     counted = True if where is None else where
-    ids = {"tokens": (tokens, config.vocab_size, "the vocabulary")}
+    ids = {}
+    if tokens.ndim == 2:
+        ids["tokens"] = (tokens, config.vocab_size, "the vocabulary")
     if config.rope is None and positions is not None:
         ids["positions"] = (positions, config.max_length, "the table of positions")
     for name, (values, size, what) in ids.items():

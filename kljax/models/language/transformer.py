@@ -17,15 +17,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.models.attention import Attention, Context, causal, nearest
+from kljax.models.attention import causal, nearest
 from kljax.models.functional import PureModule, pure
+from kljax.models.language.attention import Attention, Context
 from kljax.models.language.cache import Cache
 from kljax.models.language.checks import check_call, check_ids
 from kljax.models.language.configuration import TransformerConfig
 from kljax.models.language.rope import Rope, rotation
 from kljax.models.language.sharding import for_lookup, on_examples
 from kljax.models.language.stacking import is_stacked
-from kljax.models.layers import MLP, NORMS, Dense, draw, wide
+from kljax.models.layers import MLP, NORMS, Dense, Table, looked_up, normal, wide
 from kljax.models.mixture import Mixture, Routing
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
@@ -75,25 +76,6 @@ class Layer(nnx.Module):
         return x + inner, written, routing
 
 
-class Table(nnx.Module):
-    """One learned row per token or position."""
-
-    def __init__(self, rows: int, width: int, *, rngs: nnx.Rngs):
-        self.table = draw(rngs, (rows, width), 0.02)
-
-    def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        return looked_up(self.table[...], ids, 0)
-
-
-def looked_up(table: Array, ids: Int[Array, "b t"], axis: int) -> Array:
-    """Rows (axis 0) or columns (axis 1); NaN for an id that the table does not have.
-
-    An index below 0 would count from the end, and one above the end would be clamped.
-    """
-    known = jnp.where(ids < 0, table.shape[axis], ids)
-    return jnp.take(table, known, axis=axis, mode="fill", fill_value=jnp.nan)
-
-
 class Stack(nnx.Module):
     """Layers whose parameters have a leading axis: one period of the pattern."""
 
@@ -136,13 +118,15 @@ class Transformer(nnx.Module):
             config.width,
             config.vocab_size,
             bias=config.head_bias,
-            deviation=0.02,
+            init=normal(0.02),
             rngs=rngs,
         )
 
     def embed(self, tokens: Array, positions: Array, dtype: Any) -> Array:
         """Vectors of tokens (and of positions, where they are learned)."""
-        if self.config.tied:
+        if tokens.ndim == 3:  # vectors already
+            x = tokens.astype(self.head.kernel[...].dtype)
+        elif self.config.tied:
             # One array serves both ends; a strided read of few columns costs nothing.
             columns = for_lookup(self.head.kernel[...], 1)
             x = jnp.moveaxis(looked_up(columns, tokens, 1), 0, -1)
@@ -182,15 +166,17 @@ class Transformer(nnx.Module):
         if cache is None:
             visible, found = causal(tokens.shape[1], where)
         else:
-            counted = jnp.ones(tokens.shape, bool) if where is None else where
+            counted = jnp.ones(tokens.shape[:2], bool) if where is None else where
             visible, found, cache = cache.advance(counted)
         positions = jnp.broadcast_to(
-            found if positions is None else positions, tokens.shape
+            found if positions is None else positions, tokens.shape[:2]
         )
         if where is not None:
             # What is not counted is read as token 0 at position 0: a row of NaN would
             # reach the others through weights of 0.
-            tokens, positions = (jnp.where(where, x, 0) for x in (tokens, positions))
+            counted = where if tokens.ndim == 2 else where[..., None]
+            tokens = jnp.where(counted, tokens, 0)
+            positions = jnp.where(where, positions, 0)
         x = on_examples(self.embed(tokens, positions, dtype))
         rope = self.config.rope
         turn = None if rope is None else rotation(rope, positions, self.config.head_dim)
@@ -290,7 +276,7 @@ class PureTransformer(PureModule):
     def __call__(
         self,
         params: PyTree,
-        tokens: Int[Array, "b t"],
+        tokens: Int[Array, "b t"] | Float[Array, "b t d"],
         where: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "b t"] | None = None,
         *,
@@ -306,7 +292,7 @@ class PureTransformer(PureModule):
           params: a nested dict of arrays, in either layout of the layers.
           tokens: ids below `vocab_size`. Inside a traced program, where values cannot
             be looked at, another id that counts makes its whole row NaN, gradients
-            included; so does a position that a learned table does not have.
+            included; so does a position that no table has. Or vectors `[b, t, width]`.
           where: which tokens count; the others (padding on either side, of any id)
             are not read by anybody, take no position, and have meaningless logits.
             None: all.
@@ -340,6 +326,23 @@ class PureTransformer(PureModule):
             remat=remat,
             routing=routing,
         )
+
+    def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
+        """An empty cache for `batch` rows of `slots` tokens, padding included."""
+        sizes = self.config
+        shape = (batch, sizes.kv_heads, slots, sizes.head_dim)
+        return Cache.empty(sizes.depth, shape, dtype, limit=sizes.max_length)
+
+    def step(
+        self,
+        params: PyTree,
+        inputs: Int[Array, "b t"] | Float[Array, "b t d"],
+        cache: Cache,
+        *,
+        where: Bool[Array, "b t"] | None = None,
+    ) -> tuple[Float[Array, "b t v"], Cache]:
+        """Logits behind every input, and the cache with the block in it; see a call."""
+        return self(params, inputs, where, cache=cache)
 
     def logits(
         self, params: PyTree, features: Float[Array, "*b d"]

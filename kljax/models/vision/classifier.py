@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.models.vision.unet import check_images
+from kljax.models.layers import linear
+from kljax.models.vision.images import check_batch, check_images
 from kljax.typing import Array, Float, Key
 
 __all__ = ["ConvClassifier", "random_shift"]
@@ -59,18 +60,14 @@ class ConvClassifier(nnx.Module):
         stem = nnx.Conv(channels, 24, kernel, strides=stride, rngs=rngs)
         self.convs = nnx.List([stem, nnx.Conv(24, 48, (3, 3), rngs=rngs)])
         here, side = 48, -(-size // stride) // 2**self.pools
-        self.dense = nnx.Linear(side * side * here, features, rngs=rngs)
-        self.out = nnx.Linear(features, num_classes, rngs=rngs)
+        self.dense = linear(side * side * here, features, rngs=rngs)
+        self.out = linear(features, num_classes, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b h w c"]
     ) -> tuple[Float[Array, "b k"], Float[Array, "b d"]]:
         """Logits and the features (after their ReLU) of images scaled to [-1, 1]."""
-        if x.shape[1:] != (self.size, self.size, self.channels):
-            raise ValueError(
-                f"x has shape {x.shape}; this model was built for "
-                f"[b, {self.size}, {self.size}, {self.channels}]"
-            )
+        check_batch(x, self.size, self.channels)
         first_pool = len(self.convs) - self.pools
         for i, conv in enumerate(self.convs):
             x = jax.nn.relu(conv(x))

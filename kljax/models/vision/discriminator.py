@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kljax.models.embedding import ConditionEmbedding
-from kljax.models.vision.unet import groups_of
+from kljax.models.layers import GroupNorm, linear, standardized
 from kljax.typing import Array, Float, Int
 
 __all__ = ["Discriminator"]
@@ -19,19 +19,13 @@ class VectorHead(nnx.Module):
     """LayerNorm of each feature, one dense layer, condition, SiLU, LayerNorm, one."""
 
     def __init__(self, sizes: tuple[int, ...], width: int, *, rngs: nnx.Rngs):
-        self.norms = nnx.List(
-            [
-                nnx.LayerNorm(n, use_bias=False, use_scale=False, rngs=rngs)
-                for n in sizes
-            ]
-        )
-        self.dense = nnx.Linear(sum(sizes), width, rngs=rngs)
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.out = nnx.Linear(width, 1, rngs=rngs)
+        self.dense = linear(sum(sizes), width, rngs=rngs)
+        self.norm = GroupNorm(width, 1, rngs=rngs)
+        self.out = linear(width, 1, rngs=rngs)
 
     def __call__(self, features: tuple[Array, ...], condition: Array) -> Array:
-        parts = [norm(f) for norm, f in zip(self.norms, features, strict=True)]
-        hidden = self.dense(jnp.concatenate(parts, axis=-1)) + condition
+        parts = jnp.concatenate([standardized(f) for f in features], axis=-1)
+        hidden = self.dense(parts) + condition
         return self.out(self.norm(jax.nn.silu(hidden)))[:, 0]
 
 
@@ -40,20 +34,16 @@ class MapHead(nnx.Module):
 
     def __init__(self, shape: tuple[int, ...], width: int, *, rngs: nnx.Rngs):
         side, _, channels = shape
-        self.norm_in = nnx.GroupNorm(
-            channels, num_groups=groups_of(channels), rngs=rngs
-        )
+        self.norm_in = GroupNorm(channels, rngs=rngs)
         convs, norms = [], []
         while side > 4:
             convs.append(nnx.Conv(channels, channels, (4, 4), strides=2, rngs=rngs))
-            norms.append(
-                nnx.GroupNorm(channels, num_groups=groups_of(channels), rngs=rngs)
-            )
+            norms.append(GroupNorm(channels, rngs=rngs))
             side = -(-side // 2)
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
-        self.dense = nnx.Linear(side * side * channels, width, rngs=rngs)
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.out = nnx.Linear(width, 1, rngs=rngs)
+        self.dense = linear(side * side * channels, width, rngs=rngs)
+        self.norm = GroupNorm(width, 1, rngs=rngs)
+        self.out = linear(width, 1, rngs=rngs)
 
     def __call__(self, features: tuple[Array, ...], condition: Array) -> Array:
         (feature,) = features

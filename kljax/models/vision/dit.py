@@ -9,42 +9,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kljax.models.attention import SelfAttention
 from kljax.models.embedding import ConditionEmbedding, sinusoidal
-from kljax.models.vision.unet import check_images
+from kljax.models.layers import LECUN, MLP, ZEROS, linear, modulated
+from kljax.models.vision.images import check_batch, check_images, cropped, framed
 from kljax.typing import Array, Float, Int
 
 __all__ = ["DiT"]
-
-ZEROS = nnx.initializers.zeros_init()
 
 
 class DiTBlock(nnx.Module):
     """Attention and MLP, each shifted, scaled and gated by the embedding."""
 
     def __init__(self, width: int, heads: int, embedding: int, *, rngs: nnx.Rngs):
-        self.heads = heads
-        self.modulation = nnx.Linear(embedding, 6 * width, kernel_init=ZEROS, rngs=rngs)
-        self.norm_attention = nnx.LayerNorm(
-            width, use_bias=False, use_scale=False, rngs=rngs
-        )
-        self.qkv = nnx.Linear(width, 3 * width, rngs=rngs)
-        self.mixed = nnx.Linear(width, width, rngs=rngs)
-        self.norm_mlp = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
-        self.mlp_in = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.mlp_out = nnx.Linear(4 * width, width, rngs=rngs)
+        self.modulation = linear(embedding, 6 * width, init=ZEROS, rngs=rngs)
+        self.attention = SelfAttention(width, heads, rngs=rngs)
+        plain = {"bias": True, "init": LECUN}
+        self.mlp = MLP(width, 4 * width, "plain", "gelu_tanh", **plain, rngs=rngs)
 
     def __call__(self, tokens: Array, embedding: Array) -> Array:
-        b, t, width = tokens.shape
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(
             self.modulation(embedding)[:, None], 6, axis=-1
         )
-        inner = self.norm_attention(tokens) * (1.0 + scale_a) + shift_a
-        qkv = self.qkv(inner).reshape(b, t, 3, self.heads, -1)
-        q, k, v = (qkv[:, :, i] for i in range(3))
-        attended = jax.nn.dot_product_attention(q, k, v).reshape(b, t, width)
-        tokens = tokens + gate_a * self.mixed(attended)
-        inner = self.norm_mlp(tokens) * (1.0 + scale_m) + shift_m
-        return tokens + gate_m * self.mlp_out(jax.nn.gelu(self.mlp_in(inner)))
+        inner = modulated(tokens, scale_a, shift_a)
+        tokens = tokens + gate_a * self.attention(inner)
+        return tokens + gate_m * self.mlp(modulated(tokens, scale_m, shift_m))
 
 
 class DiT(nnx.Module):
@@ -100,15 +89,12 @@ class DiT(nnx.Module):
         self.side = -(-size // patch)
         self.feature_shapes = ((self.side, self.side, width),) * depth
         self.condition = ConditionEmbedding(width, num_classes, rngs=rngs)
-        self.embed = nnx.Linear(patch * patch * channels, width, rngs=rngs)
+        self.embed = linear(patch * patch * channels, width, rngs=rngs)
         self.blocks = nnx.List(
             [DiTBlock(width, heads, width, rngs=rngs) for _ in range(depth)]
         )
-        self.norm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
-        self.modulation = nnx.Linear(width, 2 * width, kernel_init=ZEROS, rngs=rngs)
-        self.out = nnx.Linear(
-            width, patch * patch * channels, kernel_init=ZEROS, rngs=rngs
-        )
+        self.modulation = linear(width, 2 * width, init=ZEROS, rngs=rngs)
+        self.out = linear(width, patch * patch * channels, init=ZEROS, rngs=rngs)
 
     def positions(self) -> Float[Array, "t d"]:
         """Fixed two-dimensional sinusoids, half of the numbers per axis."""
@@ -139,16 +125,13 @@ class DiT(nnx.Module):
           class_ids: integers in [0, num_classes], or None for "no class".
           features: return `(output, block outputs)`, each `[b, side, side, width]`.
         """
-        if x.shape[1:] != (self.size, self.size, self.channels):
-            raise ValueError(
-                f"x has shape {x.shape}; this model was built for "
-                f"[b, {self.size}, {self.size}, {self.channels}]"
-            )
+        check_batch(x, self.size, self.channels)
         b, p, side, c = x.shape[0], self.patch, self.side, self.channels
-        before = (side * p - self.size) // 2
-        margin = (before, side * p - self.size - before)
-        padded = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
-        patches = padded.reshape(b, side, p, side, p, c).transpose(0, 1, 3, 2, 4, 5)
+        patches = (
+            framed(x, side * p)
+            .reshape(b, side, p, side, p, c)
+            .transpose(0, 1, 3, 2, 4, 5)
+        )
         flat = patches.reshape(b, side * side, math.prod((p, p, c)))
         tokens = self.embed(flat) + self.positions().astype(x.dtype)
         embedding = jax.nn.silu(self.condition(noise_label, class_ids))
@@ -157,8 +140,7 @@ class DiT(nnx.Module):
             tokens = block(tokens, embedding)
             outputs.append(tokens.reshape(b, side, side, -1))
         scale, shift = jnp.split(self.modulation(embedding)[:, None], 2, axis=-1)
-        out = self.out(self.norm(tokens) * (1.0 + scale) + shift)
+        out = self.out(modulated(tokens, scale, shift))
         out = out.reshape(b, side, side, p, p, c).transpose(0, 1, 3, 2, 4, 5)
-        out = out.reshape(b, side * p, side * p, c)
-        out = out[:, before : before + self.size, before : before + self.size]
+        out = cropped(out.reshape(b, side * p, side * p, c), self.size)
         return (out, tuple(outputs)) if features else out

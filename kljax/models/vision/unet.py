@@ -10,50 +10,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kljax.models.attention import SelfAttention
 from kljax.models.embedding import ConditionEmbedding
+from kljax.models.layers import ZEROS, GroupNorm, linear
+from kljax.models.vision.images import check_batch, check_images, cropped, framed
 from kljax.typing import Array, Float, Int
 
-__all__ = ["UNet", "check_images"]
-
-SMALLEST, LARGEST = 8, 64
-ZEROS = nnx.initializers.zeros_init()
-
-
-def check_images(size: int, channels: int) -> None:
-    """Refuse image formats that the image models of this room are not made for.
-
-    Args:
-      size: side of the square image in pixels.
-      channels: color channels.
-
-    Raises:
-      ValueError: `size` is outside 8 to 64, or `channels` is not positive.
-
-    Example:
-      >>> check_images(28, 1)
-    """
-    if not SMALLEST <= size <= LARGEST:
-        raise ValueError(
-            f"size is {size}; square images of {SMALLEST} to {LARGEST} pixels a side "
-            "are expected (resize them when loading)"
-        )
-    if channels < 1:
-        raise ValueError(f"channels is {channels}; it must be at least 1")
-
-
-def groups_of(channels: int) -> int:
-    """At most 32 groups of at least 4 channels that divide `channels`."""
-    return math.gcd(channels, min(32, max(1, channels // 4)))
+__all__ = ["UNet"]
 
 
 class ConvBlock(nnx.Module):
     """Two 3x3 convolutions, the second modulated by the embedding; residual."""
 
     def __init__(self, c_in: int, c_out: int, embedding: int, *, rngs: nnx.Rngs):
-        self.norm_in = nnx.GroupNorm(c_in, num_groups=groups_of(c_in), rngs=rngs)
+        self.norm_in = GroupNorm(c_in, rngs=rngs)
         self.conv_in = nnx.Conv(c_in, c_out, (3, 3), rngs=rngs)
-        self.modulation = nnx.Linear(embedding, 2 * c_out, rngs=rngs)
-        self.norm_out = nnx.GroupNorm(c_out, num_groups=groups_of(c_out), rngs=rngs)
+        self.modulation = linear(embedding, 2 * c_out, rngs=rngs)
+        self.norm_out = GroupNorm(c_out, rngs=rngs)
         self.conv_out = nnx.Conv(c_out, c_out, (3, 3), kernel_init=ZEROS, rngs=rngs)
         same = c_in == c_out
         self.bypass = None if same else nnx.Conv(c_in, c_out, (1, 1), rngs=rngs)
@@ -70,19 +43,14 @@ class AttentionBlock(nnx.Module):
     """Self-attention over the pixels, zero-initialized output, residual."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.heads = max(1, channels // 64)
-        if channels % self.heads:
-            self.heads = 1
-        self.norm = nnx.GroupNorm(channels, num_groups=groups_of(channels), rngs=rngs)
-        self.qkv = nnx.Linear(channels, 3 * channels, rngs=rngs)
-        self.out = nnx.Linear(channels, channels, kernel_init=ZEROS, rngs=rngs)
+        heads = max(1, channels // 64)
+        heads = 1 if channels % heads else heads
+        self.norm = GroupNorm(channels, rngs=rngs)
+        self.mix = SelfAttention(channels, heads, init=ZEROS, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         b, h, w, c = x.shape
-        tokens = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, -1)
-        q, k, v = (tokens[:, :, i] for i in range(3))
-        mixed = jax.nn.dot_product_attention(q, k, v)
-        return x + self.out(mixed.reshape(b, h, w, c))
+        return x + self.mix(self.norm(x).reshape(b, h * w, c)).reshape(x.shape)
 
 
 class Stage(nnx.Module):
@@ -203,7 +171,7 @@ class UNet(nnx.Module):
             if level:
                 grow.append(nnx.Conv(here, here, (3, 3), rngs=rngs))
         self.up, self.grow = nnx.List(up), nnx.List(grow)
-        self.norm = nnx.GroupNorm(here, num_groups=groups_of(here), rngs=rngs)
+        self.norm = GroupNorm(here, rngs=rngs)
         self.out = nnx.Conv(here, channels, (3, 3), kernel_init=ZEROS, rngs=rngs)
 
     def __call__(
@@ -223,15 +191,9 @@ class UNet(nnx.Module):
           features: return `(output, encoder features)`, one per level, highest
             resolution first, each `[b, r, r, channels]`.
         """
-        if x.shape[1:] != (self.size, self.size, self.channels):
-            raise ValueError(
-                f"x has shape {x.shape}; this model was built for "
-                f"[b, {self.size}, {self.size}, {self.channels}]"
-            )
+        check_batch(x, self.size, self.channels)
         embedding = jax.nn.silu(self.condition(noise_label, class_ids))
-        before = (self.padded - self.size) // 2
-        margin = (before, self.padded - self.size - before)
-        hidden = self.stem(jnp.pad(x, ((0, 0), margin, margin, (0, 0))))
+        hidden = self.stem(framed(x, self.padded))
         skips, encoded = [hidden], []
         for level, stages in enumerate(self.down):
             for stage in stages:
@@ -249,6 +211,5 @@ class UNet(nnx.Module):
             if level < len(self.grow):
                 doubled = hidden.repeat(2, axis=1).repeat(2, axis=2)
                 hidden = self.grow[level](doubled)
-        out = self.out(jax.nn.silu(self.norm(hidden)))
-        out = out[:, before : before + self.size, before : before + self.size]
+        out = cropped(self.out(jax.nn.silu(self.norm(hidden))), self.size)
         return (out, tuple(encoded)) if features else out

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from transformer_reference import draw
 
-from kljax.decoding.fusion_settings import Fusion
-from kljax.decoding.generation import generate
-from kljax.decoding.sampling import Sampling
+from kljax.decoding import Decoding, Fusion, Sampling, generate
 from kljax.models.language.lora import (
     adapted,
     init_adapter,
@@ -76,17 +74,17 @@ def test_experts_as_adapters_are_fused_as_models_are():
     one, two = adapter(1, scale=0.3), adapter(2, scale=0.3)
     stack = {**PARAMS, "lora": stack_adapters([one, two], base=True)}
     where = np.arange(6) >= np.array([[0], [2], [5]])
-    shared = {"max_new_tokens": 8, "where": where, "combine": Fusion(rule="axis")}
-    shared["sampling"] = Sampling(temperature=0)
+    fusion = Fusion(rule="axis")
+    settings = Decoding(8, Sampling(temperature=0), combine=fusion)
     large, small = draw(INITIAL, 5), (adapted(APPLY, 3), stack)
-    out = generate(APPLY, large, TOKENS, others=[small], **shared)
+    out = generate([(APPLY, large), small], TOKENS, settings, where=where)
     # The same from merged weights, all tokens read at once.
     text = np.concatenate([TOKENS, out.tokens], axis=1)
     seen = np.concatenate([where, np.ones((3, 8), bool)], axis=1)
     run = jax.jit(APPLY)
     weights = (large, PARAMS, merged(one), merged(two))
     logits = [run(p, text, jnp.asarray(seen))[:, 5:-1] for p in weights]
-    fused, noted = jax.jit(shared["combine"])(tuple(logits))
+    fused, noted = jax.jit(fusion)(tuple(logits))
     np.testing.assert_array_equal(out.tokens, np.argmax(fused, axis=-1))
     alpha = out.diagnostics["alpha"]
     np.testing.assert_allclose(alpha, noted["alpha"], atol=1e-3)

@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 import transformer_reference as reference
 
-from kljax.models.language.cache import init_cache
-from kljax.models.language.transformer import (
-    Rope,
-    TransformerConfig,
-    looked_up,
-    transformer,
-)
+from kljax.models.language.transformer import Rope, TransformerConfig, transformer
+from kljax.models.layers import looked_up
 
 SIZES = {"vocab_size": 97, "width": 32, "depth": 2, "heads": 4, "max_length": 64}
 CASES = {
@@ -96,7 +91,7 @@ def test_left_padded_rows_equal_numpy_on_each_row_alone(name):
 def test_cached_blocks_equal_numpy(name):
     """Three blocks of three with left padding; a block may be padding alone."""
     m = model(name)
-    cache, found = init_cache(m.config, 3, 12), []
+    cache, found = m.apply.init_cache(3, 12), []
     for i in range(0, 9, 3):
         block = slice(i, i + 3)
         logits, cache = m.step(m.params, TOKENS[:, block], WHERE[:, block], cache)
@@ -114,18 +109,32 @@ def test_cached_blocks_equal_numpy(name):
 def test_one_token_of_one_row_at_a_time(name):
     """The step of one row has an attention of its own."""
     m = model(name)
-    cache, found = init_cache(m.config, 1, 16), []
+    cache, found = m.apply.init_cache(1, 16), []
     for token in TOKENS[0]:
         logits, cache = m.step(m.params, token[None, None], None, cache)
         found.append(logits[0, 0])
     check(np.stack(found), m.expected[0])
 
 
+def test_vectors_stand_where_those_of_ids_would():
+    """A step on embeddings: learned positions are added, what is masked is not read."""
+    m = model("gpt2")
+    vectors = m.params["head"]["kernel"].T[TOKENS]
+    vectors = np.where(WHERE[..., None], vectors, np.nan)
+    cache = m.apply.init_cache(3, 9)
+    found, cache = jax.jit(m.apply.step)(m.params, vectors, cache, where=WHERE)
+    for row, n, expected in zip(found, LENGTHS, m.expected, strict=True):
+        check(row[9 - n :], expected)
+    assert cache.limit == 64 and cache.memory is None
+    with pytest.raises(ValueError, match=r"floats of shape \[b, t, 32\]"):
+        m.apply.step(m.params, vectors[..., :5], cache)
+
+
 def test_rejected_tokens_are_forgotten():
     """`keep` after a block of drafts = a cache that never saw the rejected ones."""
     m = model("llama")
     rng = np.random.default_rng(2)
-    cache = init_cache(m.config, 3, 12)
+    cache = m.apply.init_cache(3, 12)
     none = np.ones((3, 3), bool)
     _, cache = m.step(m.params, TOKENS[:, :3], none, cache)
     drafts = rng.integers(0, 97, (3, 3)).astype(np.int32)
@@ -240,7 +249,8 @@ def test_bad_calls():
     """Wrong shapes, an overlong block, a cache of another model: named when traced."""
     m = model("llama")
     tokens = jnp.ones((2, 5), int)
-    cache = init_cache(m.config, 2, 4)
+    cache = m.apply.init_cache(2, 4)
+    shallow = transformer(TransformerConfig(**{**SIZES, "depth": 1}))[0]
     bad = {
         r"tokens has shape \(5,\)": {"tokens": tokens[0]},
         "dtype float32; expected integers": {"tokens": jnp.ones((2, 5))},
@@ -249,9 +259,7 @@ def test_bad_calls():
         r"positions has shape \(5,\)": {"positions": jnp.arange(5)},
         "longer than the context of 64": {"tokens": jnp.ones((1, 65), int)},
         "5 tokens and 2 rows does not fit a cache of 4 slots": {"cache": cache},
-        "cache has 1 layers and the model 2": {
-            "cache": init_cache(TransformerConfig(**{**SIZES, "depth": 1}), 2, 8)
-        },
+        "cache has 1 layers and the model 2": {"cache": shallow.init_cache(2, 8)},
     }
     for message, change in bad.items():
         with pytest.raises(ValueError, match=message):
@@ -268,4 +276,4 @@ def test_bad_calls():
     with pytest.raises(ValueError, match="slots is 3; the cache has 4"):
         cache.grow(3)
     with pytest.raises(ValueError, match="batch is 0"):
-        init_cache(m.config, 0, 4)
+        m.apply.init_cache(0, 4)

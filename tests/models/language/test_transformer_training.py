@@ -8,7 +8,6 @@ import sharded_transformer as child
 import transformer_reference as reference
 from jax.sharding import PartitionSpec
 
-from kljax.models.language.cache import init_cache
 from kljax.models.language.rope import Rope, rotation
 from kljax.models.language.sharding import partition_specs
 from kljax.models.language.stacking import stack_layers, unstack_layers
@@ -67,7 +66,7 @@ def test_layers_of_two_kinds_are_stacked_by_their_period():
         stack_layers(params)
     with pytest.raises(ValueError, match="period is 3; it must divide 4"):
         stack_layers(params, 3)
-    cache = init_cache(MIXED, 2, 64)
+    cache = apply.init_cache(2, 64)
     with pytest.raises(ValueError, match=r"call unstack_layers\(params\)"):
         jax.eval_shape(lambda p: apply(p, TOKENS, cache=cache), stacked)
 

@@ -1,0 +1,141 @@
+"""A problem of transport that is one: one dtype, equal leading axes, legal values."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from kljax.arguments import floating, legal, shadow
+from kljax.kernels.transport import rules
+from kljax.kernels.transport.matrix import Solution
+from kljax.kernels.transport.rules import Matrix, SquaredDistances
+from kljax.typing import Array, ArrayLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """All in one dtype and with equal leading axes."""
+
+    a: Array
+    b: Array
+    geometry: Matrix | SquaredDistances
+    epsilon: Array
+
+    @property
+    def parts(self) -> tuple[Array, Array, Matrix | SquaredDistances, Array]:
+        return self.a, self.b, self.geometry, self.epsilon
+
+    def potentials(self, iterations: int, tolerance: float | None = None) -> Solution:
+        """As `rules.find`."""
+        a, b, geometry, epsilon = self.parts
+        return rules.find(geometry, a, b, epsilon, iterations, tolerance)
+
+
+def checked(
+    a: ArrayLike,
+    b: ArrayLike,
+    cost: ArrayLike | SquaredDistances,
+    epsilon: ArrayLike,
+    iterations: int,
+) -> Problem:
+    """The problem, or an error that names what does not fit."""
+    a, b = floating(a), floating(b)
+    if isinstance(cost, SquaredDistances):
+        x, y = arrays = floating(cost.x), floating(cost.y)
+        if (
+            min(a.ndim, b.ndim) < 1
+            or min(x.ndim, y.ndim) < 2
+            or x.shape[-1] != y.shape[-1]
+            or (a.shape[-1], b.shape[-1]) != (x.shape[-2], y.shape[-2])
+            or 0 in x.shape + y.shape
+        ):
+            raise ValueError(
+                "a [..., n], b [..., m] and SquaredDistances of x [..., n, d] and y "
+                f"[..., m, d] do not fit: {a.shape}, {b.shape}, {x.shape}, {y.shape}"
+            )
+    else:
+        cost = floating(cost)
+        arrays = (cost,)
+        if (
+            min(a.ndim, b.ndim) < 1
+            or cost.ndim < 2
+            or (a.shape[-1], b.shape[-1]) != cost.shape[-2:]
+            or 0 in cost.shape
+        ):
+            raise ValueError(
+                f"a [..., n], b [..., m] and cost [..., n, m] do not fit: {a.shape}, "
+                f"{b.shape}, {cost.shape}"
+            )
+    if isinstance(epsilon, int | float) and not epsilon > 0:
+        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    if not isinstance(iterations, int | np.integer):
+        raise TypeError(f"iterations must be an integer, got {iterations!r}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    dtype = jnp.result_type(a, b, *arrays)
+    with np.errstate(over="ignore"):
+        epsilon = jnp.asarray(epsilon, dtype)
+    what = f"positive and finite in {dtype}"
+    epsilon = legal("epsilon", epsilon, lambda x: (x <= 0) | (x == jnp.inf), what)
+    a, b = (_masses(name, x.astype(dtype)) for name, x in (("a", a), ("b", b)))
+    leads = [x.shape[:-2] for x in arrays]
+    try:
+        lead = jnp.broadcast_shapes(a.shape[:-1], b.shape[:-1], *leads, epsilon.shape)
+    except ValueError:
+        name = "cost" if len(arrays) == 1 else "points"
+        shapes = ", ".join(str(x.shape) for x in arrays)
+        raise ValueError(
+            f"leading axes do not broadcast: a {a.shape}, b {b.shape}, "
+            f"{name} {shapes}, epsilon {epsilon.shape}"
+        ) from None
+    wide = [jnp.broadcast_to(x.astype(dtype), lead + x.shape[-2:]) for x in arrays]
+    a = jnp.broadcast_to(a, lead + a.shape[-1:])
+    b = jnp.broadcast_to(b, lead + b.shape[-1:])
+    geometry = Matrix(*wide) if len(wide) == 1 else _centered(a, b, *wide)
+    # What counts and is NaN, or infinite where a point lies, is in the potentials of
+    # its problem at least; this brings it into every derivative too.
+    unknown = lax.stop_gradient(_unknown(a, b, geometry) + shadow(epsilon))
+    a, b = (mass + unknown[..., None] for mass in (a, b))
+    return Problem(a, b, geometry, jnp.broadcast_to(epsilon, lead))
+
+
+def _masses(name: str, mass: Array) -> Array:
+    mass = legal(name, mass, lambda x: x < 0, "at least 0")
+    return legal(name, mass, _unbalanced, "of sum 1 (divide it by its sum)")
+
+
+def _unbalanced(mass):
+    """Whether masses do not sum to 1 up to the rounding of half precision."""
+    return abs(mass.sum(-1, keepdims=True) - 1) > 1e-2
+
+
+def _unknown(a: Array, b: Array, geometry: Matrix | SquaredDistances) -> Array:
+    """0, or NaN where a cost that counts is NaN or −inf."""
+    if isinstance(geometry, SquaredDistances):
+        x, y = (jnp.sum(shadow(points), axis=(-2, -1)) for points in geometry)
+        return x + y
+    cost = geometry.cost
+    legal("cost", cost, lambda x: x == -jnp.inf, "above −infinity")
+    counts = (a != 0)[..., :, None] & (b != 0)[..., None, :]
+    bad = counts & ~(cost > -jnp.inf)
+    return jnp.where(jnp.any(bad, axis=(-2, -1)), jnp.nan, 0).astype(cost.dtype)
+
+
+def _centered(a: Array, b: Array, x: Array, y: Array) -> SquaredDistances:
+    """Moved to the origin together: norms that are small cancel to more digits.
+
+    Points without mass that are not finite are put there.
+    """
+    x, y = present(x, a), present(y, b)
+    both = lax.stop_gradient(jnp.concatenate([x, y], axis=-2))
+    middle = jnp.mean(both, axis=-2, keepdims=True)
+    return SquaredDistances(x - middle, y - middle)
+
+
+def present(points: Array, mass: Array) -> Array:
+    """Points, with the mean of the others for one without mass that is not finite."""
+    absent = (mass == 0)[..., None] & ~jnp.isfinite(points).all(-1, keepdims=True)
+    kept = lax.stop_gradient(jnp.where(absent, 0, points))
+    count = jnp.maximum(jnp.sum(~absent, axis=-2, keepdims=True), 1)
+    return jnp.where(absent, jnp.sum(kept, axis=-2, keepdims=True) / count, points)

@@ -1,0 +1,39 @@
+"""Every public function has its call, and the call fits its annotations."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from public_calls import OTHERS, TABLE, VARIANTS, public_functions
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+
+
+def test_every_public_function_has_a_row():
+    homes = {}
+    for function, name in public_functions():
+        homes.setdefault(function, name)
+    assert set(homes.values()) - OTHERS == set(TABLE)
+
+
+def test_annotations_hold():
+    out = subprocess.run(
+        [sys.executable, TESTS / "annotated.py"], capture_output=True, text=True
+    )
+    assert out.returncode == 0, out.stderr
+    assert not out.stdout, out.stdout
+
+
+def test_lists_and_numbers_are_accepted_where_arrays_are():
+    for name, (function, arrays) in {**TABLE, **VARIANTS}.items():
+        if "." not in name:
+            continue
+        leaves, shape = jax.tree.flatten(arrays)
+        lists = shape.unflatten([np.asarray(x).tolist() for x in leaves])
+        given, plain = (
+            jax.make_jaxpr(lambda x=x, call=function: call(**x))().out_avals
+            for x in (arrays, lists)
+        )
+        assert str(given) == str(plain), name
