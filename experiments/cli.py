@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from experiments import discovery
@@ -277,7 +277,22 @@ def _parse(name: str, module: Any, arguments: Sequence[str]) -> tuple[Options, A
         )
     except ValueError as error:  # the configuration's own check
         raise discovery.UsageError(str(error)) from error
+    _check_places(settings(config), settings(parsed.config))
     return parsed.options, parsed.config
+
+
+def _check_places(preset: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    # A preset may name what its user is still to bring; who names a place has it.
+    from experiments.harness import check_model, check_path
+
+    checks = {"path": check_path, "folder": check_path, "source": check_model}
+    for field, value in given.items():
+        check = checks.get(field.rpartition(".")[2])
+        if check and value and isinstance(value, str) and value != preset[field]:
+            try:
+                check(field, value)
+            except ValueError as error:
+                raise discovery.UsageError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from kljax.errors import unknown
+from kljax.errors import CheckpointError, unknown
 
 __all__ = [
     "Claim",
@@ -32,8 +32,10 @@ __all__ = [
     "Table",
     "Verdict",
     "bookkeeping",
+    "check_model",
     "check_names",
     "check_packages",
+    "check_path",
     "config_hash",
     "mathematics",
     "problems",
@@ -184,6 +186,39 @@ def check_packages(field: str, packages: Iterable[str]) -> None:
                 f"{field}: package {package!r} is not installed; install it, or name "
                 "others"
             )
+
+
+def check_path(field: str, path: str) -> None:
+    """Whether a path that was given leads to a file or a folder.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not path or not pathlib.Path(path).expanduser().exists():
+        raise ValueError(f"{field}: {path!r} is no file or folder; correct the path")
+
+
+def check_model(field: str, source: str) -> None:
+    """Whether a model that was given is known by name (fetched or not) or by path.
+
+    Names of a hub ("owner/name") may yet come into its cache, and are not looked for.
+
+    Raises:
+        ValueError: it is not.
+    """
+    from kljax.data.sources import known
+
+    row = known(source)
+    if row is not None and row.kind == "model":
+        return
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", source):
+        return
+    from kljax.models.files.pretrained import locate
+
+    try:
+        locate(source)
+    except (CheckpointError, ValueError) as error:
+        raise ValueError(f"{field}: {error}") from error
 
 
 def plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ Without ``--expert`` the base is the amateur of contrastive decoding.
 import argparse
 import dataclasses
 import functools
+import math
 import pathlib
 import sys
 import time
@@ -127,6 +128,14 @@ def parsed(arguments: Sequence[str] | None = None) -> Options:
         parser.error("--plot draws weights, and there are none; --base")
     if options.draft and not options.expert:
         parser.error("--draft needs --expert, which makes the drafts")
+    if not options.base and (options.rule or options.weight is not None):
+        parser.error(
+            "--rule and --weight are of fusion, and there is one model; --base"
+        )
+    if options.weight is not None and not math.isfinite(options.weight):
+        parser.error(f"--weight must be finite, got {options.weight}")
+    if not -(2**63) <= options.seed < 2**63:
+        parser.error(f"--seed must fit 64 bits, got {options.seed}")
     if options.draft < 0:
         parser.error(f"--draft must be at least 0, got {options.draft}")
     return options
@@ -202,18 +211,18 @@ def _law(options: Options) -> Sampling:
 
 def _load(options: Options) -> list[Any]:
     """The large model, the base, the experts; one tokenizer for all."""
-    from kljax.models.files.pretrained import from_pretrained
-    from kljax.models.files.tokenizer import load_tokenizer
+    from kljax.models.files.pretrained import from_pretrained, locate
+    from kljax.models.files.special_tokens import no_tokenizer
 
+    folder = locate(options.large)
+    there = [(folder / name).is_file() for name in ("config.json", "tokenizer.json")]
+    if there == [True, False]:
+        raise no_tokenizer(folder)
     sources = [options.large, *([options.base] if options.base else ())]
     sources += options.expert
     models = [from_pretrained(source) for source in sources]
-    large = models[0]
-    if large.tokenizer is None:
-        # Says which tokenizer the folder has instead.
-        load_tokenizer(large.source)
     for model in models[1:]:
-        _check_tokenizer(large, model)
+        _check_tokenizer(models[0], model)
     return models
 
 
@@ -281,7 +290,7 @@ def _streamed(
     """Tokens of a few steps at a time, with their weights."""
     for part in _call(stream, options, models, ids, sampling)(chunk=4):
         count = int(part.lengths[0])
-        yield _columns(part, count, "")
+        yield _columns(models, part, count, "")
 
 
 def _drafted(
@@ -290,12 +299,20 @@ def _drafted(
     """The whole text by block verification, at once."""
     out = _call(speculate, options, models, ids, sampling)(draft=options.draft)
     note = f", {float(out.calls_per_token[0]):.2f} calls of the large model per token"
-    yield _columns(out, int(out.lengths[0]), note)
+    yield _columns(models, out, int(out.lengths[0]), note)
 
 
-def _columns(part: Any, count: int, note: str) -> tuple[list[int], list, str]:
+def _columns(
+    models: Sequence[Any], part: Any, count: int, note: str
+) -> tuple[list[int], list, str]:
     tokens = part.tokens[0, :count].tolist()
     alpha = part.diagnostics.get("alpha")
-    if alpha is None:
-        return tokens, [()] * count, note
-    return tokens, [tuple(row) for row in alpha[0, :count].tolist()], note
+    alphas = [()] * count if alpha is None else alpha[0, :count].tolist()
+    # A row of NaN draws -1.
+    if min(tokens, default=0) < 0 or any(math.isnan(x) for row in alphas for x in row):
+        sources = " or ".join(model.source for model in models)
+        raise ValueError(
+            f"the logits of {sources} are NaN: its weights are damaged, or too large "
+            "for their type; get them again"
+        )
+    return tokens, [tuple(row) for row in alphas], note

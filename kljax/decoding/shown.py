@@ -41,7 +41,8 @@ class Speller:
     def pieces(self, tokens: list[int], alphas: list) -> Iterator[Piece]:
         """Text that is whole, as soon as it is."""
         for token, alpha in zip(tokens, alphas, strict=True):
-            self.ids.append(token)
+            if token < self.tokenizer.end:  # a model may have rows of no token
+                self.ids.append(token)
             self.alphas.append(alpha)
             text = self.tokenizer.decode(self.ids)
             if text.endswith("\ufffd"):  # the rest of the character is to come

@@ -5,6 +5,7 @@ import io
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from transformer_reference import draw
@@ -107,6 +108,16 @@ def test_what_does_not_fit_is_said(folders, capsys):
     assert status == 2 and "--plot draws weights" in err
     status, _, err = run(folders, capsys, *large, "--draft", "3")
     assert status == 2 and "--draft needs --expert" in err
+    status, _, err = run(folders, capsys, *large, "--weight", "2")
+    assert status == 2 and "--rule and --weight are of fusion" in err
+    status, _, err = run(folders, capsys, *both, "expert", "--weight", "nan")
+    assert status == 2 and "--weight must be finite, got nan" in err
+    status, _, err = run(folders, capsys, *large, "--seed", "9" * 20)
+    assert status == 2 and "--seed must fit 64 bits" in err
+    status, _, err = run(folders, capsys, "--large", "smolm2")
+    assert status == 1 and "did you mean 'smollm2'?" in err
+    status, _, err = run(folders, capsys, "--large", "")
+    assert status == 1 and "source is empty" in err
     two = (*both, "expert", "--expert", "other", "--rule", "dynamic")
     status, _, err = run(folders, capsys, *two)
     assert status == 1 and 'Use rule="axis"' in err
@@ -116,6 +127,8 @@ def test_what_does_not_fit_is_said(folders, capsys):
 
 def test_characters_spread_over_tokens_come_whole():
     class Bytes:
+        end = 256
+
         def decode(self, ids):
             return bytes(ids).decode("utf-8", errors="replace")
 
@@ -128,6 +141,8 @@ def test_characters_spread_over_tokens_come_whole():
 
 def test_text_that_ends_inside_a_character_is_shown():
     class Bytes:
+        end = 256
+
         def decode(self, ids):
             return bytes(ids).decode("utf-8", errors="replace")
 
@@ -138,6 +153,23 @@ def test_text_that_ends_inside_a_character_is_shown():
     rest = list(decoder.rest())
     assert [piece.text for piece in rest] == ["\ufffd"] and rest[0].alpha == (6.0,)
     assert list(decoder.rest()) == [] == list(Speller(Bytes(), list(b"x")).rest())
+
+
+def test_tokens_that_are_none(folders, capsys):
+    """A row of NaN, and rows of a model that its tokenizer has no token for."""
+    initial = transformer(CONFIG)[1]
+    broken = jax.tree.map(lambda x: x * np.nan, draw(initial, 0))
+    folder = pathlib.Path(folders["large"]).with_name("broken")
+    save_pretrained(folder, CONFIG, broken, tokenizer=tokenizer(WORDS))
+    status, _, err = run(folders, capsys, "--large", str(folder))
+    assert status == 1 and f"the logits of {folder} are NaN" in err
+    padded = dataclasses.replace(CONFIG, vocab_size=64)
+    params = draw(transformer(padded)[1], 0)
+    params["head"]["kernel"] = np.arange(64) // 12 * np.ones((8, 1), "f4")
+    folder = folder.with_name("padded")
+    save_pretrained(folder, padded, params, tokenizer=tokenizer(WORDS))
+    status, out, err = run(folders, capsys, "--large", str(folder))
+    assert status == 0 and "6 tokens in" in err and out.strip() == "to be"
 
 
 def test_the_prompt_begins_as_the_model_begins_texts(folders, capsys, monkeypatch):

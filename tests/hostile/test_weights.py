@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from kljax.data.sources import Missing, known
 from kljax.errors import CheckpointError
 from kljax.models.files.config import read_config
 from kljax.models.files.pretrained import from_pretrained, save_pretrained
@@ -180,8 +181,16 @@ def buffers(prefix, code):
 
 OTHER_HEAD = np.random.default_rng(1).normal(size=(31, 16)).astype("f4")
 LONG = np.zeros((1, 1), "i8")
+WORDS = {"type": "WordLevel", "vocab": {"a": 0, "b": 99}, "unk_token": "a"}
 # Name, configuration, what is done to the folder, what the error says.
 REFUSED = [
+    (
+        "a token without a row",
+        LLAMA,
+        text("tokenizer.json", {"version": "1.0", "added_tokens": [], "model": WORDS}),
+        "ids up to 99 and the model 31 tokens",
+    ),
+    ("an end that is true", LLAMA, fields(eos_token_id=True), "eos_token_id is True"),
     ("a name twice", LLAMA, header('"model.norm.weight"', f'"{DOWN}"'), "stands twice"),
     ("places overlap", LLAMA, header(r"\[1984, 2048\]", "[1920, 1984]"), "damaged"),
     ("bytes behind", LLAMA, changed(same, behind=b"junk"), "damaged"),
@@ -317,6 +326,13 @@ REFUSED = [
 ]
 # Name, configuration, what is done, what a warning says, the head that is read.
 READ = [
+    (
+        "a tokenizer of another form",
+        LLAMA,
+        text("tokenizer.model", b"\n"),
+        "tokenizer is None: .*tokenizer.model .SentencePiece",
+        None,
+    ),
     ("masks, as they are published", GPT2, buffers("", "U8"), "", None),
     ("masks of truth", GPT2, buffers("transformer.", "BOOL"), "", None),
     ("masks of a wrapper", GPT2, buffers("module.transformer.", "U8"), "", None),
@@ -431,6 +447,13 @@ def test_the_cache_is_where_its_variables_say(place, tmp_path, monkeypatch):
     for file in (cached / "blobs").iterdir():
         os.symlink(file, cached / "snapshots/abc" / file.name)
     assert from_pretrained("owner/tiny").config == LLAMA
+
+
+def test_a_model_goes_by_all_of_its_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("KLJAX_CACHE", str(tmp_path))
+    for name in ("SmolLM2", *known("smollm2").aliases):
+        with pytest.raises(Missing, match="fetch smollm2"):
+            from_pretrained(name)
 
 
 def test_a_window_of_every_family_is_the_one_of_its_file():

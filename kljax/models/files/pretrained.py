@@ -21,11 +21,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kljax.data import model_file, names
-from kljax.errors import CheckpointError
+from kljax.data.sources import known
+from kljax.errors import CheckpointError, unknown
 from kljax.models.files.config import config_fields, read_config
 from kljax.models.files.gguf import FACTORS, open_gguf, read_gguf_config
 from kljax.models.files.layout import GGUF, LLAMA, SPELLINGS
 from kljax.models.files.saving import check_params, replaced, write_json, write_weights
+from kljax.models.files.special_tokens import foreign_files, no_tokenizer
 from kljax.models.files.tensors import DTYPES, open_folder, read_json
 from kljax.models.files.tokenizer import Tokenizer, load_tokenizer, stop_ids
 from kljax.models.files.weights import load_weights, settled, structure
@@ -34,7 +36,7 @@ from kljax.models.language.stacking import unstack_layers
 from kljax.models.language.transformer import PureTransformer
 from kljax.typing import PyTree
 
-__all__ = ["Pretrained", "from_pretrained", "save_pretrained"]
+__all__ = ["Pretrained", "from_pretrained", "locate", "save_pretrained"]
 
 SHARD_BYTES = 5_000_000_000
 ADAPTERS = (
@@ -53,7 +55,8 @@ class Pretrained:
       config: sizes and choices.
       apply: the model's function, called as `apply(params, tokens, ...)`.
       params: nested dict of arrays, layers as a list.
-      tokenizer: text to ids and back; None where there was none.
+      tokenizer: text to ids and back; None where there was none, with a warning
+        where there was one in a form that is not read.
       stop_tokens: ids that end a text or a turn, of the configuration, the generation
         configuration and the tokenizer together.
       pad_id: what to fill rows up with.
@@ -117,12 +120,22 @@ def from_pretrained(
     """
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype is {dtype!r}; expected a floating point type or None")
-    path = _locate(source)
+    path = locate(source)
     load = _from_folder if path.is_dir() else _from_gguf
     return load(path, dtype, tokenizer, mesh)
 
 
-def _locate(source: str | os.PathLike) -> pathlib.Path:
+def locate(source: str | os.PathLike) -> pathlib.Path:
+    """The folder or file of a model, see `from_pretrained`.
+
+    Raises:
+      ValueError: there is none.
+      CheckpointError: the cache leads to a folder that is not there.
+      DataError: a name that is known, and was not fetched.
+    """
+    name = os.fspath(source)
+    if not name:
+        raise ValueError("source is empty; give a folder, a .gguf file or a name")
     path = pathlib.Path(source).expanduser()
     if path.exists():
         if path.is_dir() or path.suffix == ".gguf":
@@ -131,9 +144,9 @@ def _locate(source: str | os.PathLike) -> pathlib.Path:
             f"source is {os.fspath(source)!r}, a file but no .gguf; give the folder "
             "that holds config.json and model.safetensors"
         )
-    name = os.fspath(source)
-    if name in names("model"):
-        return model_file(name)
+    row = known(name)
+    if row is not None and row.kind == "model":
+        return model_file(row.name)
     cached = _hub_cache() / f"models--{'--'.join(path.parts)}"
     revision = cached / "refs" / "main"
     if revision.is_file():
@@ -145,9 +158,9 @@ def _locate(source: str | os.PathLike) -> pathlib.Path:
             "the model again."
         )
     raise ValueError(
-        f"source is {name!r}: no such folder or file, not one of the names "
-        f"{', '.join(names('model'))}, and not in the Hugging Face cache; download the "
-        "model and give its folder"
+        f"source is {name!r}: no such folder or file, not in the Hugging Face cache, "
+        f"and an {unknown('model', name, names('model'))}. Download the model and give "
+        "its folder"
     )
 
 
@@ -204,6 +217,8 @@ def _from_folder(
     params = load_weights(config, spelling, tensors, folder, dtype, mesh)
     there = with_tokenizer and (folder / "tokenizer.json").is_file()
     tokenizer = load_tokenizer(folder) if there else None
+    if with_tokenizer and not there and foreign_files(folder):
+        warnings.warn(f"tokenizer is None: {no_tokenizer(folder)}", stacklevel=3)
     generation = _fields(folder / "generation_config.json") or {}
     ends = stop_ids(fields, generation, source=folder)
     pad = fields.get("pad_token_id")
@@ -237,16 +252,17 @@ def _finished(
     source: pathlib.Path,
 ) -> Pretrained:
     if tokenizer is not None:
-        if tokenizer.vocab_size > config.vocab_size:
+        if tokenizer.end > config.vocab_size:
             raise CheckpointError(
-                f"{source}: the tokenizer has {tokenizer.vocab_size} tokens and the "
-                f"model {config.vocab_size}. Remedy: get the model's own tokenizer."
+                f"{source}: the tokenizer has ids up to {tokenizer.end - 1} and the "
+                f"model {config.vocab_size} tokens. Remedy: get the model's own "
+                "tokenizer."
             )
         ends = {*ends, *tokenizer.stop_tokens}
         pad = tokenizer.pad_id if pad is None else pad
     # Older configurations say -1 or an id that the vocabulary does not have.
     known = sorted({end for end in ends if 0 <= end < config.vocab_size})
-    if not isinstance(pad, int) or not 0 <= pad < config.vocab_size:
+    if type(pad) is not int or not 0 <= pad < config.vocab_size:
         pad = known[0] if known else 0
     return Pretrained(config, apply, params, tokenizer, tuple(known), pad, str(source))
 

@@ -17,7 +17,14 @@ from typing import Any
 from kljax.errors import CheckpointError
 from kljax.models.files.tensors import read_json
 
-__all__ = ["Beside", "add_tokens", "no_tokenizer", "read_beside", "read_templates"]
+__all__ = [
+    "Beside",
+    "add_tokens",
+    "foreign_files",
+    "no_tokenizer",
+    "read_beside",
+    "read_templates",
+]
 
 FOREIGN = {
     "tokenizer.model": "SentencePiece or tiktoken",
@@ -84,11 +91,15 @@ def _name(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def foreign_files(folder: pathlib.Path) -> list[str]:
+    """The files of tokenizers there that are not read, with their kind."""
+    return [f"{x} ({kind})" for x, kind in FOREIGN.items() if (folder / x).is_file()]
+
+
 def no_tokenizer(folder: pathlib.Path) -> CheckpointError:
     """The error for a folder without tokenizer.json: what it has instead."""
-    found = [f"{name} ({kind})" for name, kind in FOREIGN.items()]
-    found = [text for text in found if (folder / text.split(" ")[0]).is_file()]
-    other = f", but {' and '.join(found)}, which is not read here" if found else ""
+    found = " and ".join(foreign_files(folder))
+    other = f", but {found}, which is not read here" if found else ""
     return CheckpointError(
         f"{folder}: no tokenizer.json{other}. Remedy: save the model's fast tokenizer "
         "there (AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of "

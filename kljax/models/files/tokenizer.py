@@ -101,7 +101,7 @@ class Tokenizer:
         """The text of ids.
 
         Args:
-          ids: one row of integers below `vocab_size`.
+          ids: one row of integers below `end`.
           special: keep the names of special tokens.
 
         Raises:
@@ -117,16 +117,16 @@ class Tokenizer:
                 f"ids has shape {row.shape} and dtype {row.dtype}; expected one row of "
                 "integers"
             )
-        outside = row[(row < 0) | (row >= self._end)] if row.size else row
+        outside = row[(row < 0) | (row >= self.end)] if row.size else row
         if outside.size:
             raise ValueError(
-                f"ids holds {outside[0]}; expected integers from 0 to {self._end - 1}"
+                f"ids holds {outside[0]}; expected integers from 0 to {self.end - 1}"
             )
         return self.core.decode(row.tolist(), skip_special_tokens=not special)
 
     @functools.cached_property
-    def _end(self) -> int:
-        """One more than the largest id: some vocabularies have gaps."""
+    def end(self) -> int:
+        """One more than the largest id; above `vocab_size` where there are gaps."""
         return max(self.vocabulary.values(), default=-1) + 1
 
     def rows(
