@@ -1,5 +1,6 @@
 """The fused linear loss is the dense one: random cases of every kind, by `vmap`."""
 
+import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,18 +81,18 @@ def check(cases, names, count):
         with jax.enable_x64(dtype == np.float64):
             arrays, weights = random_cases(sizes, dtype, count, i)
 
-            def fused(name, arrays, weights, chunk=chunk):
+            def ours(name, arrays, weights, chunk=chunk):
                 return fused.divergence(
                     name, **arrays, weights=weights, chunk_size=chunk
                 )
 
-            def both(arrays, weights, fused=fused):
+            def both(arrays, weights, ours=ours):
                 return [
                     jax.value_and_grad(lambda given, f=f, n=n: f(n, given, weights))(
                         arrays
                     )
                     for n in names
-                    for f in (fused, dense)
+                    for f in (ours, dense)
                 ]
 
             found = jax.jit(jax.vmap(both))(arrays, weights)

@@ -10,15 +10,21 @@ nothing else; rows are then taken all at once.
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.generators import FDivergence, Outcomes
+from kljax.generators import FDivergence
 from kljax.kernels.logits.blocks import by_rows
+from kljax.kernels.logits.parts import (
+    RowState,
+    row_gradient,
+    row_settled,
+    row_sum,
+    row_terms,
+)
 from kljax.kernels.logits.referenced import (
     FAR,
     masked,
@@ -30,93 +36,8 @@ from kljax.kernels.logits.referenced import (
     sums,
     unit,
     unsound,
-    within,
 )
 from kljax.typing import Array, Bool, Float
-
-
-class RowState(NamedTuple):
-    """What is known of each row after the forward pass; shapes ``[*b]``."""
-
-    value: Array
-    log_zp: Array
-    """Log-normaliser of the referenced target."""
-    log_zq: Array
-    shift: Array
-    """``log_zq − log_zp``, accurate where it is small."""
-    origin_p: Array
-    origin_q: Array
-    """The logits at the reference: no gradient passes through them."""
-    empty: Array
-    """Whether a side has no outcome, as 0 or 1."""
-
-
-def _interior(o: Outcomes, either: Array) -> Outcomes:
-    """Finite stand-ins of moderate size where a side is impossible."""
-    log_p, log_q, log_u, p, q, excess = o
-    log_p, log_q, log_u = (jnp.where(either, 0, x) for x in (log_p, log_q, log_u))
-    return Outcomes(log_p, log_q, log_u, p, q, excess)
-
-
-def _limit(mass: Array, bound: Any) -> Array:
-    infinite = jnp.isinf(bound)
-    return jnp.where(infinite, jnp.inf, mass * jnp.where(infinite, 0.0, bound))
-
-
-def _sum(x: Array, axis: str | None) -> Array:
-    return sums([x], axis)[0]
-
-
-def _terms(divergence: FDivergence, o: Outcomes, p_zero, q_zero) -> Array:
-    """``q f(p/q)`` of each outcome, limits included."""
-    bounds = divergence.at_zero, divergence.dual_at_zero
-    if divergence.limits_included:
-        terms = divergence.mass_term(o)
-        for bound, missing, there in zip(bounds, (p_zero, q_zero), (q_zero, p_zero)):
-            if not isinstance(bound, float) or math.isinf(bound):
-                beyond = missing & ~there & jnp.isinf(bound)
-                terms = jnp.where(beyond, jnp.inf, terms)
-        return terms
-    lone = jnp.where(q_zero, 0, _limit(o.q, bounds[0]))
-    lone = jnp.where(p_zero, lone, _limit(o.p, bounds[1]))
-    either = p_zero | q_zero
-    return jnp.where(either, lone, divergence.mass_term(_interior(o, either)))
-
-
-def _gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, state, axis):
-    """In the model's logits: ``q ⊙ (g − Σ q g)`` with ``g = grad_q``.
-
-    Rows of NaN get 1, of which `_settled` makes NaN; others without a gradient 0.
-    """
-    finite = jnp.isfinite(state.value) & (state.empty == 0)
-    if divergence.limits_included:
-        product = divergence.mass_grad(o)
-    else:
-        either = p_zero | q_zero
-        bound = divergence.at_zero
-        bound = jnp.where(jnp.isinf(bound), 0.0, bound)
-        inside = divergence.mass_grad(_interior(o, either))
-        product = jnp.where(either, jnp.where(q_zero, 0, o.q * bound), inside)
-    product = jnp.where(finite, product, 0)
-    if not divergence.centered:
-        product = product - o.q * within(_sum(product, axis))
-    # A select at the end keeps the subtraction in the loop that writes the gradient.
-    return jnp.where(finite, product, jnp.where(jnp.isnan(state.value), 1, 0))
-
-
-def _settled(tangent: Array, state: RowState, axis: str | None) -> Array:
-    """The sum over devices; 0 in a row that is empty or infinite, NaN in one of NaN.
-
-    But in a row of NaN what is multiplied by 0 stays 0, forward and backward, so that
-    a loss may leave the row out: hence products, the same from either end.
-    """
-    fixed = (state.empty == 1) | (state.value == jnp.inf)
-    tangent = jnp.where(fixed, 0, tangent)
-    nan = jnp.isnan(state.value)
-    large = jnp.where(nan, jnp.finfo(tangent.dtype).max, 1)
-    nothing = jnp.where(nan, 0, 1).astype(tangent.dtype)
-    tangent = tangent * large * large * nothing * large * large
-    return tangent if axis is None else jax.lax.psum(tangent, axis)
 
 
 def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
@@ -143,7 +64,7 @@ def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
         value = one_pass.value(z_p, z_q, x, log_zq - log_zp, *found)
     else:
         o = outcomes(both, log_zp, log_zq, shift, e_p / z_p, e_q / z_q)
-        value = _sum(_terms(divergence, o, both.p_zero, both.q_zero), axis)
+        value = row_sum(row_terms(divergence, o, both.p_zero, both.q_zero), axis)
     wrong = unsound(z_p, z_q)
     empty &= ~wrong
     value = jnp.where(empty, 0, jnp.where(wrong, jnp.nan, value))
@@ -213,10 +134,10 @@ def _moved(slope, x, where, origin, state, dx, sharpness, d_sharpness) -> Array:
     if dx is not None:
         # What `where` takes away may hold a NaN in a row of NaN.
         dx = dx if where is None else jnp.where(where, dx, 0)
-        change = _sum(slope * dx.astype(slope.dtype), None)
+        change = row_sum(slope * dx.astype(slope.dtype), None)
         total += change if sharpness is None else change * sharpness
     if d_sharpness is not None:
-        change = _sum(slope * offset(x, origin), None)
+        change = row_sum(slope * offset(x, origin), None)
         total += jnp.where(jnp.isnan(state.value), 1, change) * d_sharpness
     return total
 
@@ -257,22 +178,24 @@ def _row_state_jvp(axis, primals, tangents):
         p_zero, q_zero = both.p_zero, both.q_zero
         total = jnp.zeros_like(state.value)
         if dq is not None or d_sharpness is not None:
-            g = _gradient(divergence, o, p_zero, q_zero, state, axis)
+            g = row_gradient(divergence, o, p_zero, q_zero, state, axis)
             moved = where, state.origin_q, state, dq, sharpness, d_sharpness
             total += _moved(g, b, *moved)
         if dp is not None or d_sharpness is not None:
-            g = _gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
+            g = row_gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
             moved = where, state.origin_p, state, dp, sharpness, d_sharpness
             total += _moved(g, a, *moved)
         if moving:
             finite = jnp.isfinite(state.value)
 
             def in_parameters(leaves):
-                terms = _terms(structure.unflatten(leaves), o, p_zero, q_zero)
-                return _sum(jnp.where(finite, terms, sum(map(jnp.sum, leaves))), None)
+                terms = row_terms(structure.unflatten(leaves), o, p_zero, q_zero)
+                return row_sum(
+                    jnp.where(finite, terms, sum(map(jnp.sum, leaves))), None
+                )
 
             total += jax.jvp(in_parameters, (leaves,), (d_leaves,))[1]
-        return _settled(total, state, axis)[..., 0]
+        return row_settled(total, state, axis)[..., 0]
 
     def of_normalizer(shared, rows):
         x, where, state, origin, log_z, dx, sharpness, d_sharpness = rows
@@ -285,7 +208,7 @@ def _row_state_jvp(axis, primals, tangents):
             side = jnp.where(jnp.isneginf(x), x, side * sharpness)
         mass = jnp.where(jnp.isnan(state.value), 1, jnp.exp(side - log_z))
         moved = where, origin, state, dx, sharpness, d_sharpness
-        return _settled(_moved(mass, x, *moved), state, axis)[..., 0]
+        return row_settled(_moved(mass, x, *moved), state, axis)[..., 0]
 
     # Recomputed in the backward pass: nothing but the inputs and the state is kept.
     def tangent(function, shared, rows):
@@ -331,76 +254,3 @@ def row_divergence(
         dtype = jnp.result_type(p_logits, q_logits, jnp.float32)
         sharpness = jnp.broadcast_to(sharpness.astype(dtype), p_logits.shape[:-1])
     return row_state(divergence, p_logits, q_logits, where, sharpness, axis).value
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def own_divergence(
-    divergence: FDivergence,
-    p_logits: Float[Array, "*b v"],
-    q_logits: Float[Array, "*b v"],
-    where: None,
-    sharpness: Float[Array, ""] | None,
-    axis: str,
-) -> Float[Array, "*b"]:
-    """`row_divergence`, for a gradient that is formed inside of `jax.shard_map`.
-
-    Every device is given the same cotangents; nothing is exchanged for them. In the
-    logits its gradient is whole, in sharpness and parameters a device's part.
-    """
-    return row_divergence(divergence, p_logits, q_logits, where, sharpness, axis)
-
-
-def _own_forward(divergence, p, q, where, sharpness, axis):
-    leaves, structure = jax.tree.flatten(
-        (p, q, divergence, sharpness), is_leaf=lambda x: hasattr(x, "perturbed")
-    )
-    parts = leaves[:1], leaves[1:2], leaves[2:]
-    moves = [any(x.perturbed for x in part) for part in parts]
-    arrays = structure.unflatten([x.value for x in leaves])
-    p, q, divergence, sharpness = arrays
-    rows = None if sharpness is None else jnp.broadcast_to(sharpness, p.shape[:-1])
-    state = row_state(divergence, p, q, where, rows, axis)
-    # What is fixed is told by structure: a residual is an array.
-    return state.value, (arrays, state, [() if m else None for m in moves])
-
-
-def _own_backward(axis, kept, cotangent):
-    (p, q, divergence, sharpness), state, moves = kept
-    p_moves, q_moves, rest_moves = (m is not None for m in moves)
-    state = RowState(*(x[..., None] for x in state))
-    a, b = masked(p, q, None)
-    both = sides(a, b, state.origin_p, state.origin_q, sharpness)
-    o = outcomes(both, state.log_zp, state.log_zq, state.shift)
-    p_zero, q_zero = both.p_zero, both.q_zero
-    in_p: Any = None
-    in_q: Any = None
-    if p_moves or rest_moves:
-        in_p = _gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
-    if q_moves or rest_moves:
-        in_q = _gradient(divergence, o, p_zero, q_zero, state, axis)
-    ct = cotangent[..., None]
-
-    def moved(slope, x, moves):
-        scale = ct if sharpness is None else ct * sharpness
-        return _settled(slope * scale, state, None).astype(x.dtype) if moves else None
-
-    in_sharpness = in_divergence = None
-    if rest_moves:
-        leaves, structure = jax.tree.flatten(divergence)
-
-        def total(leaves):
-            terms = _terms(structure.unflatten(leaves), o, p_zero, q_zero)
-            other = sum(map(jnp.sum, leaves))
-            terms = jnp.where(jnp.isfinite(state.value), terms, other)
-            return jnp.sum(_settled(terms * ct, state, None))
-
-        in_divergence = structure.unflatten(jax.grad(total, allow_int=True)(leaves))
-        if sharpness is not None:
-            slopes = in_q * offset(b, state.origin_q) + in_p * offset(a, state.origin_p)
-            slopes = jnp.where(jnp.isnan(state.value), 1, slopes)
-            in_sharpness = jnp.sum(_settled(slopes * ct, state, None))
-    in_logits = moved(in_p, p, p_moves), moved(in_q, q, q_moves)
-    return in_divergence, *in_logits, None, in_sharpness
-
-
-own_divergence.defvjp(_own_forward, _own_backward, symbolic_zeros=True)
