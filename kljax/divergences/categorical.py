@@ -251,7 +251,8 @@ def renyi(
 
     Returns:
       One value per leading index, in nats; ``+inf`` for α >= 1 where the model lacks
-      an outcome of the target, and for disjoint supports.
+      an outcome of the target, and for disjoint supports; NaN for a traced order that
+      is not positive.
 
     Raises:
       ValueError, TypeError: as in `divergence`, or ``alpha <= 0``.
@@ -275,6 +276,7 @@ def renyi(
 @jax.jit
 def _renyi(p, q, alpha, temperature, where):
     alpha = alpha.astype(jnp.result_type(p, q, jnp.float32))
+    alpha = jnp.where(alpha > 0, alpha, jnp.nan)
     of_outcomes = alpha[..., None] if alpha.ndim else alpha
     amari = _rows(Alpha(of_outcomes), p, q, temperature, where)
     return _by_rows(normalized.renyi_rows, p, q, temperature, where, alpha, amari)

@@ -66,7 +66,9 @@ def kl(
             "leading axes of counts_p and counts_q do not broadcast: "
             f"{counts_p.shape} and {counts_q.shape}"
         ) from None
-    empty = (p.sum(-1) == 0) | (q.sum(-1) == 0)
+    # Without mass there is nothing to compare, but a NaN on the other side counts.
+    total_p, total_q = p.sum(-1), q.sum(-1)
+    empty = (total_p == 0) & ~jnp.isnan(total_q) | (total_q == 0) & ~jnp.isnan(total_p)
     terms = ForwardKL().term(_log_shares(p), _log_shares(q))
     return jnp.where(empty, 0, jnp.sum(terms, axis=-1))
 

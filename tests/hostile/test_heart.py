@@ -124,6 +124,10 @@ CASES = {
         lambda: kd.renyi(P, Q, alpha=NAN),
         "alpha must be positive, got nan",
     ),
+    "a traced order of -1": (
+        lambda: jax.jit(kd.renyi)(P, Q, alpha=-1.0),
+        np.full(4, NAN),
+    ),
     "a misspelt name": (
         lambda: kd.divergence(P, Q, "revers_kl"),
         "did you mean 'reverse_kl'",

@@ -60,6 +60,14 @@ CASES = {
     "no samples": (lambda: s.histogram_kl([], [1], [0, 2]), "a sample at least"),
     "negative count": (lambda: counts.kl([2, -1], [1, 1]), "counts_p.*got -1"),
     "NaN count": (lambda: counts.kl([2, 1], [1, NAN]), NAN),
+    "NaN count beside none": (
+        lambda: counts.kl([0, 0], [1, NAN], pseudo_count=0),
+        NAN,
+    ),
+    "NaN count before none": (
+        lambda: counts.kl([1, NAN], [0, 0], pseudo_count=0),
+        NAN,
+    ),
     "negative count, traced": (
         lambda: jax.jit(counts.kl)([2.0, -1.0], [1.0, 1.0]),
         NAN,
