@@ -24,6 +24,7 @@ __all__ = [
     "fitting",
     "floating",
     "legal",
+    "real",
     "rows_shaped",
     "shadow",
     "traced",
@@ -171,6 +172,8 @@ def check_positive(name: str, value: ArrayLike) -> None:
     known = concrete(value)
     if known is None:
         return
+    if known.dtype.kind in "OSU":
+        raise TypeError(f"{name} must be real numbers, got {described(value)}")
     wrong = known[~((known >= LEAST) & (known <= MOST))]
     if np.size(wrong):
         raise ValueError(
@@ -180,12 +183,7 @@ def check_positive(name: str, value: ArrayLike) -> None:
 
 def fitting(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
     """Real numbers, one or one for each row, as `rows_shaped` has it, of any size."""
-    array = jnp.asarray(value)
-    if not (
-        jnp.issubdtype(array.dtype, jnp.floating)
-        or jnp.issubdtype(array.dtype, jnp.integer)
-    ):
-        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
+    array = real(name, value)
     fits = len(array.shape) in (0, len(rows)) and all(
         mine in (1, row) for mine, row in zip(array.shape, rows)
     )
@@ -194,6 +192,20 @@ def fitting(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
             f"{name} must be one number or have the shape of the result's rows, "
             f"{rows}; got {array.shape}"
         )
+    return array
+
+
+def real(name: str, value: ArrayLike) -> Array:
+    """An array of real numbers; raises a TypeError for anything else."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        array = None
+    if value is None or array is None:
+        raise TypeError(f"{name} must be real numbers, got {described(value)}")
+    kinds = jnp.floating, jnp.integer
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
     return array
 
 

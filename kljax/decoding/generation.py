@@ -68,7 +68,8 @@ def generate(
     Returns:
       `tokens` and `log_probabilities` `[b, max_new_tokens]`, `lengths` `[b]`,
       `diagnostics`, each `[b, max_new_tokens, ...]`. A row whose traced prompt holds an
-      id outside the vocabulary is pad tokens with log-probabilities NaN.
+      id outside the vocabulary is pad tokens with log-probabilities NaN; one whose
+      logits hold a NaN or +inf ends there with a token of -1, as in `Block`.
 
     Raises:
       TypeError: a model that is no decoder, or no integers for tokens.

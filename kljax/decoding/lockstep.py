@@ -107,9 +107,10 @@ class Block:
     """Tokens of all rows.
 
     Attributes:
-      tokens: what was chosen; the pad token after a row's end.
+      tokens: what was chosen; the pad token after a row's end. A row whose logits hold
+        a NaN or +inf ends there with -1.
       log_probabilities: of the tokens, in nats, under the law they were drawn from;
-        0 after the end.
+        0 after the end, NaN at a token of -1.
       lengths: tokens of every row, its stop token included.
       diagnostics: what `combine` returned for every token, 0 after all rows' end.
     """
@@ -203,15 +204,16 @@ def advance(
         fused, noted = plan.combine(tuple(logits)) if plan.combine else (logits[0], {})
         keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.made)
         token, log_p = sample(keys, fused, sampling, seen=state.seen)
+        lost = ~state.done & (token < 0)  # a row without a law ends: no text is made up
         token = jnp.where(state.done, values.pad_id, token)
         log_p = jnp.where(state.done, 0.0, log_p)
         seen = state.seen
         if seen is not None:
-            seen = seen.at[jnp.arange(len(token)), token].max(~state.done)
-        stopped = jnp.any(token[:, None] == values.stop_tokens, axis=1)
+            seen = seen.at[jnp.arange(len(token)), token].max(~state.done & ~lost)
+        stopped = lost | jnp.any(token[:, None] == values.stop_tokens, axis=1)
         after = Readers(
             caches=tuple(caches),
-            token=token,
+            token=jnp.where(lost, values.pad_id, token),
             done=state.done | stopped,
             seen=seen,
             keys=state.keys,

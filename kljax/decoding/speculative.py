@@ -212,6 +212,7 @@ def one_round(plan: Plan, drafting: Drafting, values: Values, state: Readers) ->
             values.params[drafter], token[:, None], cache, active[:, None]
         )
         token = sample(_folded(keys, i), logits[:, 0], sampling).token
+        token = jnp.maximum(token, 0)  # what has no law is seen when it is verified
         return (cache, token), (logits[:, 0], token)
 
     # One more than is drafted: the last draft has to be read, and gives the logits that
@@ -265,8 +266,8 @@ def _accept(
         last = sample(_folded(keys, draft + 2), jnp.log(rest)).token
         filled = jnp.pad(drafts, ((0, 0), (0, 1)))
         tokens = jnp.where(jnp.arange(draft + 1) < kept[:, None], filled, last[:, None])
-    log_p = jnp.take_along_axis(law, tokens[..., None], axis=-1)[..., 0]
-    return tokens, log_p, kept + 1
+    log_p = jnp.take_along_axis(law, jnp.maximum(tokens, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(jnp.isnan(log_p), -1, tokens), log_p, kept + 1
 
 
 def _leading(kept: Bool[Array, "b m"]) -> Int[Array, " b"]:
@@ -302,7 +303,8 @@ def _rounds(
         lengths, calls, accepted = counts
         active = ~state.done
         tokens = new.block[0]
-        stops = jnp.any(tokens[..., None] == values.stop_tokens, axis=-1)
+        ends = jnp.any(tokens[..., None] == values.stop_tokens, axis=-1)
+        stops = ends | (tokens < 0)
         first = jnp.where(jnp.any(stops, axis=1), jnp.argmax(stops, axis=1), block)
         count = jnp.minimum(jnp.minimum(new.count, first + 1), limit - lengths)
         count = jnp.where(active, count, 0).astype(jnp.int32)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.arguments import check_positive, rows_shaped
+from kljax.divergences._arguments import for_rows
 from kljax.divergences._probabilities import warn_of_probabilities
 from kljax.generators import Alpha, FDivergence, get, names
 from kljax.kernels.logits import normalized, row_divergence
@@ -166,7 +167,8 @@ def divergence(
       where: which outcomes exist, of the logits' rank. Both sides renormalise over
         them; a row without any gives 0.
       pad_vocab: let the shorter vocabulary end in impossible outcomes.
-      **parameters: of the divergence, such as ``alpha=0.3``, may be traced.
+      **parameters: of the divergence, such as ``alpha=0.3``, may be traced; one number,
+        or one for each row. One that is traced and out of its range gives NaN.
 
     Returns:
       One value per leading index: float32, or float64 if an input is. Relative error
@@ -196,9 +198,10 @@ def divergence(
     """
     objective = get(divergence, **parameters)
     p, q = _pair(p_logits, q_logits, axis, pad_vocab)
-    mask = _mask(where, axis, p)
+    mask, lead = _mask(where, axis, p), p.shape[:-1]
     warn_of_probabilities(p, q)
-    return _rows(objective, p, q, _temperature(temperature, p.shape[:-1]), mask)
+    warmth = _temperature(temperature, lead)
+    return _rows(for_rows(objective, lead), p, q, warmth, mask)
 
 
 def _wrapper(name: str) -> Callable[..., Array]:

@@ -69,6 +69,8 @@ def names() -> tuple[str, ...]:
 def get(divergence: str | FDivergence, **parameters: Any) -> FDivergence:
     """The divergence called by that name; an object is returned as it is.
 
+    A parameter that is traced and out of its range becomes NaN.
+
     Args:
       divergence: a name of `names()`, a short form (``kl``, ``js``, ``tv``, ``chi2``,
         ...), or an object.
@@ -85,7 +87,7 @@ def get(divergence: str | FDivergence, **parameters: Any) -> FDivergence:
     if isinstance(divergence, FDivergence):
         if parameters:
             raise TypeError(f"{divergence} is complete: got {sorted(parameters)} too")
-        return divergence
+        return divergence.in_range()
     if not isinstance(divergence, str):
         raise TypeError(
             "divergence must be a name or an FDivergence object, got "
@@ -93,10 +95,10 @@ def get(divergence: str | FDivergence, **parameters: Any) -> FDivergence:
         )
     canonical = _ALIASES.get(divergence, divergence)
     if canonical not in _TABLE:
-        raise ValueError(unknown("divergence", divergence, _TABLE))
+        raise ValueError(unknown("divergence", divergence, (*_TABLE, *_ALIASES)))
     cls = _TABLE[canonical]
     known = [f.name for f in dataclasses.fields(cls)]
     foreign = sorted(set(parameters) - set(known))
     if foreign:
         raise TypeError(f"{divergence} has no parameter {foreign}; it has {known}")
-    return cls(**parameters)
+    return cls(**parameters).in_range()

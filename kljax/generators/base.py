@@ -10,11 +10,14 @@ swept by `vmap`, scheduled and differentiated. Members act elementwise on the lo
 
 import dataclasses
 import math
-from typing import Any, ClassVar, NamedTuple, dataclass_transform
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import floating, legal, real
 from kljax.generators.accurate import NEAR, expm1_near
 from kljax.generators.one_pass import OnePass
 from kljax.typing import Array, ArrayLike
@@ -83,16 +86,20 @@ def generator(cls):
     return cls
 
 
-def check_range(name: str, value: Any, low: float, high: float, closed: str) -> None:
-    """Raise for a Python number outside its range; let arrays and tracers through."""
-    if not isinstance(value, (int, float)):
-        return
-    x = float(value)
-    above = x >= low if "[" in closed else x > low
-    below = x <= high if "]" in closed else x < high
-    if not (above and below):
-        bounds = f"{closed[0]}{low}, {high}{closed[-1]}"
-        raise ValueError(f"{name} must lie in {bounds}, got {value!r}")
+class Range(NamedTuple):
+    """Where a parameter lies: between two numbers, which may be legal as well."""
+
+    low: float
+    high: float
+    ends: str = "()"
+
+    def outside(self, x: Any) -> Any:
+        """Where `x` is not in it; not where it is NaN."""
+        below = x < self.low if "[" in self.ends else x <= self.low
+        return below | (x > self.high if "]" in self.ends else x >= self.high)
+
+    def __str__(self):
+        return f"{self.ends[0]}{self.low}, {self.high}{self.ends[1]}"
 
 
 def _limit(log_mass: Array, bound: Any) -> Array:
@@ -114,6 +121,9 @@ class FDivergence:
     counts in sums.
     """
 
+    ranges: ClassVar[Mapping[str, Range]] = MappingProxyType({})
+    """Of its parameters, by name."""
+
     one_pass: ClassVar[OnePass | None] = None
     """One-pass form, where ``D`` is a function of a few sums; that of `dual` serves."""
 
@@ -126,6 +136,30 @@ class FDivergence:
     There `log_u` is -1e30 or 1e30, 0 if both masses are; infinite limits are left to
     the caller.
     """
+
+    def __post_init__(self):
+        # An object of gradients holds arrays of any size, and a structure None.
+        for name, legal_range in self.ranges.items():
+            value = getattr(self, name)
+            number = isinstance(value, (int, float))
+            if number and (legal_range.outside(value) or math.isnan(value)):
+                raise ValueError(f"{name} must lie in {legal_range}, got {value!r}")
+
+    def in_range(self) -> Self:
+        """With NaN in place of traced parameters out of their range.
+
+        Raises:
+          ValueError: an array that is known to be out of range.
+          TypeError: a parameter that is no real number.
+        """
+        arrays = {}
+        for name, its in self.ranges.items():
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)):
+                arrays[name] = legal(
+                    name, floating(real(name, value)), its.outside, f"in {its}"
+                )
+        return dataclasses.replace(self, **arrays) if arrays else self
 
     def mass_term(self, outcomes: Outcomes) -> Array:
         """``q f(p/q)`` of positive masses: never negative, 0 where they are equal."""

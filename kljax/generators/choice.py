@@ -40,6 +40,9 @@ class Choice(FDivergence):
         bounds = [jnp.asarray(b, float) for b in bounds]
         return jnp.stack(bounds)[jnp.clip(self.index, 0, len(bounds) - 1)]
 
+    def in_range(self):
+        return Choice(self.index, tuple(o.in_range() for o in self.options))
+
     @property
     def dual(self):
         return Choice(self.index, tuple(o.dual for o in self.options))

@@ -1,13 +1,13 @@
 """Divergences from or to a mixture ``m`` of the two sides."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from kljax.generators import accurate as el
-from kljax.generators.base import INF, FDivergence, check_range, generator
+from kljax.generators.base import INF, FDivergence, Range, generator
 from kljax.typing import Array
 
 
@@ -37,6 +37,8 @@ class JensenShannon(FDivergence):
     limits_included = True
     beta: Any = 0.5
 
+    ranges: ClassVar = {"beta": Range(0, 1)}
+
     def __post_init__(self):
         if isinstance(self.beta, (int, float)) and float(self.beta) in (0.0, 1.0):
             raise ValueError(
@@ -44,7 +46,7 @@ class JensenShannon(FDivergence):
                 "divided by beta or 1 - beta it tends to forward_kl at 0 and to "
                 "reverse_kl at 1: use those"
             )
-        check_range("beta", self.beta, 0, 1, "()")
+        super().__post_init__()
 
     @property
     def dual(self):
@@ -84,8 +86,7 @@ class SkewForwardKL(FDivergence):
     limits_included = True
     beta: Any = 0.1
 
-    def __post_init__(self):
-        check_range("beta", self.beta, 0, 1, "[)")
+    ranges: ClassVar = {"beta": Range(0, 1, "[)")}
 
     @property
     def dual(self):
@@ -123,8 +124,7 @@ class SkewReverseKL(FDivergence):
     limits_included = True
     beta: Any = 0.1
 
-    def __post_init__(self):
-        check_range("beta", self.beta, 0, 1, "[)")
+    ranges: ClassVar = {"beta": Range(0, 1, "[)")}
 
     @property
     def dual(self):

@@ -9,7 +9,7 @@ from kljax.generators.base import (
     INF,
     FDivergence,
     Outcomes,
-    check_range,
+    Range,
     generator,
 )
 
@@ -76,8 +76,7 @@ class Alpha(_Power):
 
     alpha: Any = 0.5
 
-    def __post_init__(self):
-        check_range("alpha", self.alpha, -INF, INF, "()")
+    ranges: ClassVar = {"alpha": Range(-INF, INF)}
 
     @property
     def dual(self):

@@ -61,7 +61,7 @@ def under_mask(last):
 
 # How it is made and what comes of it: numbers, or an error's text.
 CASES = {
-    "the issue's row": (
+    "masked by -1e9": (
         lambda: slope("forward_kl", P1, MASKED)[1],
         [-0.2755, 0.1103, -0.1345, 0.2997],
     ),
@@ -124,6 +124,32 @@ CASES = {
         lambda: kd.renyi(P, Q, alpha=NAN),
         "alpha must be positive, got nan",
     ),
+    "beta beyond 1 in an array": (
+        lambda: kd.jensen_shannon(P, Q, beta=jnp.array(2.0)),
+        r"beta must be in \(0, 1\), got 2.0",
+    ),
+    "a traced beta beyond 1": (
+        lambda: jax.jit(kd.skew_forward_kl)(P, Q, beta=1.5),
+        np.full(4, NAN),
+    ),
+    "the derivative in a beta of -1": (
+        lambda: jax.jit(jax.grad(lambda b: kd.skew_reverse_kl(P, Q, beta=b).sum()))(
+            -1.0
+        ),
+        NAN,
+    ),
+    "a beta for each row": (
+        lambda: kd.skew_forward_kl(P, Q, beta=jnp.full(4, 0.1)),
+        lambda: value_of("skew_forward_kl", P, Q),
+    ),
+    "a beta for each outcome": (
+        lambda: kd.skew_forward_kl(P[:3], Q[:3], beta=jnp.full(4, 0.1)),
+        r"shape of the result's rows, \(3,\)",
+    ),
+    "a name in capitals": (
+        lambda: kd.divergence(P, Q, "KL"),
+        "did you mean 'kl'",
+    ),
     "a traced order of -1": (
         lambda: jax.jit(kd.renyi)(P, Q, alpha=-1.0),
         np.full(4, NAN),
@@ -155,7 +181,7 @@ def test_hostile_input(name):
             make()
         return
     want = expected() if callable(expected) else expected
-    atol = 5e-5 if name == "the issue's row" else 2e-7
+    atol = 5e-5 if name == "masked by -1e9" else 2e-7
     np.testing.assert_allclose(make(), want, rtol=1e-5, atol=atol)
 
 

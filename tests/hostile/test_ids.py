@@ -300,3 +300,27 @@ def test_prompts_with_junk_under_the_mask_and_traced_ones():
     assert np.isfinite(log_p[:3]).all() and np.isnan(log_p[3]).all()
     assert (log_p[:3] == log_p[0]).all() and (tokens[:3] == tokens[0]).all()
     assert (tokens[3] == 7).all()
+
+
+def spoiled(logits):
+    """NaN in the second row, as a broken expert would have it."""
+    first = logits[0]
+    rows = jnp.arange(len(first)).reshape(-1, *(1,) * (first.ndim - 1))
+    much = jnp.where(rows == 1, jnp.inf, 0)
+    # Not a NaN that is written: XLA's exp on a CPU loses one that it knows.
+    return first + much - much, {}
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling()], ids=["greedy", "sampled"])
+def test_a_row_without_a_law_ends_with_minus_1(sampling):
+    model, prompt = (APPLY, INITIAL(jax.random.key(0))), np.array([[0, 3]] * 3)
+    settings = Decoding(3, sampling, pad_id=7, combine=spoiled)
+    key = None if sampling.greedy else jax.random.key(1)
+    for found in (
+        generate([model], prompt, settings, key=key),
+        speculate([model] * 2, prompt, settings, draft=2, drafter=1, key=key),
+    ):
+        tokens, log_p = map(np.asarray, (found.tokens, found.log_probabilities))
+        assert tokens[1, 0] == -1 and np.isnan(log_p[1, 0])
+        assert found.lengths.tolist() == [3, 1, 3]
+        assert (tokens[[0, 2]] >= 0).all() and np.isfinite(log_p[[0, 2]]).all()
