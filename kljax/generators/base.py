@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +145,7 @@ class FDivergence:
             if number and (legal_range.outside(value) or math.isnan(value)):
                 raise ValueError(f"{name} must lie in {legal_range}, got {value!r}")
 
-    def in_range(self) -> Self:
+    def in_range(self) -> "FDivergence":
         """With NaN in place of traced parameters out of their range.
 
         Raises:
