@@ -279,7 +279,7 @@ def renyi(
 @jax.jit
 def _renyi(p, q, alpha, temperature, where):
     alpha = alpha.astype(jnp.result_type(p, q, jnp.float32))
-    alpha = jnp.where(alpha > 0, alpha, jnp.nan)
+    alpha = alpha * jnp.where(alpha <= 0, jnp.nan, 1)  # a NaN stays, with its slope
     of_outcomes = alpha[..., None] if alpha.ndim else alpha
     amari = _rows(Alpha(of_outcomes), p, q, temperature, where)
     return _by_rows(normalized.renyi_rows, p, q, temperature, where, alpha, amari)
