@@ -1,11 +1,10 @@
 """Samples, counts and drawn tokens that a careful user should never get past unseen."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tabled import check_refused, check_right, refused
 
 from kljax.decoding.sampling import Sampling, sample
 from kljax.divergences import bounds, counts
@@ -92,29 +91,13 @@ CASES = {
 }
 
 
-REFUSED = [name for name, (_, want) in CASES.items() if isinstance(want, str)]
-
-
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", refused(CASES))
 def test_refused(name):
-    ask, expected = CASES[name]
-    with pytest.raises((ValueError, TypeError), match=expected):
-        ask()
+    check_refused(*CASES[name])
 
 
 def test_right():
-    asked = {name: ask for name, (ask, _) in CASES.items() if name not in REFUSED}
-    alone = {name: asked.pop(name) for name in [*asked] if "traced" in name}
-
-    # One program: of each operation alone one would be made.
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def answers():
-        return {name: ask() for name, ask in asked.items()}
-
-    found = {**answers(), **{name: ask() for name, ask in alone.items()}}
-    for name, answer in found.items():
-        expected = CASES[name][1]
-        np.testing.assert_allclose(answer, expected, rtol=2e-6, atol=1e-6, err_msg=name)
+    check_right(CASES, rtol=2e-6, atol=1e-6)
 
 
 MEASURES = {
