@@ -31,7 +31,7 @@ def test_a_calibrated_model_has_none_and_an_overconfident_one_its_excess():
 
 
 def by_the_definition(confidence, correct, bins):
-    """A bin at a time, open on the left; 0 belongs to none: it is put into the first."""
+    """A bin at a time, open on the left; the first one holds 0, too."""
     total = 0.0
     for m in range(1, bins + 1):
         low, high = (m - 1) / bins, m / bins
