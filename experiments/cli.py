@@ -106,8 +106,8 @@ def _complain(error: BaseException | str, status: int) -> int:
 def _console() -> Any:
     from rich.console import Console
 
-    # Piped output is read by programs and pagers: no wrapping at 80 columns there.
-    width = None if sys.stdout.isatty() else 160
+    # Piped output is read by programs and pagers: 100 columns, as on a wide terminal.
+    width = None if sys.stdout.isatty() else 100
     return Console(file=sys.stdout, width=width, highlight=False, markup=False)
 
 

@@ -87,7 +87,7 @@ def test_dry_run_prints_and_stops(package, capsys):
 def test_run_stores_what_it_returned(package, capsys):
     assert call(package, "run", "ring", "--preset", "smoke", "--seed", "2") == 0
     out = capsys.readouterr().out
-    for part in ("✓ holds  T1", "✗ FAILS  T2", "– not measured  T3", "0.5812"):
+    for part in ("✓ holds  T1", "✗ fails  T2", "– not measured  T3", "0.5812"):
         assert part in out
     folder = only_folder()
     assert f"picture: {folder}/figures/curve.png" in out
