@@ -76,7 +76,7 @@ def find(package: str = "experiments") -> dict[str, Experiment]:
 
 def abouts(package: str = "experiments") -> dict[str, str]:
     """Title and three sentences of every experiment, read from its source."""
-    from experiments.harness import sentences
+    from experiments.storing import sentences
 
     found = find(package).items()
     trees = {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.harness import format_cell
+from experiments.storing import format_cell
 
 __all__ = ["cards", "escaped", "folded", "image", "site_page", "table"]
 

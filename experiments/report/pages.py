@@ -6,9 +6,10 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.harness import Figure, Verdict, outcome
+from experiments.harness import Figure, Verdict
 from experiments.report.markdown import cards, escaped, folded, image, table
 from experiments.report.stored import Run, Section
+from experiments.storing import outcome
 
 __all__ = ["Pages"]
 
