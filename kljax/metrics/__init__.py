@@ -1,6 +1,12 @@
 """Measures of samples and predictions; in NumPy and float64, but for tokens."""
 
-from kljax.metrics.calibration import Reliability, calibration_error, reliability
+from kljax.metrics.calibration import (
+    Reliability,
+    brier_score,
+    calibration_error,
+    classwise_calibration_error,
+    reliability,
+)
 from kljax.metrics.images import (
     PrecisionRecall,
     frechet_distance,
@@ -17,8 +23,10 @@ __all__ = [
     "FeatureJudge",
     "PrecisionRecall",
     "Reliability",
+    "brier_score",
     "calibration_error",
     "class_gaussians",
+    "classwise_calibration_error",
     "exact_match",
     "frechet_distance",
     "frechet_distance_from_moments",
