@@ -98,6 +98,7 @@ def test_axioms(case):
         close(value(case, q, p), np.asarray(d, np.float64), 2e-5, 1e-7)
 
 
+@pytest.mark.optimized
 @every
 def test_value_and_gradients_against_numpy(case, x64):
     p, q = logits(2, 16, V), logits(3, 16, V)
@@ -116,6 +117,7 @@ def test_value_and_gradients_against_numpy(case, x64):
         close(dq, want_q, tolerance, tolerance * np.abs(want_q).max())
 
 
+@pytest.mark.optimized
 @every
 def test_float32_is_accurate_near_equality_at_any_offset(case):
     scales = np.array([4.0, 2.0, 0.5, 0.05, 5e-3, 6e-4])

@@ -144,6 +144,7 @@ def collectives(function, axes, shape=(64, 512), **sharding):
     return found
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "name, reductions", [("forward_kl", [6]), ("jensen_shannon", [3, 2, 1])]
 )
@@ -158,6 +159,7 @@ def test_collectives_are_a_few_numbers_a_token(name, reductions):
     assert len(found) == 2 + len(reductions)
 
 
+@pytest.mark.optimized
 def test_data_parallel_rows_are_not_gathered():
     split = lambda p, q: sharded(p, q, "forward_kl", ("data", None))
     shape = (64, 32768)

@@ -12,7 +12,6 @@ from kljax.divergences import get
 
 made = kd.from_generator
 INF = np.inf
-pytestmark = pytest.mark.quick
 
 
 def _alpha(u):

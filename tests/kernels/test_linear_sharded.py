@@ -74,6 +74,7 @@ def test_value_and_gradients_equal_one_device(name, axes, shape):
         close(got, exact, 1e-4, 1e-6 * np.abs(exact).max())
 
 
+@pytest.mark.optimized
 def test_digits_of_a_small_divergence_survive_the_exchange():
     """Against float64 NumPy, with logits that are the heads themselves."""
     n, v = 8, 4096
@@ -114,6 +115,7 @@ def test_missing_outcomes_and_infinite_tokens():
             close(gradient[k], expected[k], 1e-4, 1e-6)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("name, gathers, reductions", [("forward_kl", 1, 3)])
 def test_collectives_of_the_compiled_program(name, gathers, reductions):
     """One exchange of ten numbers a token and chunk; nothing as long as a head."""
