@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax import arguments
+from kljax.arguments import traced, whole
 from kljax.decoding import generation
 from kljax.decoding.decoders import Model
 from kljax.decoding.fusion.logits import padded
@@ -127,14 +127,13 @@ def speculate(
     References:
       Fan et al., "On giant's shoulders" (2024), for the fused law.
     """
-    if draft < 1:
-        raise ValueError(f"draft: expected 1 or more tokens, got {draft}")
+    draft, drafter = whole("draft", draft), whole("drafter", drafter)
     if not 1 <= drafter < len(models):
         raise ValueError(
             f"drafter: expected 1 to {len(models) - 1}, any of the {len(models)} "
             f"models but the first, got {drafter}"
         )
-    if arguments.traced((prompt, [params for _, params in models])):
+    if traced((prompt, [params for _, params in models])):
         raise TypeError(
             "prompt or models: traced, and what comes next is decided between calls; "
             "call speculate outside of jax.jit, or generate inside"

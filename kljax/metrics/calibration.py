@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kljax.arguments import whole
 from kljax.typing import ArrayLike, Float
 
 __all__ = ["Reliability", "calibration_error", "reliability"]
@@ -61,8 +62,7 @@ def reliability(
         raise ValueError(
             f"correct: expected values in [0, 1], got {hit.min()} to {hit.max()}"
         )
-    if not isinstance(bins, int | np.integer) or bins < 1:
-        raise ValueError(f"bins: expected at least 1, an integer, got {bins!r}")
+    bins = whole("bins", bins)
     index = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins).astype(np.float64)
     total = np.maximum(count, 1)

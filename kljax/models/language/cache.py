@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import whole
 from kljax.models.attention import write
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
@@ -76,8 +77,8 @@ class Cache:
           (3, (2, 2, 16, 4), 16)
         """
         batch, _, slots, _ = shape
-        if batch < 1 or slots < 1:
-            raise ValueError(f"batch is {batch} and slots {slots}; expected 1 or more")
+        whole("batch", batch)
+        whole("slots", slots)
 
         def zeros() -> tuple[Array, ...]:
             # One array each: buffers that are donated must not be shared.
