@@ -37,18 +37,7 @@ from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key
 __all__ = ["Drafting", "Round", "Speculation", "one_round", "speculate"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "tokens",
-        "log_probabilities",
-        "lengths",
-        "diagnostics",
-        "calls",
-        "accepted",
-    ],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Speculation:
     """Text of all rows, and what it took.
@@ -184,11 +173,7 @@ def _finished(
     return Speculation(tokens, log_p, lengths, noted, calls, accepted)
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["block", "count", "caches"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Round:
     """Tokens, log-probabilities and diagnostics [b, γ + 1] of a round, how many of them

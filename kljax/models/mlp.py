@@ -69,13 +69,10 @@ class MLPDenoiser(nnx.Module):
         embedding: int = 128,
         rngs: nnx.Rngs,
     ):
-        for name, value in (
-            ("event_size", event_size),
-            ("width", width),
-            ("depth", depth),
-            ("embedding", embedding),
-        ):
-            whole(name, value)
+        whole("event_size", event_size)
+        whole("width", width)
+        whole("depth", depth)
+        whole("embedding", embedding)
         self.event_size = event_size
         self.feature_shapes = ((width,),) * depth
         self.condition = ConditionEmbedding(embedding, num_classes, rngs=rngs)

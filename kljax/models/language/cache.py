@@ -5,8 +5,7 @@ has nothing to write (left padding, a rejected draft) leaves a hole: a slot that
 reads.
 """
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -19,11 +18,7 @@ from kljax.typing import Array, Bool, Float, Int, PyTree
 __all__ = ["Cache"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["keys", "values", "valid", "cursor", "next_position", "memory"],
-    meta_fields=["limit"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
     """What a model remembers of `b` rows.
@@ -45,7 +40,7 @@ class Cache:
     cursor: Int[Array, ""]
     next_position: Int[Array, " b"]
     memory: PyTree = None
-    limit: int | None = None
+    limit: int | None = field(default=None, metadata={"static": True})
 
     @classmethod
     def empty(

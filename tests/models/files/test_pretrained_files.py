@@ -306,7 +306,7 @@ def test_what_cannot_be_written_is_said(tmp_path, params):
     (tmp_path / "file").write_text("")
     for how, message in (
         ({"dtype": "int8"}, "dtype is int8; expected one of float64"),
-        ({"shard_bytes": 0}, "shard_bytes is 0"),
+        ({"shard_bytes": 0}, "shard_bytes must be at least 1"),
         ({"folder": tmp_path / "file"}, "folder is .*file', a file"),
     ):
         with pytest.raises(ValueError, match=message):
