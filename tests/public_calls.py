@@ -24,8 +24,8 @@ from kljax.divergences import (
 from kljax.objectives.balance import balance_loss
 from kljax.objectives.mutual import bd_kd, mutual_loss
 from kljax.objectives.ratio import RatioBins, effective_fraction, ratio_weights
+from kljax.theory.concentration import concentration, leave_one_out
 from kljax.theory.kde import (
-    concentration,
     condensed_log_density,
     gaussian_phases,
     log_density_rate,
@@ -329,6 +329,10 @@ TYPED |= {
     "concentration": (
         concentration,
         {"query": normal(4, D), "data": normal(5, D), **BANDWIDTH},
+    ),
+    "leave_one_out": (
+        leave_one_out,
+        {"data": normal(5, D), "bandwidths": positive(3)},
     ),
     "balance_loss": (
         balance_loss,

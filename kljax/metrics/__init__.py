@@ -4,6 +4,7 @@ from kljax.metrics.calibration import (
     Reliability,
     brier_score,
     calibration_error,
+    classification_scores,
     classwise_calibration_error,
     reliability,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "brier_score",
     "calibration_error",
     "class_gaussians",
+    "classification_scores",
     "classwise_calibration_error",
     "exact_match",
     "frechet_distance",

@@ -15,6 +15,7 @@ __all__ = [
     "Reliability",
     "brier_score",
     "calibration_error",
+    "classification_scores",
     "classwise_calibration_error",
     "reliability",
 ]
@@ -186,6 +187,44 @@ def brier_score(
     """
     p, hit = _probabilities(probabilities, labels)
     return float(np.mean(np.sum((p - hit) ** 2, axis=-1)))
+
+
+def classification_scores(
+    logits: Float[ArrayLike, "b k"], labels: Int[ArrayLike, " b"]
+) -> dict[str, float]:
+    """What a classifier is judged by: accuracy, proper scores and calibration.
+
+    Args:
+      logits: at temperature 1, of examples that it was not trained on.
+      labels: the right classes.
+
+    Returns:
+      "accuracy"; "ECE" and "adaptive ECE", by bins of equal width and of equal counts,
+      of the first choices, "class-wise ECE" of all probabilities; "excess", confidence
+      minus accuracy: all in per cent. "nats", the mean of -log p(label), and "Brier".
+
+    Raises:
+      ValueError: as in `classwise_calibration_error`.
+
+    Example:
+      >>> found = classification_scores([[9.0, 0.0], [9.0, 0.0]], [0, 1])
+      >>> found["accuracy"], round(found["excess"], 1), round(found["nats"], 2)
+      (50.0, 50.0, 4.5)
+    """
+    z = np.asarray(logits, np.float64)
+    log_p = z - np.logaddexp.reduce(z, axis=-1, keepdims=True)
+    p, hit = _probabilities(np.exp(log_p), labels)
+    y = np.asarray(labels)
+    first = p.max(axis=-1), p.argmax(axis=-1) == y
+    shares = {
+        "accuracy": first[1].mean(),
+        "ECE": calibration_error(*first),
+        "adaptive ECE": calibration_error(*first, equal="count"),
+        "class-wise ECE": classwise_calibration_error(p, y),
+        "excess": first[0].mean() - first[1].mean(),
+    }
+    found = {name: 100 * float(share) for name, share in shares.items()}
+    return {**found, "nats": -float(log_p[hit == 1].mean()), "Brier": brier_score(p, y)}
 
 
 def _probabilities(probabilities: ArrayLike, labels: ArrayLike) -> list[np.ndarray]:

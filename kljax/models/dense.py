@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from kljax.typing import Array, Float
+from kljax.typing import Array, ArrayLike, Float
 
 __all__ = ["MLP"]
 
@@ -33,8 +33,19 @@ class MLP(nnx.Module):
         pairs = itertools.pairwise(sizes)
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
 
-    def __call__(self, x: Float[Array, "b *event"]) -> Float[Array, "b k"]:
-        """What the last layer says, without a ReLU."""
+    def __call__(
+        self,
+        x: Float[Array, "b *event"],
+        *,
+        train: bool = False,
+        where: ArrayLike | None = None,
+    ) -> Float[Array, "b k"]:
+        """What the last layer says, without a ReLU.
+
+        `train` and `where` change nothing: they are there so that it may stand where a
+        network with running statistics does, in `pure(..., stateful=True)`.
+        """
+        del train, where
         x = x.reshape(x.shape[0], -1)
         for layer in self.layers[:-1]:
             x = jax.nn.relu(layer(x))

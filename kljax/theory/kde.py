@@ -10,7 +10,8 @@ index (h / h_G)^2 instead of Gaussian. The bandwidth of the least KL lies below 
 
 Reference: Biroli and Mezard, "Kernel density estimators in large dimensions" (2024),
 for what there is; the formulas are derived here (the paper's text was not to be had)
-and hold for Gaussian laws. Densities are in nats; "rates" are per dimension.
+and hold for Gaussian laws. Densities are in nats; "rates" are per dimension. What a
+sample shows of all this is measured in `kljax.theory.concentration`.
 """
 
 import math
@@ -20,13 +21,10 @@ import jax
 import jax.numpy as jnp
 
 from kljax.arguments import floating, legal, whole
-from kljax.divergences.samples import kde_log_density
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [
-    "Concentration",
     "Phases",
-    "concentration",
     "condensed_log_density",
     "energy_cgf",
     "gaussian_phases",
@@ -259,56 +257,3 @@ def condensed_log_density(
     rate = jnp.asarray(alpha) + jnp.log(h) + math.log(2 * math.pi) / 2 + u / (2 * h**2)
     stable = jnp.euler_gamma * (1 / mu - 1) + jax.scipy.special.gammaln(1 - mu) / mu
     return stable - dims * rate
-
-
-class Concentration(NamedTuple):
-    """A density estimate and how many points carry it, per query."""
-
-    log_density: Float[Array, " n"]
-    participation: Float[Array, " n"]
-    """sum_i w_i^2 in [1/m, 1]; 1 over it is an effective number of points."""
-    perplexity: Float[Array, " n"]
-    """exp of the entropy of the shares, another such number."""
-
-
-def concentration(
-    query: Float[ArrayLike, "n d"],
-    data: Float[ArrayLike, "m d"],
-    bandwidth: ArrayLike,
-) -> Concentration:
-    """`kde_log_density`, with the number of points that it rests on.
-
-    The mean of 1 - participation estimates `Phases.stable_index` where that is below 1,
-    whatever the law: where the mean participation is 1/2, h^2 is half of h_G^2. No
-    further kernel is needed: a squared Gaussian is one of width h / sqrt(2).
-
-    Args:
-      query, data, bandwidth: as in `kljax.divergences.samples.kde_log_density`. A query
-        that is a point of the data finds itself; leave it out of them.
-
-    Returns:
-      Log-densities in nats, participation ratios, perplexities.
-
-    Raises:
-      ValueError: as in `kde_log_density`.
-
-    Example:
-      >>> found = concentration(jnp.zeros((1, 2)), jnp.eye(2), 1.0)
-      >>> round(float(found.participation[0]), 4), round(float(found.perplexity[0]), 4)
-      (0.5, 2.0)
-    """
-    points = floating(data)
-    estimate = lambda scale: kde_log_density(  # noqa: E731
-        query, points, jnp.asarray(bandwidth, points.dtype) * scale
-    )
-    one = jnp.ones((), points.dtype)
-    log_p, slope = jax.jvp(estimate, (one,), (one,))
-    squares = estimate(one / math.sqrt(2))
-    m, d = points.shape
-    widths = jnp.broadcast_to(jnp.asarray(bandwidth, points.dtype), (d,))
-    log_sum = log_p + jnp.sum(jnp.log(widths)) + d / 2 * math.log(2 * math.pi)
-    # slope + d is the mean of |(x - y)/h|^2 over the shares.
-    entropy = log_sum + math.log(m) + (slope + d) / 2
-    ratio = squares - 2 * log_p - jnp.sum(jnp.log(widths)) - math.log(m)
-    ratio -= d / 2 * math.log(4 * math.pi)
-    return Concentration(log_p, jnp.exp(ratio), jnp.exp(entropy))

@@ -6,6 +6,7 @@ import pytest
 from kljax.metrics import (
     brier_score,
     calibration_error,
+    classification_scores,
     classwise_calibration_error,
     reliability,
 )
@@ -83,6 +84,20 @@ def test_scores_of_all_classes():
         brier_score(p[:2], [0, 3])
     with pytest.raises(ValueError, match="probabilities must be"):
         brier_score(p[:2], [0])
+
+
+def test_a_classifier_is_judged_by_all_of_them():
+    random = np.random.default_rng(4)
+    logits, labels = random.normal(size=(200, 4)), random.integers(0, 4, 200)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    right = p.argmax(1) == labels
+    found = classification_scores(logits + 7, labels)
+    assert found["accuracy"] == pytest.approx(100 * right.mean())
+    assert found["ECE"] == pytest.approx(100 * calibration_error(p.max(1), right))
+    assert found["excess"] == pytest.approx(100 * (p.max(1) - right).mean())
+    assert found["nats"] == pytest.approx(-np.log(p[np.arange(200), labels]).mean())
+    assert found["Brier"] == pytest.approx(brier_score(p, labels))
+    assert set(found) >= {"adaptive ECE", "class-wise ECE"}
 
 
 def test_bad_arguments_are_named():

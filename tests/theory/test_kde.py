@@ -1,7 +1,6 @@
 """Phases of kernel density estimates against roots, quadrature and simulation."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import integrate, special, stats
@@ -148,21 +147,6 @@ def test_condensed_mean_against_simulation(x64):
             alpha + np.log(h) + np.log(2 * np.pi) / 2 + nearest / (2 * h**2)
         )
         assert abs(leading - log_p.mean()) > 10 * error
-
-
-def test_concentration_of_a_sample():
-    rng = np.random.default_rng(5)
-    data, query = rng.normal(size=(300, 12)), rng.normal(size=(9, 12))
-    for h in (0.6, 1.5, rng.uniform(0.5, 2.0, 12)):
-        squares = (((query[:, None] - data) / h) ** 2).sum(-1)
-        w = special.softmax(-squares / 2, axis=1)
-        found = jax.jit(kde.concentration)(*map(jnp.float32, (query, data, h)))
-        np.testing.assert_allclose(found.participation, (w**2).sum(1), rtol=1e-4)
-        perplexity = np.exp(special.entr(w).sum(1))
-        np.testing.assert_allclose(found.perplexity, perplexity, rtol=1e-4)
-        log_p = special.logsumexp(-squares / 2, axis=1) - np.log(300)
-        log_p -= np.log(h * np.ones(12)).sum() + 6 * np.log(2 * np.pi)
-        np.testing.assert_allclose(found.log_density, log_p, rtol=1e-5)
 
 
 def test_what_is_wrong_is_named():
