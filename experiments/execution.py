@@ -118,7 +118,7 @@ def execute(
         "schema": harness.SCHEMA,
         "experiment": name,
         "title": harness.title_of(module.__doc__, name),
-        "about": harness.sentences(module.__doc__, 3),
+        "about": harness.sentences(module.__doc__, 4),
         "paper": module.PAPER,
         "preset": preset,
         "seed": config.seed,
@@ -217,6 +217,21 @@ def label_of(stored: Mapping[str, Any]) -> str:
     return "-".join(filter(None, parts))
 
 
+def moved_bars(before: pathlib.Path, stored: Mapping[str, Any]) -> list[str]:
+    """Bars that are not what they were when results were published before."""
+    if not before.is_file():
+        return []
+    old = harness.read_json(before)
+    bars = {claim["id"]: claim["bar"] for claim in old["claims"]}
+    found = [
+        f"the bar of {claim['id']} was {bars[claim['id']]!r} when it was published "
+        f"before, and is {claim['bar']!r} now"
+        for claim in stored["claims"]
+        if bars.get(claim["id"], claim["bar"]) != claim["bar"]
+    ]
+    return list(dict.fromkeys([*old.get("moved", []), *found]))
+
+
 def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     """Copies a finished run's results and pictures to `<results>/<name>/<label>/`.
 
@@ -232,10 +247,11 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
             + "; ".join(stored["problems"])
         )
     target = results / stored["experiment"] / label_of(stored)
+    stored["moved"] = moved_bars(target / "results.json", stored)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     (beside / "figures").mkdir(parents=True)
-    for name in ("results.json", "timing.json"):
-        shutil.copyfile(folder / name, beside / name)
+    harness.write_json(beside / "results.json", stored)
+    shutil.copyfile(folder / "timing.json", beside / "timing.json")
     for figure in stored["figures"]:
         source = folder / "figures" / figure["path"]
         shutil.copyfile(source, beside / "figures" / figure["path"])

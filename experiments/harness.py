@@ -5,8 +5,8 @@ dataclass `Config` (with `seed: int = 0`), `PRESETS`, `CLAIMS` and
 
     run(config, *, workdir, progress) -> Results
 
-An optional `MINUTES` maps a preset to the minutes it is expected to take. The command
-line, the report and the smoke test find the module by themselves.
+The command line, the report and the smoke test find the module by themselves. Papers
+are made on `experiments.kit` instead.
 """
 
 import dataclasses
