@@ -18,7 +18,6 @@ MODEL = np.log([0.6, 0.2, 0.1, 0.06, 0.04])
 Q = np.float32(np.broadcast_to(MODEL, (len(TAILS) + 1, V)))
 # The singular ones; the others see a small tail less.
 STEEP = ("forward_kl", "reverse_kl", "neyman_chi2")
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 def coarse(x, k, tail=None):
@@ -48,7 +47,7 @@ def rows_and_slopes(function, names):
 
     both = {n: jax.value_and_grad(lambda q, n=n: of(n, q), has_aux=True) for n in names}
     run = lambda q: {n: f(q) for n, f in both.items()}
-    found = jax.jit(run, compiler_options=QUICK)(Q)
+    found = jax.jit(run)(Q)
     return {n: (rows, slope) for n, ((_, rows), slope) in found.items()}
 
 
