@@ -5,8 +5,8 @@ dataclass `Config` (with `seed: int = 0`), `PRESETS`, `CLAIMS` and
 
     run(config, *, workdir, progress) -> Results
 
-An optional `MINUTES` maps a preset to the minutes it is expected to take. The command
-line, the report and the smoke test find the module by themselves.
+The command line, the report and the smoke test find the module by themselves. Papers
+are made on `experiments.kit` instead.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ import numpy as np
 from kljax.errors import CheckpointError, unknown
 
 __all__ = [
+    "STATES",
     "Claim",
     "Figure",
     "Results",
@@ -38,13 +39,16 @@ __all__ = [
     "check_path",
     "config_hash",
     "mathematics",
+    "outcome",
     "problems",
     "run_folder",
+    "sentences",
     "settings",
     "spelling",
 ]
 
 SCHEMA = 1
+STATES = ("holds", "fails", "shown", "undecided", "not measured")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,27 +78,46 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a run measured for a claim; `holds` is `None` where it did not measure."""
+    """What a run measured for a claim.
+
+    Args:
+        measured: the number; empty where it was not measured.
+        holds: `None` where nothing was decided.
+        interval: of the number, with what it is over.
+        note: what must be said beside it.
+        measure: what the number is, in words.
+        shown: whether there is no bar, only a number.
+    """
 
     measured: str
     holds: bool | None
     interval: str = ""
     note: str = ""
+    measure: str = ""
+    shown: bool = False
 
     @property
     def status(self) -> str:
-        """`holds`, `fails` or `not measured`."""
-        return status_of(self.holds)
+        """One of `STATES`."""
+        if self.holds is not None:
+            return "holds" if self.holds else "fails"
+        if not self.measured:
+            return "not measured"
+        return "shown" if self.shown else "undecided"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of a run: every row is as long as `columns`."""
+    """A table of a run: every row is as long as `columns`.
+
+    One that is `detail` is left out on the terminal and folded in the report.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     caption: str = ""
+    detail: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,21 +126,25 @@ class Figure:
 
     path: str
     caption: str
+    title: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What `run` returns: numbers, tables, pictures and a verdict per claim."""
+    """What a run returns: numbers, tables, pictures and a verdict per claim.
+
+    `scale` says how large it was (data, parameters); `made` which code made which
+    stages, `remarks` what must be said of that, `seconds` what they took (CPU, wall).
+    """
 
     metrics: dict[str, Any]
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
     verdicts: dict[str, Verdict]
-
-
-def status_of(holds: bool | None) -> str:
-    """`True` is `holds`, `False` is `fails`, `None` is `not measured`."""
-    return {True: "holds", False: "fails", None: "not measured"}[holds]
+    scale: str = ""
+    made: tuple[dict[str, Any], ...] = ()
+    remarks: tuple[str, ...] = ()
+    seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
 # ------------------------------------------------------------------ configuration
@@ -313,11 +340,15 @@ def run_folder(
 
 
 def problems(
-    results: Results, claims: Sequence[Claim], folder: pathlib.Path
+    results: Results, claims: Sequence[Any], folder: pathlib.Path
 ) -> list[str]:
     """What is wrong with the results of a run, in words; empty when nothing is."""
     found = []
     known = {claim.id for claim in claims}
+    for name, verdict in results.verdicts.items():
+        said = [claim.measure for claim in claims if claim.id == name]
+        if verdict.measured and not (verdict.measure or any(said)):
+            found.append(f"claim {name} does not say in words what it measures")
     for name in sorted(known - set(results.verdicts)):
         found.append(f"claim {name} has no verdict")
     for name in sorted(set(results.verdicts) - known):
@@ -362,6 +393,26 @@ def title_of(doc: str | None, fallback: str) -> str:
     return " ".join(paragraph.split()).rstrip(".") or fallback
 
 
+def sentences(doc: str | None, count: int) -> str:
+    """The first sentences of a docstring, without its commands.
+
+    Example:
+        >>> sentences("One: two. Three in arXiv 1.2? Four. Five.", 2)
+        'One: two. Three in arXiv 1.2?'
+    """
+    paragraphs = re.split(r"\n\s*\n", (doc or "").strip())
+    text = " ".join(p for p in paragraphs if not p.startswith("    python -m"))
+    found = re.split(r"(?<=[.?!])\s+(?=[A-Z])", " ".join(text.split()))
+    return " ".join(found[:count])
+
+
+def outcome(status: str, stored: Mapping[str, Any]) -> str:
+    """A verdict's status as it is shown; one that a short run left open says how."""
+    if status == "undecided" and not stored["config"].get("decide", True):
+        return f"undecided ({stored['preset']}); --preset cpu decides"
+    return status
+
+
 def results_from(stored: Mapping[str, Any]) -> Results:
     """The `Results` inside what `results.json` holds."""
     return Results(
@@ -372,11 +423,15 @@ def results_from(stored: Mapping[str, Any]) -> Results:
                 columns=tuple(table["columns"]),
                 rows=tuple(tuple(row) for row in table["rows"]),
                 caption=table["caption"],
+                detail=table.get("detail", False),
             )
             for table in stored["tables"]
         ),
         figures=tuple(Figure(**figure) for figure in stored["figures"]),
         verdicts={k: Verdict(**v) for k, v in stored["verdicts"].items()},
+        scale=stored.get("scale", ""),
+        made=tuple(stored.get("made", ())),
+        remarks=tuple(stored.get("remarks", ())),
     )
 
 

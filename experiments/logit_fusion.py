@@ -45,7 +45,6 @@ from experiments.harness import Claim, Results, bookkeeping, check_packages
 from kljax.training import Progress
 
 PAPER = "On Giant's Shoulders: dynamic logit fusion (arXiv 2406.15480)"
-MINUTES = {"smoke": 0.3, "cpu": 13, "smollm2": 13}
 
 
 @dataclasses.dataclass(frozen=True)

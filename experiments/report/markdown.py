@@ -1,107 +1,103 @@
-"""The report as Markdown."""
+"""Pages as Markdown, as GitHub shows it."""
 
-from collections.abc import Iterator, Sequence
+import html
+import os
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.harness import format_cell
-from experiments.report.stored import Run, Section, failing, with_interval
+from experiments.report import blocks
+from experiments.report.blocks import Link, Mark
 
 __all__ = ["markdown"]
 
+SIGNS = {"holds": "✅", "fails": "❌", "shown": "ℹ️", "undecided": "➖"}
+ACROSS = 3
+"""Cards side by side."""
 
-def _escape(text: str) -> str:
-    """Text for a Markdown table's cell: bars, stars and angle brackets kept literal."""
+
+def escaped(text: Any) -> str:
+    """Bars, stars and angle brackets kept literal, but in code."""
     pieces = " ".join(str(text).split()).replace("|", "\\|").split("`")
     for i in range(0, len(pieces), 2):  # the odd ones are code
         pieces[i] = pieces[i].replace("<", "&lt;").replace("*", "\\*")
     return "`".join(pieces)
 
 
-def _row(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
+class _Markdown:
+    """Draws blocks; `folder` is where the page will lie, `page_of` where others do."""
+
+    def __init__(self, folder: pathlib.Path, page_of: Callable[[str], pathlib.Path]):
+        self.folder, self.page_of = folder, page_of
+
+    def path(self, path: pathlib.Path) -> str:
+        return pathlib.Path(os.path.relpath(path, self.folder)).as_posix()
+
+    def cell(self, cell: Any) -> str:
+        match cell:
+            case Link(text, page):
+                return f"[{escaped(text)}]({self.path(self.page_of(page))})"
+            case Mark(status, words):
+                bold = f"**{words}**" if status == "fails" else words
+                return f"{SIGNS.get(status, '–')} {bold}"
+            case list():
+                return "<br>".join(map(self.cell, cell))
+        return escaped(format_cell(cell))
+
+    def row(self, cells: Sequence[Any]) -> str:
+        return "| " + " | ".join(map(self.cell, cells)) + " |"
+
+    def image(self, picture: blocks.Picture, width: int) -> str:
+        alt = html.escape(picture.title or picture.caption)
+        return f'<img src="{self.path(picture.path)}" width="{width}" alt="{alt}">'
+
+    def block(self, block: Any) -> str:
+        match block:
+            case blocks.Heading(level, text):
+                return f"{'#' * level} {escaped(text)}"
+            case blocks.Text(text):
+                return escaped(text)
+            case blocks.Code(text):
+                return f"```\n{text}\n```"
+            case blocks.Bullets(items):
+                return "\n".join(f"- {self.cell(item)}" for item in items)
+            case blocks.Grid(columns, rows):
+                rule = "|" + " --- |" * len(columns)
+                return "\n".join([self.row(columns), rule, *map(self.row, rows)])
+            case blocks.Picture(_, caption, _):
+                return f"{self.image(block, 720)}\n\n*{escaped(caption)}*"
+            case blocks.Cards(items):
+                return self.cards(items)
+            case blocks.Folded(title, inner):
+                head = f"<details><summary>{html.escape(title)}</summary>"
+                return "\n\n".join([head, *map(self.block, inner), "</details>"])
+        raise TypeError(f"no block: {block!r}")
+
+    def cards(self, items: Sequence[tuple[Any, Link, str]]) -> str:
+        cells = []
+        for picture, link, sentence in items:
+            image = [self.image(picture, 300)] if picture else []
+            words = f"**{self.cell(link)}**<br>{escaped(sentence)}"
+            cells.append("<br>".join([*image, words]))
+        cells += [""] * (-len(cells) % ACROSS)
+        rows = [cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)]
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        head = "|" + "  |" * ACROSS
+        return "\n".join([head, "|" + " --- |" * ACROSS, *lines])
 
 
-_MARK = {
-    "holds": "✅ holds",
-    "fails": "❌ **fails**",
-    "not measured": "➖ not measured",
-}
+def markdown(
+    page: Sequence[blocks.Block],
+    folder: pathlib.Path,
+    page_of: Callable[[str], pathlib.Path],
+) -> str:
+    """A page's text.
 
-
-def _claim_rows(section: Section) -> Iterator[str]:
-    for claim in section.claims:
-        fixed = [
-            f"{claim['id']}: {claim['statement']}",
-            claim["source"],
-            claim["paper"] or "–",
-            f"{claim['measure']}: {claim['bar']}",
-        ]
-        measured = section.measured(claim["id"])
-        for run, verdict in measured:
-            note = f". {verdict.note}" if verdict.note else ""
-            ours = f"{run.label}: {with_interval(verdict)}{note}"
-            yield _row([*fixed, ours])[:-1] + f"| {_MARK[verdict.status]} |"
-            fixed = ["", "", "", ""]
-        if not measured:
-            why = "; ".join(section.notes(claim["id"])) or "–"
-            yield _row([*fixed, why, _MARK["not measured"]])
-
-
-def _markdown_run(section: Section, run: Run) -> Iterator[str]:
-    yield f"### {section.name}: {run.label}\n"
-    if run.synthetic:
-        yield "> **Synthetic stand-in data.** Its numbers are not comparable.\n"
-    yield f"{run.device}; {run.duration}; {run.versions}.\n"
-    if run.stored["overrides"]:
-        changed = (f"`{k} = {v}`" for k, v in run.stored["overrides"].items())
-        yield f"Changed from the preset: {', '.join(changed)}.\n"
-    yield f"```\n{run.stored['command']}\n```\n"
-    for table in run.results.tables:
-        yield f"**{_escape(table.title)}**\n"
-        yield _row(table.columns)
-        yield "|" + " --- |" * len(table.columns)
-        for row in table.rows:
-            yield _row([format_cell(cell) for cell in row])
-        yield f"\n{_escape(table.caption)}\n" if table.caption else ""
-    for figure in run.results.figures:
-        path = f"{section.name}/{run.label}/figures/{figure.path}"
-        caption = _escape(figure.caption)
-        yield f"![{caption}]({path})\n\n*{caption}*\n"
-
-
-def markdown(sections: Sequence[Section]) -> str:
-    """The report as Markdown, with pictures by relative path."""
-    lines = [
-        "# Claims and what we measured\n",
-        "Written by `python -m experiments report` from the published runs; do not "
-        "edit by hand.\n",
-    ]
-    if not sections:
-        lines.append(
-            "Nothing is published yet: `python -m experiments run NAME --publish`."
-        )
-    failed = failing(sections)
-    if failed:
-        lines.append("## Claims that fail\n")
-        for section, claim, measured in failed:
-            lines.append(
-                f"- ❌ **{section.name} {claim['id']}**: {_escape(claim['statement'])} "
-                f"Bar: {_escape(claim['bar'])}. Measured: {_escape(measured)}."
-            )
-        lines.append("")
-    if sections:
-        lines.append("| experiment | paper | holds | fails | not measured | runs |")
-        lines.append("| --- | --- | --- | --- | --- | --- |")
-    for section in sections:
-        counts, labels = section.counts(), ", ".join(r.label for r in section.runs)
-        link = f"[{section.name}](#{section.name})"
-        lines.append(_row([link, section.paper, *counts.values(), labels]))
-    for section in sections:
-        lines += [f"\n## {section.name}\n", f"{_escape(section.title)}.\n"]
-        lines.append(f"{_escape(section.paper)}\n")
-        lines.append("| claim | source | paper's figure | bar | ours | verdict |")
-        lines.append("| --- | --- | --- | --- | --- | --- |")
-        lines += [*_claim_rows(section), ""]
-        for run in section.runs:
-            lines += _markdown_run(section, run)
-    return "\n".join(lines).rstrip() + "\n"
+    Args:
+        page: its blocks.
+        folder: where it will lie: pictures and links are relative to it.
+        page_of: where the page of a name lies.
+    """
+    draw = _Markdown(folder, page_of).block
+    return "\n\n".join(map(draw, page)) + "\n"

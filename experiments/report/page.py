@@ -1,21 +1,23 @@
-"""The report as one HTML file that needs nothing else: styles and pictures inside."""
+"""Pages as HTML: a style inside, pictures beside, nothing from elsewhere."""
 
-import base64
 import html
-import mimetypes
+import os
 import pathlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote
 
-from experiments.harness import Table, Verdict, format_cell
-from experiments.report.stored import STATES, Run, Section, failing
+from experiments.harness import format_cell
+from experiments.report import blocks
+from experiments.report.blocks import Link, Mark
 
 __all__ = ["page"]
 
-_MARK = {"holds": "✓ holds", "fails": "✗ fails", "not measured": "– not measured"}
+SIGNS = {"holds": "✓", "fails": "✗", "shown": "·", "undecided": "?"}
 
 
-def _text(value: object) -> str:
+def marked(value: object) -> str:
     """Escaped text; what stands between backticks becomes code."""
     pieces = html.escape(str(value)).split("`")
     if len(pieces) % 2 == 0:  # an unpaired backtick is a backtick
@@ -25,194 +27,122 @@ def _text(value: object) -> str:
     return "".join(pieces)
 
 
-def _tag(state: str) -> str:
-    return f'<span class="tag {state.split()[0]}">{_MARK[state]}</span>'
-
-
-def _size(data: bytes) -> tuple[int, int] | None:
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 24:
-        return None
-    width, height = struct.unpack(">II", data[16:24])
-    return width, height
-
-
-def _picture(path: pathlib.Path, caption: str) -> str:
-    data = path.read_bytes()
-    kind = mimetypes.guess_type(path.name)[0] or "image/png"
-    size, shape, wide = _size(data), "", ""
-    if size:
-        shape = f' width="{size[0]}" height="{size[1]}"'
-        wide = ' class="wide"' if size[0] > 1.6 * size[1] else ""
-    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    return (
-        f'<figure{wide}><div class="mat"><img src="{source}"{shape} '
-        f'alt="{html.escape(caption)}"></div>'
-        f"<figcaption>{_text(caption)}</figcaption></figure>"
-    )
-
-
 def _is_number(cell: object) -> bool:
     # Non-finite numbers are stored as strings.
-    return (
-        cell is None
-        or cell in ("nan", "inf", "-inf")
-        or (isinstance(cell, int | float) and not isinstance(cell, bool))
-    )
+    if cell is None or cell in ("nan", "inf", "-inf"):
+        return True
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
 
 
-def _table(table: Table) -> str:
-    numeric = [all(map(_is_number, column)) for column in zip(*table.rows)]
-    numeric = numeric or [False] * len(table.columns)
-    marks = [' class="n"' if is_number else "" for is_number in numeric]
-    head = "".join(f"<th{m}>{_text(c)}</th>" for m, c in zip(marks, table.columns))
-    rows = "\n".join(
-        "<tr>"
-        + "".join(f"<td{m}>{_text(format_cell(c))}</td>" for m, c in zip(marks, row))
-        + "</tr>"
-        for row in table.rows
-    )
-    caption = (
-        f'<p class="soft small">{_text(table.caption)}</p>' if table.caption else ""
-    )
-    return (
-        f'<h4>{_text(table.title)}</h4>\n<div class="scroll"><table><thead><tr>{head}'
-        f"</tr></thead><tbody>\n{rows}\n</tbody></table></div>{caption}"
-    )
+def _size(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(24)
+    if head[:8] != b"\x89PNG\r\n\x1a\n" or len(head) < 24:
+        return ""
+    width, height = struct.unpack(">II", head[16:24])
+    return f' width="{width}" height="{height}"'
 
 
-def _ours(run: Run, verdict: Verdict) -> str:
-    made_up = '<span class="tag warn">synthetic data</span>' if run.synthetic else ""
-    note = verdict.note and f'<br><span class="soft small">{_text(verdict.note)}</span>'
-    interval = verdict.interval and f"<br>{_text(verdict.interval)}"
-    return (
-        f'<div class="ours">{_tag(verdict.status)}{made_up}'
-        f'<span class="soft small">{_text(run.label)}</span><br>'
-        f"<b>{_text(verdict.measured)}</b>{interval}{note}</div>"
-    )
+class _Html:
+    """Draws blocks; `folder` is where the page will lie, `page_of` where others do."""
 
+    def __init__(self, folder: pathlib.Path, page_of: Callable[[str], pathlib.Path]):
+        self.folder, self.page_of = folder, page_of
 
-def _claims(section: Section) -> Iterator[str]:
-    yield (
-        '<div class="scroll"><table class="claims"><colgroup><col style="width:30%">'
-        '<col style="width:20%"><col style="width:21%"><col></colgroup><thead><tr>'
-        "<th>claim</th><th>paper's figure</th><th>bar</th><th>ours</th></tr></thead>"
-        "<tbody>"
-    )
-    for claim in section.claims:
-        measured = section.measured(claim["id"])
-        ours = "".join(_ours(run, verdict) for run, verdict in measured)
-        if not ours:
-            why = _text("; ".join(section.notes(claim["id"])))
-            ours = f'{_tag("not measured")}<br><span class="soft small">{why}</span>'
-        yield (
-            f'<tr class="{section.status(claim["id"]).split()[0]}">'
-            f"<td><b>{_text(claim['id'])}</b> {_text(claim['statement'])}</td>"
-            f'<td data-is="paper">{_text(claim["paper"] or "–")}<br>'
-            f'<span class="soft small">{_text(claim["source"])}</span></td>'
-            f'<td data-is="bar">{_text(claim["bar"])}<br>'
-            f'<span class="soft small">{_text(claim["measure"])}</span></td>'
-            f'<td data-is="ours">{ours}</td></tr>'
+    def path(self, path: pathlib.Path) -> str:
+        return quote(pathlib.Path(os.path.relpath(path, self.folder)).as_posix())
+
+    def cell(self, cell: Any) -> str:
+        match cell:
+            case Link(text, page):
+                return f'<a href="{self.path(self.page_of(page))}">{marked(text)}</a>'
+            case Mark(status, words):
+                sign = SIGNS.get(status, "–")
+                kind = status.split()[0]
+                return f'<span class="tag {kind}">{sign} {html.escape(words)}</span>'
+            case list():
+                return "<br>".join(map(self.cell, cell))
+        return marked(format_cell(cell))
+
+    def image(self, picture: blocks.Picture) -> str:
+        alt = html.escape(picture.title or picture.caption)
+        source = self.path(picture.path)
+        return f'<img src="{source}"{_size(picture.path)} alt="{alt}" loading="lazy">'
+
+    def grid(self, block: blocks.Grid) -> str:
+        columns = list(zip(*block.rows)) or [()] * len(block.columns)
+        kinds = [' class="n"' if all(map(_is_number, c)) else "" for c in columns]
+        heads = [f"<th{k}>{marked(c)}</th>" for k, c in zip(kinds, block.columns)]
+        rows = []
+        for row in block.rows:
+            flat = [x for one in row for x in (one if isinstance(one, list) else [one])]
+            status = [one.status.split()[0] for one in flat if isinstance(one, Mark)]
+            cells = [
+                f'<td{kind} data-is="{html.escape(name)}">{self.cell(cell)}</td>'
+                for kind, name, cell in zip(kinds, block.columns, row)
+            ]
+            rows.append(f'<tr class="{" ".join(status)}">{"".join(cells)}</tr>')
+        wide = ' class="claims"' if block.wide else ""
+        return (
+            f'<div class="scroll"><table{wide}><thead><tr>{"".join(heads)}</tr></thead>'
+            "<tbody>\n" + "\n".join(rows) + "\n</tbody></table></div>"
         )
-    yield "</tbody></table></div>"
 
+    def block(self, block: Any) -> str:
+        match block:
+            case blocks.Heading(level, text):
+                return f"<h{level}>{marked(text)}</h{level}>"
+            case blocks.Text(text):
+                return f"<p>{marked(text)}</p>"
+            case blocks.Code(text):
+                return f"<pre>{html.escape(text)}</pre>"
+            case blocks.Bullets(items):
+                lines = (f"<li>{self.cell(item)}</li>" for item in items)
+                return f"<ul>{''.join(lines)}</ul>"
+            case blocks.Grid():
+                return self.grid(block)
+            case blocks.Picture(_, caption, _):
+                return (
+                    f'<figure><div class="mat">{self.image(block)}</div>'
+                    f"<figcaption>{marked(caption)}</figcaption></figure>"
+                )
+            case blocks.Cards(items):
+                return f'<div class="cards">{"".join(map(self.card, items))}</div>'
+            case blocks.Folded(title, inner):
+                body = "\n".join(map(self.block, inner))
+                head = f"<summary>{html.escape(title)}</summary>"
+                return f"<details>{head}\n{body}</details>"
+        raise TypeError(f"no block: {block!r}")
 
-def _run(run: Run) -> Iterator[str]:
-    yield (
-        f"<details open><summary><h3>{_text(run.label)}</h3> "
-        f'<span class="soft small">{_text(run.device)}; {_text(run.duration)}</span>'
-        "</summary>"
-    )
-    if run.synthetic:
-        yield (
-            '<p><span class="tag warn">synthetic stand-in data</span> The real data '
-            "were not available to this run: its numbers are not comparable.</p>"
+    def card(self, item: tuple[blocks.Picture | None, Link, str]) -> str:
+        picture, link, sentence = item
+        image = f'<div class="mat">{self.image(picture)}</div>' if picture else ""
+        words = f"<b>{html.escape(link.text)}</b><br>{marked(sentence)}"
+        return (
+            f'<a class="card" href="{self.path(self.page_of(link.page))}">{image}'
+            + (f"<span>{words}</span></a>")
         )
-    yield f'<p class="soft small">{_text(run.versions)}</p>'
-    if run.stored["overrides"]:
-        changed = (f"<code>{_text(k)} = {_text(v)}</code>" for k, v in
-                   run.stored["overrides"].items())  # fmt: skip
-        yield f"<p>Changed from the preset: {', '.join(changed)}</p>"
-    yield f"<pre>{html.escape(run.stored['command'])}</pre>"
-    for table in run.results.tables:
-        yield _table(table)
-    if run.results.figures:
-        yield '<div class="pictures">'
-        for figure in run.results.figures:
-            yield _picture(run.folder / "figures" / figure.path, figure.caption)
-        yield "</div>"
-    yield "</details>"
 
 
-def _overview(sections: Sequence[Section]) -> Iterator[str]:
-    yield (
-        '<div class="scroll"><table><thead><tr><th>experiment</th><th>paper</th>'
-        "<th>claims</th><th>published runs</th></tr></thead><tbody>"
-    )
-    for section in sections:
-        counts = section.counts()
-        verbs = {"holds": "hold", "fails": "fail"}
-        words = ", ".join(
-            f"{counts[s]} {s if counts[s] == 1 else verbs.get(s, s)}"
-            for s in STATES
-            if counts[s]
-        )
-        bar = "".join(
-            f'<i class="{state.split()[0]}" style="flex:{counts[state]}"></i>'
-            for state in STATES
-            if counts[state]
-        )
-        labels = ", ".join(run.label for run in section.runs)
-        yield (
-            f'<tr><td><a href="#{section.name}">{_text(section.name)}</a></td>'
-            f"<td>{_text(section.paper)}</td>"
-            f'<td>{words}<div class="bar" aria-hidden="true">{bar}</div></td>'
-            f"<td>{_text(labels)}</td></tr>"
-        )
-    yield "</tbody></table></div>"
+def page(
+    title: str,
+    body: Sequence[blocks.Block],
+    folder: pathlib.Path,
+    page_of: Callable[[str], pathlib.Path],
+) -> str:
+    """A page's text.
 
-
-def _body(sections: Sequence[Section]) -> Iterator[str]:
-    yield "<h1>Claims and what we measured</h1>"
-    yield (
-        '<p class="soft">Each experiment states what a paper claims, the bar that '
-        "decides it, and what kljax measured. Written by <code>python -m experiments "
-        "report</code> from the published runs.</p>"
-    )
-    if not sections:
-        command = "python -m experiments run NAME --publish"
-        yield f"<p>Nothing is published yet: <code>{command}</code></p>"
-        return
-    failed = failing(sections)
-    if failed:
-        yield f'<div class="alarm"><h2>Claims that fail: {len(failed)}</h2><ul>'
-        for section, claim, measured in failed:
-            yield (
-                f'<li><a href="#{section.name}"><b>{_text(section.name)} '
-                f"{_text(claim['id'])}</b></a>: {_text(claim['statement'])} Bar: "
-                f"{_text(claim['bar'])}. Measured: <b>{_text(measured)}</b></li>"
-            )
-        yield "</ul></div>"
-    yield from _overview(sections)
-    for section in sections:
-        yield f'<section id="{section.name}"><h2>{_text(section.title)}</h2>'
-        yield (
-            f'<p class="soft">{_text(section.paper)} · '
-            f"<code>{_text(section.name)}</code></p>"
-        )
-        yield from _claims(section)
-        for run in section.runs:
-            yield from _run(run)
-        yield "</section>"
-
-
-def page(sections: Sequence[Section]) -> str:
-    """The whole page as HTML; it loads nothing from anywhere."""
-    body = "\n".join(_body(sections))
+    Args:
+        title: of the window.
+        body: its blocks.
+        folder: where it will lie: pictures and links are relative to it.
+        page_of: where the page of a name lies.
+    """
+    drawn = "\n".join(map(_Html(folder, page_of).block, body))
     style = pathlib.Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<title>kljax: claims and measurements</title>\n"
-        f"<style>\n{style}</style></head>\n"
-        f"<body><main>\n{body}\n</main></body></html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style></head>\n"
+        f"<body><main>\n{drawn}\n</main></body></html>\n"
     )

@@ -436,7 +436,7 @@ def test_settings_of_the_literature():
         ({"rule": "dinamic"}, "rule: expected one of dynamic, kl_ball"),
         ({"init": "grid"}, "init: expected one of analytic, scan"),
         ({"rule": "axis", "target": "all"}, "target: expected one of mean, own"),
-        ({"iterations": 0}, "iterations: expected at least 1"),
+        ({"iterations": 0}, "iterations must be at least 1"),
         ({"max_weight": 0.0}, "max_weight: expected > 0"),
         ({"max_weight": (1.0, 2.0)}, r"max_weight: expected one number or one per"),
         ({"where": np.ones((1, 2, 9), bool)}, "where: expected the rank"),

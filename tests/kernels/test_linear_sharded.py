@@ -115,7 +115,7 @@ def test_missing_outcomes_and_infinite_tokens():
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize("name, gathers, reductions", [("forward_kl", 1, 3)])
+@pytest.mark.parametrize("name, gathers, reductions", [("forward_kl", 1, 4)])
 def test_collectives_of_the_compiled_program(name, gathers, reductions):
     """One exchange of ten numbers a token and chunk; nothing as long as a head."""
     n, v, c = 64, 512, 16
