@@ -52,6 +52,9 @@ def test_the_five_states():
     one = kit.Scores({("a", 0): {"x": 1.0}, ("b", 0): {"x": 0.5}})
     alone = verdict(GAP, one)
     assert alone.status == "undecided" and alone.note.startswith("Undecided: no inter")
+    short = verdict(claim(lambda s: kit.Noted(3.0, "N.", "too short")), scores())
+    assert (short.status, short.measured) == ("undecided", "3")
+    assert short.note == "N. Undecided: too short."
     with pytest.raises(KeyError, match="metric 'y'"):
         verdict(claim(lambda s: s.mean("y", "a")), scores())
 
