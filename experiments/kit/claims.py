@@ -112,7 +112,7 @@ def _intervals(value: Value, digits: int, level: float) -> str:
 
 
 def _measure(claim: Claim, value: Value) -> str:
-    words = claim.measure or (claim.value.__doc__ or "").strip().rstrip(".")
+    words = claim.measure or " ".join((claim.value.__doc__ or "").split()).rstrip(".")
     said = dict.fromkeys(one.what for _, one in _estimates(value) if one.what)
     return ": ".join(filter(None, (words, "; ".join(said))))
 

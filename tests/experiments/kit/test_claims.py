@@ -61,7 +61,8 @@ def test_the_five_states():
 
 def test_words_of_what_was_measured_stand_at_the_value():
     def gap(found):
-        """Largest gap of norms."""
+        """Largest gap
+        of norms."""
         return kit.Noted(1e-7, "A remark.")
 
     found = verdict(claim(gap, kit.at_most(1e-4)), None)
