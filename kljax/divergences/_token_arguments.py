@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kljax.arguments import check_positive, checked_ids, floating
+from kljax.arguments import check_positive, checked_ids, floating, whole
 from kljax.divergences._arguments import checked_lists
 from kljax.divergences.sides import Hidden, Restricted, TopK
 from kljax.errors import unknown
@@ -180,11 +180,7 @@ def chunk_size(size: int | None, tokens: int, vocab: int) -> int:
     """Tokens per chunk, as asked for or by the kernel's rule."""
     if size is None:
         return fused.default_chunk(tokens, vocab)
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"chunk_size must be an integer, got {size!r}")
-    if size < 1:
-        raise ValueError(f"chunk_size must be at least 1 token, got {size}")
-    return max(min(size, tokens), 1)
+    return max(min(whole("chunk_size", size), tokens), 1)
 
 
 def parameters(divergence: Any) -> tuple[Array, ...]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kljax.arguments import whole
 from kljax.errors import unknown
 from kljax.typing import ArrayLike, Float, Int
 
@@ -71,8 +72,7 @@ def reliability(
         raise ValueError(
             f"correct: expected values in [0, 1], got {hit.min()} to {hit.max()}"
         )
-    if not isinstance(bins, int | np.integer) or bins < 1:
-        raise ValueError(f"bins: expected at least 1, an integer, got {bins!r}")
+    bins = whole("bins", bins)
     if equal not in BINNED:
         raise ValueError(unknown("equal", equal, BINNED))
     index = BINNED[equal](p, bins)

@@ -2,6 +2,8 @@
 
 import optax
 
+from kljax.arguments import whole
+
 __all__ = ["adam", "clipped", "momentum", "warmup_cosine"]
 
 
@@ -24,7 +26,7 @@ def warmup_cosine(
         >>> [round(float(schedule(n)), 3) for n in (0, 10, 100)]
         [0.0, 1.0, 0.05]
     """
-    rising = max(1, int(warmup * steps))
+    rising = max(1, int(warmup * whole("steps", steps)))
     return optax.warmup_cosine_decay_schedule(
         0.0, rate, rising, max(2, steps), rate * final
     )

@@ -9,8 +9,6 @@ from experiments import kit
 from experiments.papers import bd_kd
 from kljax.training import silent
 
-pytestmark = pytest.mark.quick
-
 
 def test_residual_networks_learn_from_images_of_ones_own(tmp_path):
     random = np.random.default_rng(0)

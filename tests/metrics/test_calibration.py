@@ -109,5 +109,5 @@ def test_bad_arguments_are_named():
     ):
         with pytest.raises(ValueError, match=words):
             calibration_error(*arguments)
-    with pytest.raises(ValueError, match="bins: expected at least 1"):
+    with pytest.raises(ValueError, match="bins must be at least 1"):
         reliability([0.5], [1], bins=0)

@@ -13,8 +13,6 @@ from kljax.divergences import label_cross_entropy
 from kljax.objectives.mutual import balance, bd_kd, mutual_loss
 from kljax.training import Loss, Player, init_state, make_step
 
-pytestmark = pytest.mark.quick
-
 DML = np.array([[1.0, 0.0], [1.0, 0.0]])
 RNG = np.random.default_rng(0)
 B, V, T = 7, 5, 3.0

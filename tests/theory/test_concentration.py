@@ -9,8 +9,6 @@ from scipy import special, stats
 from kljax.theory import concentration as kc
 from kljax.theory.kde import gaussian_phases
 
-pytestmark = pytest.mark.quick
-
 
 def by_numpy(squared, h, d):
     """Log-density, participation, perplexity of all pairs; inf is no point."""

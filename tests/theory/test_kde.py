@@ -7,8 +7,6 @@ from scipy import integrate, special, stats
 
 from kljax.theory import kde
 
-pytestmark = pytest.mark.quick
-
 SPECTRUM = np.random.default_rng(0).gamma(2.0, size=30)
 ALPHAS = np.array([0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0])
 # In the limit of many dimensions, found by bisection of the threshold's equation.

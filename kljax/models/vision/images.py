@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import whole
 from kljax.typing import Array, Float, Key
 
 __all__ = ["check_batch", "check_images", "cropped", "framed", "random_crop"]
@@ -23,13 +24,12 @@ def check_images(size: int, channels: int) -> None:
     Example:
       >>> check_images(28, 1)
     """
-    if not SMALLEST <= size <= LARGEST:
+    if not SMALLEST <= whole("size", size) <= LARGEST:
         raise ValueError(
             f"size is {size}; square images of {SMALLEST} to {LARGEST} pixels a side "
             "are expected (resize them when loading)"
         )
-    if channels < 1:
-        raise ValueError(f"channels is {channels}; it must be at least 1")
+    whole("channels", channels)
 
 
 def check_batch(x: Array, size: int, channels: int) -> None:

@@ -13,8 +13,6 @@ from kljax.models.functional import functional, parameter_count, pure
 from kljax.models.vision.images import random_crop
 from kljax.models.vision.resnet import ResNet
 
-pytestmark = pytest.mark.quick
-
 KEY = jax.random.key(0)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kljax.data import read_pairs
+from kljax.data.readers.text import read_pairs
 from kljax.errors import DataError
 
 __all__ = ["TASKS", "UNSEEN", "Example", "TaskConfig", "draw", "few_shot", "line"]
@@ -45,7 +45,7 @@ class TaskConfig:
         """Tasks with experts, and tasks without.
 
         Raises:
-            DataError: the folder has no tasks.
+          DataError: the folder has no tasks.
         """
         if not self.folder:
             return tuple(TASKS), tuple(UNSEEN)
@@ -61,6 +61,12 @@ class TaskConfig:
     def path(self, task: str, split: str) -> pathlib.Path:
         """Where a split of a task lies."""
         return pathlib.Path(self.folder).expanduser() / f"{task}.{split}.jsonl"
+
+    def to_learn(self, task: str) -> str:
+        """The split whose examples a model may read: of a folder's unseen tasks the
+        validation split is all that there is."""
+        lacking = self.folder and not self.path(task, "train").exists()
+        return "validation" if lacking else "train"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +135,7 @@ def _date(random: np.random.Generator, config: TaskConfig) -> Example:
 Draw = Callable[[np.random.Generator, TaskConfig], Example]
 TASKS: dict[str, Draw] = {"add": _add, "sort": _sort, "flip": _flip, "date": _date}
 UNSEEN: dict[str, Draw] = {"down": _down}
-"""In the pretraining text like the others, but nobody is fine-tuned on it."""
+"""Tasks that nobody is fine-tuned on; they share splits with those they mirror."""
 
 
 def draw(
@@ -138,23 +144,23 @@ def draw(
     """Examples of one split, a function of the arguments alone.
 
     Args:
-        task: a name of `TASKS` or `UNSEEN`.
-        split: "train", "validation" or "test".
-        count: how many; repetitions are possible.
-        config: how hard.
-        seed: of the draws.
+      task: a name of `TASKS` or `UNSEEN`.
+      split: "train", "validation" or "test".
+      count: how many; repetitions are possible.
+      config: how hard.
+      seed: of the draws.
 
     Returns:
-        `count` examples; those of two splits never share their identity.
+      `count` examples; those of two splits never share their identity.
 
     Raises:
-        ValueError: an unknown task or split.
-        DataError: a file of the folder is missing, or a line of it cannot be read.
+      ValueError: an unknown task or split.
+      DataError: a file of the folder is missing, or a line of it cannot be read.
 
     Example:
-        >>> [one] = draw("flip", "test", 1, TaskConfig(letters=2), 0)
-        >>> one.prompt[5:7] == one.answer[::-1]
-        True
+      >>> [one] = draw("flip", "test", 1, TaskConfig(letters=2), 0)
+      >>> one.prompt[5:7] == one.answer[::-1]
+      True
     """
     if config.folder:
         return _read(config.path(task, split), count)
@@ -183,8 +189,8 @@ def line(example: Example) -> str:
     """Prompt, answer and the end of the line.
 
     Example:
-        >>> line(Example("flip ab=", "ba", "flip ab"))
-        'flip ab=ba\\n'
+      >>> line(Example("flip ab=", "ba", "flip ab"))
+      'flip ab=ba\\n'
     """
     return f"{example.prompt}{example.answer}\n"
 
@@ -195,9 +201,9 @@ def few_shot(
     """The same examples behind `count` solved ones each, taken from `shots` in turn.
 
     Example:
-        >>> one, two = Example("flip ab=", "ba", "1"), Example("flip cd=", "dc", "2")
-        >>> few_shot([one], [two], 1)[0].prompt
-        'flip cd=dc\\nflip ab='
+      >>> one, two = Example("flip ab=", "ba", "1"), Example("flip cd=", "dc", "2")
+      >>> few_shot([one], [two], 1)[0].prompt
+      'flip cd=dc\\nflip ab='
     """
     found = []
     for i, one in enumerate(examples):
