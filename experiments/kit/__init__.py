@@ -36,25 +36,8 @@ they are over what `Scores(over=...)` says, and ± is half of a 95 % interval ev
 """
 
 from experiments.kit import figures
-from experiments.kit.bars import (
-    Bar,
-    above,
-    all_of,
-    at_least,
-    at_most,
-    below,
-    both,
-    equal,
-    every,
-    holds_for,
-    interval_above,
-    interval_below,
-    near,
-    order,
-    shown,
-    sign_above,
-    within,
-)
+from experiments.kit.bars import *  # noqa: F403
+from experiments.kit.bars import __all__ as _bars
 from experiments.kit.claims import Claim, Noted, verdicts
 from experiments.kit.estimates import Estimate, Missing
 from experiments.kit.scores import Scores
@@ -62,7 +45,6 @@ from experiments.kit.study import Settings, Study, grid, perform
 from experiments.kit.titles import title
 
 __all__ = [
-    "Bar",
     "Claim",
     "Estimate",
     "Missing",
@@ -70,25 +52,10 @@ __all__ = [
     "Scores",
     "Settings",
     "Study",
-    "above",
-    "all_of",
-    "at_least",
-    "at_most",
-    "below",
-    "both",
-    "equal",
-    "every",
     "figures",
     "grid",
-    "holds_for",
-    "interval_above",
-    "interval_below",
-    "near",
-    "order",
     "perform",
-    "shown",
-    "sign_above",
     "title",
     "verdicts",
-    "within",
+    *_bars,
 ]

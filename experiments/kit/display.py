@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.harness import Figure, Table
@@ -103,6 +103,40 @@ class Display:
         columns = ("", *map(scores.title, metrics))
         about = " ".join(filter(None, words))
         self.table(title, columns, [*rows, *more], about, detail=detail)
+
+    def level_table(
+        self,
+        title: str,
+        scores: Scores,
+        metric: str,
+        *,
+        more: Mapping[str, Callable[[str], Any]] | None = None,
+        caption: str = "",
+        detail: bool = False,
+    ) -> None:
+        """A row per method, a column per level of the factor, and their average.
+
+        Args:
+            title: of the table.
+            scores: with a factor.
+            metric: what is shown: means, behind the average ± as in `score_table`.
+            more: further columns: title to a function of the method.
+            caption, detail: as in `score_table`.
+        """
+        more, several = more or {}, len(scores.levels) > 1
+        parts = [scores.at(level) for level in scores.levels if several]
+        rows = []
+        for method in scores.methods:
+            cells = [_cell(part, metric, method, spread=False) for part in parts]
+            cells.append(_cell(scores, metric, method, spread=True))
+            rows.append(
+                (titles.title(method), *cells, *(own(method) for own in more.values()))
+            )
+        sign = any("±" in str(cell) for row in rows for cell in row)
+        words = (scores.averaged(), "± is half of the 95 % interval." * sign, caption)
+        names = (*scores.levels, "average") if several else scores.levels
+        columns = ("", *map(str, names), *more)
+        self.table(title, columns, rows, " ".join(filter(None, words)), detail=detail)
 
     def difference_table(
         self,

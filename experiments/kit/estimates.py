@@ -110,6 +110,17 @@ class Estimate:
         units = (self.units - other.units,)
         return dataclasses.replace(self, samples=units, what=what)
 
+    def __truediv__(self, other: "Estimate") -> "Estimate":
+        """The paired ratio, unit by unit, of two means: a mean of ratios.
+
+        Raises:
+            Missing: the other is 0 in some unit.
+        """
+        if not np.all(other.units):
+            raise Missing(f"nothing to divide by: {other.what or 'it'} is 0")
+        what = f"{self.what} over {other.what}" if self.what and other.what else ""
+        return dataclasses.replace(self, samples=(self.units / other.units,), what=what)
+
     def __str__(self) -> str:
         if self.count < 2:
             return f"{self.value:.4g}"

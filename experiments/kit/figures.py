@@ -122,13 +122,22 @@ def dots(
 
 
 def bars(
-    axis: Any, values: Mapping[str, Any], *, text: str = "{:.3g}", **labels: Any
+    axis: Any,
+    values: Mapping[str, Any],
+    *,
+    text: str = "{:.3g}",
+    shades: Mapping[str, Any] | None = None,
+    **labels: Any,
 ) -> None:
-    """Horizontal bars with their numbers; of `[seeds]` the mean, and a dot per seed."""
+    """Horizontal bars with their numbers; of `[seeds]` the mean, and a dot per seed.
+
+    `shades` gives some of them a color of their own.
+    """
     every = {name: np.atleast_1d(np.asarray(v, float)) for name, v in values.items()}
     place = np.arange(len(every))[::-1]
     means = [v.mean() for v in every.values()]
-    axis.barh(place, means, color="tab:blue", alpha=0.7)
+    shown = [(shades or {}).get(name, "tab:blue") for name in every]
+    axis.barh(place, means, color=shown, alpha=0.7)
     for y, seeds, mean in zip(place, every.values(), means, strict=True):
         right = max(mean, *seeds)
         axis.text(right, y, f" {text.format(mean)}", va="center", fontsize=8)

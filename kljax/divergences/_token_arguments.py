@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kljax.arguments import check_positive, checked_ids
+from kljax.arguments import check_positive, checked_ids, floating, whole
 from kljax.divergences._arguments import checked_lists
 from kljax.divergences.sides import Hidden, Restricted, TopK
 from kljax.errors import unknown
@@ -130,7 +130,7 @@ def labels_and_weights(
     if array.shape != shape:
         raise ValueError(f"labels must be {shape}, one per token, got {array.shape}")
     array = checked_ids("labels", labels, vocab, weights, negative=True)
-    given = jnp.ones(shape, bool) if w is None else w
+    given = jnp.ones(shape, jnp.float32) if w is None else floating(w)
     return array, jnp.where(array >= 0, given, 0)
 
 
@@ -180,11 +180,7 @@ def chunk_size(size: int | None, tokens: int, vocab: int) -> int:
     """Tokens per chunk, as asked for or by the kernel's rule."""
     if size is None:
         return fused.default_chunk(tokens, vocab)
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"chunk_size must be an integer, got {size!r}")
-    if size < 1:
-        raise ValueError(f"chunk_size must be at least 1 token, got {size}")
-    return max(min(size, tokens), 1)
+    return max(min(whole("chunk_size", size), tokens), 1)
 
 
 def parameters(divergence: Any) -> tuple[Array, ...]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import rows_shaped
+from kljax.arguments import rows_shaped, whole
 from kljax.kernels.linear.products import finish, possible
 from kljax.kernels.weights import settled
 from kljax.typing import Array, ArrayLike, Float, Int
@@ -121,10 +121,10 @@ def top_outcomes(
     check_side("teacher", teacher, (Logits, Hidden))
     temperature = rows_shaped("temperature", temperature, ())
     vocab = vocabulary(teacher)
-    if not 1 <= k <= vocab:
+    k = whole("k", k)
+    if k > vocab:
         raise ValueError(f"k must be 1 to {vocab}, the vocabulary, got {k}")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1 token, got {chunk_size}")
+    chunk_size = whole("chunk_size", chunk_size)
 
     def listed(part: Array) -> TopK:
         side = teacher._replace(**{teacher._fields[0]: part})

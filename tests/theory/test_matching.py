@@ -17,8 +17,6 @@ from kljax.theory.matching import (
 )
 from kljax.theory.mixtures import GaussianMixture
 
-pytestmark = pytest.mark.quick
-
 NAMES = (
     "softened_reverse_kl",
     "reverse_kl",

@@ -46,6 +46,15 @@ def test_the_ratio_of_means_is_not_the_mean_of_ratios():
     assert "ratio of means" in of_means.what and "mean of ratios" in of_ratios.what
 
 
+def test_estimates_are_divided_unit_by_unit(drawn):
+    one, other = (kit.Estimate((v,), what=name) for v, name in zip(drawn, "ab"))
+    ratio = one / other
+    np.testing.assert_allclose(ratio.units, drawn[0] / drawn[1])
+    assert ratio.what == "a over b" and ratio.value == ratio.units.mean()
+    with pytest.raises(kit.Missing, match="a minus a is 0"):
+        other / (one - one)
+
+
 def test_the_interval_of_a_ratio_of_means_covers_it():
     """In 2,000 draws of a skewed pair, 95 % of the intervals hold the true ratio 2."""
     random, held = np.random.default_rng(1), []

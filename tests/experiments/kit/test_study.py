@@ -62,6 +62,30 @@ def test_a_stage_is_worked_out_once_and_comes_back_as_it_was(open_study):
         study.once("other", lambda: object())
 
 
+def test_a_table_of_levels_shows_every_level_and_their_average(open_study):
+    rows = {
+        (m, s, t): {"x": s + 2.0 * (m == "b") + 10 * (t == "sort")}
+        for m in ("a_1", "b")
+        for s in range(3)
+        for t in ("add", "sort")
+    }
+    study, found = open_study(), kit.Scores(rows, factor="tasks")
+    study.level_table("Points", found, "x", more={"own": len}, caption="Of both.")
+    [table] = study.tables
+    assert table.columns == ("", "add", "sort", "average", "own")
+    # Half of Student's interval of 0, 1, 2 is 4.303 / sqrt(3).
+    assert table.rows == (
+        ("a 1", 1.0, 11.0, "6 ± 2.5", 3), ("b", 3.0, 13.0, "8 ± 2.5", 1)
+    )  # fmt: skip
+    assert table.caption.endswith("± is half of the 95 % interval. Of both.")
+    with pytest.raises(KeyError, match="unknown metric 'y'"):
+        study.level_table("Points", found, "y")
+    alone = kit.Scores({k: v for k, v in rows.items() if k[2] == "add"}, factor="tasks")
+    study.level_table("Points", alone, "x")
+    assert study.tables[1].columns == ("", "add")
+    assert "3 seeds and 1 task;" in study.tables[1].caption
+
+
 def test_costs_keep_the_seconds_of_what_was_interrupted(open_study):
     def stopped():
         sum(i * i for i in range(2_000_000))
