@@ -22,7 +22,15 @@ from kljax.divergences import (
     transport,
 )
 from kljax.objectives.balance import balance_loss
+from kljax.objectives.mutual import bd_kd, mutual_loss
 from kljax.objectives.ratio import RatioBins, effective_fraction, ratio_weights
+from kljax.theory.concentration import concentration, leave_one_out
+from kljax.theory.kde import (
+    condensed_log_density,
+    gaussian_phases,
+    log_density_rate,
+    relative_variance,
+)
 from kljax.theory.matching import LineMatching, fixed_point
 from kljax.theory.mixtures import GaussianMixture
 
@@ -303,6 +311,29 @@ TYPED |= {
         {"logits": normal(4, 2), "sigma": positive(4)},
     ),
     "effective_fraction": (effective_fraction, {"log_weights": normal(4)}),
+    "mutual_loss": (
+        lambda peers, own, temperature: mutual_loss(
+            peers, own, labels, bd_kd(), temperature=temperature
+        ),
+        {"peers": normal(3, B, V), "own": normal(B, V), "temperature": jnp.float32(2)},
+    ),
+    "kde phases": (
+        lambda alpha, variances, h: (
+            gaussian_phases(alpha, variances, dims=D).stable_index(h),
+            log_density_rate(h, alpha, variances),
+            relative_variance(h, 10, variances),
+            condensed_log_density(h, h, 0.5, alpha, D),
+        ),
+        {"alpha": positive(4), "variances": positive(D), "h": positive(4)},
+    ),
+    "concentration": (
+        concentration,
+        {"query": normal(4, D), "data": normal(5, D), **BANDWIDTH},
+    ),
+    "leave_one_out": (
+        leave_one_out,
+        {"data": normal(5, D), "bandwidths": positive(3)},
+    ),
     "balance_loss": (
         balance_loss,
         {"load": positive(2, 4), "probability": positive(2, 4)},
@@ -315,6 +346,13 @@ PLAIN = {
     "calibration_error": (
         metrics.calibration_error,
         {"confidence": np.array([0.5, 1.0]), "correct": np.array([True, False])},
+    ),
+    "probabilities": (
+        lambda **x: (
+            metrics.brier_score(**x),
+            metrics.classwise_calibration_error(**x),
+        ),
+        {"probabilities": np.full((3, 2), 0.5), "labels": np.array([0, 1, 1])},
     ),
 }
 # Take no arrays, or return what another row of the table looks at.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kljax.arguments import check_positive, checked_ids, whole
+from kljax.arguments import check_positive, checked_ids, floating, whole
 from kljax.divergences._arguments import checked_lists
 from kljax.divergences.sides import Hidden, Restricted, TopK
 from kljax.errors import unknown
@@ -130,7 +130,7 @@ def labels_and_weights(
     if array.shape != shape:
         raise ValueError(f"labels must be {shape}, one per token, got {array.shape}")
     array = checked_ids("labels", labels, vocab, weights, negative=True)
-    given = jnp.ones(shape, bool) if w is None else w
+    given = jnp.ones(shape, jnp.float32) if w is None else floating(w)
     return array, jnp.where(array >= 0, given, 0)
 
 

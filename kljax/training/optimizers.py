@@ -4,7 +4,7 @@ import optax
 
 from kljax.arguments import whole
 
-__all__ = ["adam", "clipped", "warmup_cosine"]
+__all__ = ["adam", "clipped", "momentum", "warmup_cosine"]
 
 
 def warmup_cosine(
@@ -72,3 +72,28 @@ def adam(
     """
     rule = clipped(optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay), clip)
     return optax.flatten(rule) if flat else rule
+
+
+def momentum(
+    rate: float | optax.Schedule, *, decay: float = 0.9, weight_decay: float = 5e-4
+) -> optax.GradientTransformation:
+    """Nesterov's momentum with an L2 penalty: what image classifiers are trained by.
+
+    Args:
+        rate: learning rate, a number or a schedule such as optax's cosine.
+        decay: share of the velocity that a step leaves.
+        weight_decay: added to the gradient, times the parameters.
+
+    Returns:
+        An optax transformation.
+
+    References:
+        Sutskever et al. (2013), "On the importance of initialization and momentum".
+
+    Example:
+        >>> optimizer = momentum(optax.cosine_decay_schedule(0.1, 1000))
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.sgd(rate, momentum=decay, nesterov=True),
+    )

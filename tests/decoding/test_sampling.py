@@ -58,6 +58,7 @@ def test_the_law_is_that_of_the_sorted_reference(name, x64):
     np.testing.assert_allclose(got, want, atol=1e-13)
 
 
+@pytest.mark.optimized
 def test_nucleus_ends_at_the_exact_threshold_in_float32():
     # Weights one unit in the last place apart: any threshold that is only near fails.
     top = np.float32(1.0)
