@@ -14,9 +14,10 @@ from jax import lax
 from kljax.kernels.transport.matrix import every, potential, usable
 from kljax.typing import Array, Float
 
-_GENTLE = 0.5
-"""The range of exponents up to which updates are done over."""
-_UPDATES = 3
+_GENTLE = 1 / 6
+"""The range of costs, in units of epsilon, up to which updates are done over."""
+_UPDATES = 6
+"""Each brings the potentials nearer by 1e-3, or more, from any start."""
 _PAIRS = 2**18
 
 
@@ -25,6 +26,8 @@ class Rows(NamedTuple):
 
     left: Float[Array, "*b n k"]
     right: Float[Array, "*b m d"] | None = None
+    offset: Float[Array, "*b"] | None = None
+    """Of a matrix, what is to be taken off."""
 
     def spread(self, a: Array, b: Array) -> Array:
         """At least the range of the costs that count."""
@@ -39,7 +42,7 @@ class Rows(NamedTuple):
 
     def mean(self, potential: Array, mass: Array, scale: Array, axis: int) -> Array:
         """``log1p(Σ b expm1((g − C)/ε))`` over an axis of the costs, −1 or −2."""
-        left, right = self
+        left, right, _ = self
         if right is None:
             return _mean(left, potential, mass, scale, axis)
         if left.ndim > 2:
@@ -76,24 +79,31 @@ def polished(
     f: Float[Array, "*b n"],
     g: Float[Array, "*b m"],
 ) -> tuple[Float[Array, "*b n"], Float[Array, "*b m"]]:
-    """The potentials, done over in the problems whose exponents are all near 0."""
-    spread = sum(_range(x, mass != 0) for x, mass in ((f, a), (g, b)))
-    gentle = spread + given.spread(a, b) < _GENTLE * epsilon
-    wide = epsilon[..., None]
+    """The potentials, made anew in the problems whose exponents are all near 0."""
+    spread = given.spread(a, b)
+    gentle = spread < _GENTLE * epsilon
+    # Beyond such an epsilon nothing changes, and exponents must not vanish.
+    most = 1e4 / jnp.finfo(epsilon.dtype).eps * jnp.where(spread > 0, spread, 1)
+    scale = jnp.minimum(epsilon, most)
+    wide = scale[..., None]
 
-    def over(f, g):
-        rows = given if given.right is not None else Rows(usable(given.left, a, b))
+    def anew(f, g):
+        rows = given
+        if given.offset is not None:
+            cost = usable(given.left, a, b)
+            rows = Rows(cost - given.offset[..., None, None])
 
         def update(_, state):
-            f, g = state
-            f = wide * potential(rows.mean(g, b, epsilon, -1), a)
-            return f, wide * potential(rows.mean(f, a, epsilon, -2), b)
+            _, g = state
+            f = wide * potential(rows.mean(g, b, scale, -1), a)
+            return f, wide * potential(rows.mean(f, a, scale, -2), b)
 
-        new = lax.fori_loop(0, _UPDATES, update, (f, g))
+        start = jnp.zeros_like(f), jnp.zeros_like(g)
+        new = lax.fori_loop(0, _UPDATES, update, start)
         chosen = gentle[..., None]
         return jnp.where(chosen, new[0], f), jnp.where(chosen, new[1], g)
 
-    return lax.cond(every(~gentle), lambda f, g: (f, g), over, f, g)
+    return lax.cond(every(~gentle), lambda f, g: (f, g), anew, f, g)
 
 
 def _range(x: Array, some: Array) -> Array:

@@ -14,13 +14,13 @@ over is chosen problem by problem.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from kljax.typing import Array, Bool, Float, Int
+from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 BLOCK = 10
 """Iterations between two looks at the scalings."""
@@ -83,6 +83,7 @@ def solve(
     epsilon: Float[Array, "*b"],
     iterations: int,
     tolerance: float | None = None,
+    offset: Float[ArrayLike, "*b"] = 0.0,
 ) -> Solution:
     """Potentials after so many updates of f, each followed by one of g.
 
@@ -94,8 +95,9 @@ def solve(
       epsilon: > 0.
       iterations: how many; with a tolerance, how many at most.
       tolerance: Σ|P1 − a| at which a problem stops, looked at every ten iterations.
+      offset: is taken off the costs.
     """
-    problem = _Problem(a, b, cost, epsilon[..., None])
+    problem = _Problem(a, b, cost, epsilon[..., None], offset)
     first, all_of = min(_START, iterations), jnp.ones(epsilon.shape, bool)
     state = _State(
         jnp.zeros_like(a),
@@ -133,10 +135,12 @@ class _Problem(NamedTuple):
     cost: Array
     scale: Array
     """ε, with an axis for the points."""
+    offset: Any = 0.0
 
     def exponent(self, left: Array, right: Array) -> Array:
         # In this order: C/ε alone would be kept, an array as large as the kernel.
         cost = usable(self.cost, self.a, self.b)
+        cost -= jnp.asarray(self.offset)[..., None, None]
         slack = left[..., :, None] + right[..., None, :] - cost
         return slack * (1 / self.scale)[..., None]
 
