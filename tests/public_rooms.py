@@ -16,9 +16,11 @@ from kljax import data, decoding, metrics
 from kljax.data import batching, images, splits, text
 from kljax.data.readers import labels, raw, values
 from kljax.divergences import Hidden, Logits
-from kljax.models import attention, embedding, mlp
+from kljax.models import attention, embedding, layers, mlp
 from kljax.models.functional import pure
+from kljax.models.language import rope, task_arithmetic
 from kljax.models.language.transformer import TransformerConfig, transformer
+from kljax.models.vision import classifier, edm
 from kljax.models.vision.discriminator import Discriminator
 from kljax.models.vision.dit import DiT
 from kljax.models.vision.unet import UNet
@@ -226,6 +228,37 @@ TRACED |= {
     ),
     "causal": (partial(attention.causal, 3), {"where": mask(2, 3)}),
     "nearest": (partial(attention.nearest, window=2), {"visible": mask(1, 3, 3)}),
+    "rotate": (
+        lambda x: rope.rotate(x, rope.rotation(rope.Rope(), ids(2, 3), 4)),
+        {"x": ones(2, 3, 2, 4)},
+    ),
+    "looked_up": (
+        partial(layers.looked_up, axis=0),
+        {"table": ones(5, 4), "ids": ids(2, 3)},
+    ),
+    "modulated": (
+        layers.modulated,
+        {"x": ones(2, 3, 4), "scale": ones(2, 1, 4), "shift": ones(2, 1, 4)},
+    ),
+    "random_shift": (
+        partial(classifier.random_shift, KEY),
+        {"images": ones(2, 4, 4, 1)},
+    ),
+    "heun_sampler": (
+        partial(edm.heun_sampler, lambda x, sigma: x, steps=2),
+        {"z": ones(2, 3)},
+    ),
+    "precondition": (
+        partial(edm.precondition, lambda x, label: x, sigma_data=0.5),
+        {"x": ones(2, 3), "sigma": ones(2)},
+    ),
+    "edm_loss_weight": (edm.edm_loss_weight, {"sigma": ones(2), "sigma_data": 0.5}),
+    "karras_sigmas": (lambda: edm.karras_sigmas(3), {}),
+    "add_task_vectors": (
+        lambda base, vectors: task_arithmetic.add_task_vectors(base, vectors, 0.5),
+        {"base": {"x": ones(3)}, "vectors": [{"x": ones(3)}]},
+    ),
+    "soup": (task_arithmetic.soup, {"models": [{"x": ones(3)}, {"x": ones(3)}]}),
     "sinusoidal": (partial(embedding.sinusoidal, size=4), {"label": ones(2)}),
     **{name: (spread(apply), arrays) for name, (apply, arrays) in MODULES.items()},
 }
@@ -319,6 +352,24 @@ PLAIN = {
 # Run by another row, by tests that need what they are given (models, a file), or taking
 # no array by themselves.
 OTHERS = {
+    "check_batch",
+    "check_call",
+    "check_ids",
+    "coefficients",
+    "cropped",
+    "for_lookup",
+    "framed",
+    "functional",
+    "init_adapter",
+    "linear",
+    "on_examples",
+    "pure",
+    "read",
+    "restricted",
+    "rotation",
+    "standardized",
+    "transformer",
+    "write_safetensors",
     "choose",
     "decoding_call",
     "differ",

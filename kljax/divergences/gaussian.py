@@ -148,11 +148,8 @@ def renyi(p: _Side, q: _Side, *, alpha: ArrayLike) -> Float[Array, "*b"]:
 def bhattacharyya(p: _Side, q: _Side) -> Float[Array, "*b"]:
     """Bhattacharyya's distance, −log ∫ √(pq): half of Rényi's divergence at ½.
 
-    ½ log(|S| / √(|Σp||Σq|)) + ⅛ δᵀS⁻¹δ, S = (Σp + Σq)/2.
-    Arguments and errors as in `kl`.
-
-    Returns:
-      Nats `[...]`, ≥ 0, symmetric.
+    ½ log(|S| / √(|Σp||Σq|)) + ⅛ δᵀS⁻¹δ, S = (Σp + Σq)/2; symmetric. Arguments, result
+    and errors as in `kl`.
 
     Example:
       >>> p, q = DiagonalGaussian([2.0], [1.0]), DiagonalGaussian([0.0], [1.0])
@@ -170,11 +167,8 @@ def bhattacharyya(p: _Side, q: _Side) -> Float[Array, "*b"]:
 def squared_hellinger(p: _Side, q: _Side) -> Float[Array, "*b"]:
     """Squared Hellinger distance, 1 − ∫ √(pq).
 
-    1 − e^(−B) with B = `bhattacharyya`; some authors use twice this.
-    Arguments and errors as in `kl`.
-
-    Returns:
-      Numbers `[...]` in [0, 1], symmetric.
+    1 − e^(−B) with B = `bhattacharyya`, symmetric, in [0, 1]; some authors use twice
+    this. Arguments and errors as in `kl`.
 
     Example:
       >>> p, q = DiagonalGaussian([2.0], [1.0]), DiagonalGaussian([0.0], [1.0])
@@ -190,11 +184,8 @@ def squared_hellinger(p: _Side, q: _Side) -> Float[Array, "*b"]:
 def cauchy_schwarz(p: _Side, q: _Side) -> Float[Array, "*b"]:
     """Cauchy–Schwarz divergence, log ∫ p² + log ∫ q² − 2 log ∫ pq.
 
-    log(|S| / √(|Σp||Σq|)) + ½ δᵀS⁻¹δ, S = (Σp + Σq)/2; some authors use half of this.
-    Arguments and errors as in `kl`.
-
-    Returns:
-      Nats `[...]`, ≥ 0, symmetric.
+    log(|S| / √(|Σp||Σq|)) + ½ δᵀS⁻¹δ, S = (Σp + Σq)/2; symmetric; some authors use half
+    of this. Arguments, result and errors as in `kl`.
 
     Example:
       >>> p, q = DiagonalGaussian([2.0], [1.0]), DiagonalGaussian([0.0], [1.0])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from kljax.kernels.transport.matrix import every, potential, usable
+from kljax.kernels.transport.problem import Matrix, Problem
 from kljax.typing import Array, Float
 
 _GENTLE = 1 / 6
@@ -26,8 +27,6 @@ class Rows(NamedTuple):
 
     left: Float[Array, "*b n k"]
     right: Float[Array, "*b m d"] | None = None
-    offset: Float[Array, "*b"] | None = None
-    """Of a matrix, what is to be taken off."""
 
     def spread(self, a: Array, b: Array) -> Array:
         """At least the range of the costs that count."""
@@ -42,7 +41,7 @@ class Rows(NamedTuple):
 
     def mean(self, potential: Array, mass: Array, scale: Array, axis: int) -> Array:
         """``log1p(Σ b expm1((g − C)/ε))`` over an axis of the costs, −1 or −2."""
-        left, right, _ = self
+        left, right = self
         if right is None:
             return _mean(left, potential, mass, scale, axis)
         if left.ndim > 2:
@@ -72,14 +71,12 @@ def _mean(cost: Array, potential: Array, mass: Array, scale: Array, axis: int) -
 
 
 def polished(
-    given: Rows,
-    a: Float[Array, "*b n"],
-    b: Float[Array, "*b m"],
-    epsilon: Float[Array, "*b"],
-    f: Float[Array, "*b n"],
-    g: Float[Array, "*b m"],
+    problem: Problem, f: Float[Array, "*b n"], g: Float[Array, "*b m"]
 ) -> tuple[Float[Array, "*b n"], Float[Array, "*b m"]]:
     """The potentials, made anew in the problems whose exponents are all near 0."""
+    a, b, geometry, epsilon = problem
+    held = isinstance(geometry, Matrix)
+    given = Rows(geometry.cost) if held else Rows(*geometry)
     spread = given.spread(a, b)
     gentle = spread < _GENTLE * epsilon
     # Beyond such an epsilon nothing changes, and exponents must not vanish.
@@ -88,10 +85,7 @@ def polished(
     wide = scale[..., None]
 
     def anew(f, g):
-        rows = given
-        if given.offset is not None:
-            cost = usable(given.left, a, b)
-            rows = Rows(cost - given.offset[..., None, None])
+        rows = Rows(usable(geometry.near, a, b)) if held else given
 
         def update(_, state):
             _, g = state

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.kernels.transport.gentle import Rows, polished
+from kljax.kernels.transport.gentle import polished
 from kljax.kernels.transport.matrix import Solution, every, log_mass, solve, usable
 from kljax.kernels.transport.points import side, solve_points
 from kljax.kernels.transport.problem import Matrix, Problem, SquaredDistances
@@ -44,15 +44,10 @@ class _Conditionals(NamedTuple):
 
 def find(problem: Problem, iterations: int, tolerance: float | None = None) -> Solution:
     """Potentials whose derivatives are those of the fixed point."""
-    a, b, geometry, epsilon = lax.stop_gradient(problem)
-    if isinstance(geometry, Matrix):
-        cost, offset = geometry
-        found = solve(a, b, cost, epsilon, iterations, tolerance, offset)
-        given = Rows(cost, offset=offset)
-    else:
-        found = solve_points(a, b, *geometry, epsilon, iterations, tolerance)
-        given = Rows(*geometry)
-    f, g = _centered(a, b, *polished(given, a, b, epsilon, found.f, found.g))
+    fixed = lax.stop_gradient(problem)
+    way = solve if isinstance(fixed.geometry, Matrix) else solve_points
+    found = way(fixed, iterations, tolerance)
+    f, g = _centered(fixed.a, fixed.b, *polished(fixed, found.f, found.g))
     return Solution(*_fixed_point(problem, f, g), found.iterations)
 
 
