@@ -7,7 +7,7 @@ import importlib.util
 import pathlib
 import types
 
-__all__ = ["Experiment", "UsageError", "find", "folder_of", "load"]
+__all__ = ["Experiment", "UsageError", "abouts", "find", "folder_of", "load"]
 
 _REQUIRED = ("PAPER", "Config", "PRESETS", "CLAIMS", "run")
 
@@ -49,18 +49,40 @@ def folder_of(package: str) -> pathlib.Path:
 
 
 def find(package: str = "experiments") -> dict[str, Experiment]:
-    """Every module of the package that binds `CLAIMS` and `run`, by name.
+    """Every module of the package and of its `papers` that binds `CLAIMS` and `run`.
+
+    A paper may be a folder; by name.
 
     Example:
         >>> "harness" in find()
         False
     """
-    found = {}
-    for path in sorted(folder_of(package).glob("*.py")):
-        name = path.stem
-        if not name.startswith("_") and {"CLAIMS", "run"} <= _bound_names(path):
-            found[name] = Experiment(name, f"{package}.{name}", path)
-    return found
+    folder, found = folder_of(package), {}
+    papers = folder / "papers"
+    for path in (*folder.glob("*.py"), *papers.glob("*.py"), *papers.glob("*/*.py")):
+        is_folder = path.name == "__init__.py" and path.parent != papers
+        name = path.parent.name if is_folder else path.stem
+        inside = path.parent.parent == papers and not is_folder
+        if (
+            name.startswith("_")
+            or inside
+            or not {"CLAIMS", "run"} <= _bound_names(path)
+        ):
+            continue
+        place = package if path.parent == folder else f"{package}.papers"
+        found[name] = Experiment(name, f"{place}.{name}", path)
+    return dict(sorted(found.items()))
+
+
+def abouts(package: str = "experiments") -> dict[str, str]:
+    """Title and three sentences of every experiment, read from its source."""
+    from experiments.storing import sentences
+
+    found = find(package).items()
+    trees = {
+        name: ast.parse(one.path.read_text(encoding="utf-8")) for name, one in found
+    }
+    return {name: sentences(ast.get_docstring(tree), 4) for name, tree in trees.items()}
 
 
 def load(experiment: Experiment) -> types.ModuleType:

@@ -32,7 +32,6 @@ from kljax.data.sources import find
 from kljax.training import Progress
 
 PAPER = "f-distill: one-step diffusion by f-divergence matching (arXiv 2502.15681)"
-MINUTES = {"smoke": 0.3, "cpu": 4, "sweep": 30}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,7 +38,6 @@ from experiments.one_step.ring_training import (
 from kljax.training import Progress, RunFolder
 
 PAPER = "f-distill: one-step diffusion by f-divergence matching (arXiv 2502.15681)"
-MINUTES = {"smoke": 0.3, "cpu": 7}
 
 TRIO = ("reverse_kl", "jensen_shannon", "forward_kl")
 

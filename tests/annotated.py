@@ -12,7 +12,8 @@ checker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 if __name__ == "__main__":
     with install_import_hook("kljax", "annotated.checker"):
         from public_calls import TABLE, TYPED, VARIANTS
-        from public_rooms import PLAIN, TRACED
+        from public_plain import PLAIN
+        from public_rooms import TRACED
 
     import jax
 

@@ -1,6 +1,6 @@
 """A call of every public function that takes arrays, of the rooms above divergences.
 
-Traced, not computed, but for those of NumPy.
+Traced, not computed; those of NumPy arrays are in `public_plain`.
 """
 
 import importlib
@@ -12,25 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax import data, decoding, metrics
-from kljax.data import batching, images, splits, text
-from kljax.data.readers import labels, raw, values
+from kljax import decoding, metrics
 from kljax.divergences import Hidden, Logits
 from kljax.models import attention, embedding, layers, mlp
 from kljax.models.functional import pure
 from kljax.models.language import rope, task_arithmetic
 from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.models.vision import classifier, edm
+from kljax.models.vision import images as pictures
 from kljax.models.vision.discriminator import Discriminator
 from kljax.models.vision.dit import DiT
 from kljax.models.vision.unet import UNet
-from kljax.objectives import balance, diffusion, distillation, on_policy, ratio
+from kljax.objectives import balance, diffusion, distillation, mutual, on_policy, ratio
+from kljax.theory import concentration, kde
 from kljax.theory.matching import LineMatching, fixed_point
 from kljax.theory.mixtures import GaussianMixture
 
 ROOMS = "objectives", "metrics", "theory", "decoding", "training", "data", "models"
 KEY = jax.random.key(0)
-RNG = np.random.default_rng(0)
 
 
 def ones(*sizes, dtype=np.float32):
@@ -38,10 +37,6 @@ def ones(*sizes, dtype=np.float32):
 
 
 ids, mask = partial(ones, dtype=np.int32), partial(ones, dtype=bool)
-
-
-def normal(*sizes):
-    return RNG.normal(size=sizes).astype(np.float32)
 
 
 # ----------------------------------------------------------------- objectives, theory
@@ -52,6 +47,7 @@ PAIR = {
 }
 LABELS, WEIGHTS = {"labels": ids(2, 3)}, {"weights": mask(2, 3)}
 BINS = ratio.RatioBins.init(2, sigma_min=0.1, sigma_max=1.0)
+LAWS = {"alpha": ones(4), "variances": ones(3)}
 LAW = GaussianMixture(ones(2), ones(2, 1), ones(2))
 
 
@@ -154,6 +150,36 @@ TRACED = {
         {"law": LAW, "sigma": ones(3), "start": ones(2)},
     ),
     "fixed_point": (of_lines, {"law": LAW, "sigma": ones(3), "start": ones(2)}),
+    "mutual_loss": (
+        lambda peers, own, temperature: mutual.mutual_loss(
+            peers, own, ids(2), mutual.bd_kd(), temperature=temperature
+        ),
+        {"peers": ones(3, 2, 5), "own": ones(2, 5), "temperature": ones()},
+    ),
+    "gaussian_phases": (
+        lambda alpha, variances, h: kde.gaussian_phases(
+            alpha, variances, dims=3
+        ).stable_index(h),
+        {**LAWS, "h": ones(4)},
+    ),
+    "log_density_rate": (kde.log_density_rate, {**LAWS, "h": ones(4)}),
+    "relative_variance": (
+        partial(kde.relative_variance, count=10),
+        {"h": ones(4), "variances": ones(3)},
+    ),
+    "condensed_log_density": (
+        partial(kde.condensed_log_density, index=0.5, dims=3),
+        {"h": ones(4), "nearest": ones(4), "alpha": ones(4)},
+    ),
+    "energy_cgf": (kde.energy_cgf, {"order": ones(4), "h": ones(4)}),
+    "concentration": (
+        concentration.concentration,
+        {"query": ones(4, 3), "data": ones(5, 3), "bandwidth": ones()},
+    ),
+    "leave_one_out": (
+        concentration.leave_one_out,
+        {"data": ones(5, 3), "bandwidths": ones(3)},
+    ),
     # ------------------------------------------------------------ tokens, decoding
     "exact_match": (
         metrics.exact_match,
@@ -240,6 +266,7 @@ TRACED |= {
         layers.modulated,
         {"x": ones(2, 3, 4), "scale": ones(2, 1, 4), "shift": ones(2, 1, 4)},
     ),
+    "random_crop": (partial(pictures.random_crop, KEY), {"images": ones(2, 8, 8, 1)}),
     "random_shift": (
         partial(classifier.random_shift, KEY),
         {"images": ones(2, 4, 4, 1)},
@@ -263,95 +290,17 @@ TRACED |= {
     **{name: (spread(apply), arrays) for name, (apply, arrays) in MODULES.items()},
 }
 
-# ------------------------------------------------------------------------------ NumPy
-POSITIONS = {"first": normal(7, 3), "second": normal(9, 3)}
-BYTES = RNG.integers(0, 256, (6, 4, 4, 1)).astype(np.uint8)
-CLASSES = np.arange(6) % 2
-PICTURES = images.Pictures(
-    train=data.to_unit(BYTES),
-    held_out=data.to_unit(BYTES),
-    train_ids=CLASSES,
-    held_out_ids=CLASSES,
-    num_classes=2,
-    levels=256,
-    manifest={},
-)
-CONFIDENCE = {
-    "confidence": np.array([0.5, 1.0]),
-    "correct": np.array([True, False]),
-}
-
-
-def of_positions(function, **options):
-    return (lambda first, second: function(first, second, **options)), POSITIONS
-
-
-def of_moments(first, second):
-    moments = [m for x in (first, second) for m in (x.mean(0), np.cov(x.T))]
-    return metrics.frechet_distance_from_moments(*moments)
-
-
-def classify(x, **_):
-    return jnp.zeros((len(x), 2)), jnp.asarray(x).reshape(len(x), -1)[:, :3]
-
-
-def judged(x, ids):
-    judge = metrics.FeatureJudge(classify, PICTURES, neighbors=1, at_most=6, copies=4)
-    return judge.score(x, ids)
-
-
-PLAIN = {
-    "calibration_error": (metrics.calibration_error, CONFIDENCE),
-    "reliability": (metrics.reliability, CONFIDENCE),
-    "frechet_distance": of_positions(metrics.frechet_distance),
-    "frechet_distance_from_moments": (of_moments, POSITIONS),
-    "precision_recall": of_positions(metrics.precision_recall, k=2),
-    "nearest_distances": of_positions(metrics.nearest_distances),
-    "sliced_wasserstein2": (
-        metrics.sliced_wasserstein2,
-        {"x_p": POSITIONS["first"], "x_q": POSITIONS["second"][:7]},
-    ),
-    "class_gaussians": (lambda: metrics.class_gaussians(PICTURES, 4), {}),
-    "variance_ratios": (
-        lambda x, ids: metrics.variance_ratios(PICTURES, x, ids),
-        {"x": PICTURES.train, "ids": CLASSES},
-    ),
-    "FeatureJudge": (judged, {"x": BYTES, "ids": CLASSES}),
-    "passes": (lambda: batching.passes(6, 4, 1)(0), {}),
-    "pieces": (lambda: list(batching.pieces(6, 4)), {}),
-    "from_unit": (data.from_unit, {"values": PICTURES.train}),
-    "to_unit": (data.to_unit, {"images": BYTES}),
-    "Codec": (
-        lambda x: images.Codec(x.shape[1:]).decode(images.Codec(x.shape[1:]).encode(x)),
-        {"x": PICTURES.train},
-    ),
-    "first_of_classes": (
-        lambda ids: images.first_of_classes(ids, 6, 2, 2),
-        {"ids": CLASSES},
-    ),
-    "mosaic": (images.mosaic, {"images": BYTES.reshape(2, 3, 4, 4, 1)}),
-    "check_classes": (
-        lambda ids: labels.check_classes("here", {"train": ids}, 2),
-        {"ids": CLASSES},
-    ),
-    "integer_labels": (labels.integer_labels, {"origin": "here", "labels": CLASSES}),
-    "joined": (raw.joined, {"parts": [BYTES, BYTES]}),
-    "shape_of": (raw.shape_of, {"examples": BYTES}),
-    "taken": (raw.taken, {"examples": BYTES, "index": np.array([1, 0])}),
-    "as_levels": (
-        values.as_levels,
-        {"origin": "here", "arrays": {"train": BYTES}, "levels": None},
-    ),
-    "byte_levels": (lambda x: values.byte_levels("here", x), {"x": BYTES}),
-    "held_out": (splits.held_out, {"examples": BYTES, "labels": CLASSES}),
-    "windows": (
-        lambda: text.windows(iter(["abcd", "ab"]), lambda t: [*t.encode()], 0, 6, 3),
-        {},
-    ),
-}
 # Run by another row, by tests that need what they are given (models, a file), or taking
 # no array by themselves.
 OTHERS = {
+    "balance",
+    "bd_kd",
+    "condensation_bandwidth",
+    "mixed",
+    "momentum",
+    "prompts",
+    "stable_index",
+    "widened",
     "check_batch",
     "check_call",
     "check_ids",

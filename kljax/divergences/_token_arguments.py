@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.arguments import check_positive, checked_ids
+from kljax.arguments import check_positive, checked_ids, whole
 from kljax.divergences._arguments import checked_lists
 from kljax.divergences.sides import Hidden, Logits, Restricted, TopK
 from kljax.errors import unknown
@@ -105,12 +105,8 @@ def check_fused(size: Any, implementation: str | None, reduction: str) -> None:
             "cotangent of every token is not known in the forward pass; use "
             "'recompute'"
         )
-    if size is None:
-        return
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"chunk_size must be an integer, got {size!r}")
-    if size < 1:
-        raise ValueError(f"chunk_size must be at least 1 token, got {size}")
+    if size is not None:
+        whole("chunk_size", size)
 
 
 def factors(

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import check_positive, rows_shaped
+from kljax.arguments import check_positive, rows_shaped, whole
 from kljax.divergences._arguments import for_rows
 from kljax.divergences._probabilities import warn_of_probabilities
 from kljax.generators import Alpha, FDivergence, get, names
@@ -38,6 +38,7 @@ def floating(name: str, x: ArrayLike) -> Array:
 
 def _on_last_axis(name: str, x: ArrayLike, axis: int) -> Array:
     array = floating(name, x)
+    axis = whole("axis", axis, least=None)
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(f"axis {axis} does not exist in {name}, shape {array.shape}")
     if axis not in (-1, array.ndim - 1):

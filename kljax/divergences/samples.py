@@ -9,9 +9,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from kljax.arguments import falling, floating, legal, shadow
+from kljax.arguments import (
+    falling,
+    floating,
+    legal,
+    shadow,
+    whole,
+)
 from kljax.divergences import counts
 from kljax.divergences._points import (
     bandwidth_of,
@@ -145,9 +150,8 @@ def knn_kl(
     x_p, x_q = points_of("x_p", x_p, "x_q", x_q)
     n, dims = x_p.shape
     m = x_q.shape[0]
-    if not isinstance(k, int | np.integer):
-        raise TypeError(f"k must be an integer, got {k!r}")
-    if not 1 <= k <= min(n - 1, m):
+    k = whole("k", k)
+    if k > min(n - 1, m):
         raise ValueError(
             f"k must be at least 1, below the {n} points of x_p and at most the {m} "
             f"of x_q; got {k}"

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from kljax.arguments import rows_shaped
+from kljax.arguments import rows_shaped, whole
 from kljax.divergences import _token_arguments as arguments
 from kljax.divergences import sharded
 from kljax.divergences._arguments import for_rows
@@ -260,10 +260,10 @@ def top_outcomes(
     arguments.check_side("teacher", teacher, arguments.MODELS)
     temperature = rows_shaped("temperature", temperature, ())
     vocab = vocabulary(teacher)
-    if not 1 <= k <= vocab:
+    k = whole("k", k)
+    if k > vocab:
         raise ValueError(f"k must be 1 to {vocab}, the vocabulary, got {k}")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1 token, got {chunk_size}")
+    chunk_size = whole("chunk_size", chunk_size)
 
     def listed(part: Array) -> TopK:
         side = teacher._replace(**{teacher._fields[0]: part})

@@ -1,6 +1,13 @@
 """Measures of samples and predictions; in NumPy and float64, but for tokens."""
 
-from kljax.metrics.calibration import Reliability, calibration_error, reliability
+from kljax.metrics.calibration import (
+    Reliability,
+    brier_score,
+    calibration_error,
+    classification_scores,
+    classwise_calibration_error,
+    reliability,
+)
 from kljax.metrics.images import (
     PrecisionRecall,
     frechet_distance,
@@ -17,8 +24,11 @@ __all__ = [
     "FeatureJudge",
     "PrecisionRecall",
     "Reliability",
+    "brier_score",
     "calibration_error",
     "class_gaussians",
+    "classification_scores",
+    "classwise_calibration_error",
     "exact_match",
     "frechet_distance",
     "frechet_distance_from_moments",

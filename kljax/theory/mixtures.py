@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import shadow
+from kljax.arguments import shadow, whole
 from kljax.typing import Array, ArrayLike, Float, Int, Key
 
 __all__ = ["GaussianMixture"]
@@ -56,7 +56,7 @@ class GaussianMixture:
         cls, modes: int = 8, *, radius: float = 1.0, std: float = 0.08
     ) -> "GaussianMixture":
         """Equal modes evenly spaced on a circle in the plane."""
-        angle = 2 * math.pi * jnp.arange(modes) / modes
+        angle = 2 * math.pi * jnp.arange(whole("modes", modes)) / modes
         means = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
         return cls(jnp.zeros(modes), means, jnp.full(modes, std))
 

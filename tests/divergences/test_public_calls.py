@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import public_rooms as rooms
 from public_calls import OTHERS, TABLE, VARIANTS, public_functions
+from public_plain import PLAIN
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 
@@ -20,7 +21,7 @@ def test_every_public_function_has_a_row():
 
 
 def test_every_public_function_of_arrays_of_the_other_rooms_has_a_row():
-    known = {*rooms.TRACED, *rooms.PLAIN, *rooms.OTHERS}
+    known = {*rooms.TRACED, *PLAIN, *rooms.OTHERS}
     assert not {*rooms.public_functions()} - known
 
 

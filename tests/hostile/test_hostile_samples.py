@@ -45,7 +45,7 @@ CASES = {
     "neighbours far out": (lambda: s.knn_kl(X + 4096, Y + 4096, 2), _knn(1, 4096)),
     "one point": (lambda: s.knn_kl(X[:1], Y, 1), "k must be at least 1, below the 1"),
     "k = n": (lambda: s.knn_kl(X[:3], Y, 3), "k must be at least 1.*got 3"),
-    "half a neighbour": (lambda: s.knn_kl(X, Y, 1.5), "k must be an integer, got 1.5"),
+    "half a neighbour": (lambda: s.knn_kl(X, Y, 1.5), "k must be an int, got .* 1.5"),
     "histogram of NaN": (
         lambda: s.histogram_kl(BAD[:, 0], Y[:, 0], [0.0, 1.0, 2.0]),
         NAN,

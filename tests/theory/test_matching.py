@@ -11,8 +11,6 @@ from kljax import generators
 from kljax.theory.matching import LineMatching, fixed_point
 from kljax.theory.mixtures import GaussianMixture
 
-pytestmark = pytest.mark.quick
-
 NAMES = (
     "softened_reverse_kl",
     "reverse_kl",

@@ -3,12 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from scipy import stats
 
 from kljax.theory.mixtures import GaussianMixture
-
-pytestmark = pytest.mark.quick
 
 
 def law():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kljax.arguments import floating, legal, shadow
+from kljax.arguments import floating, legal, real, shadow, whole
 from kljax.kernels.pairs.sums import squared_distances
 from kljax.typing import Array, ArrayLike, Float
 
@@ -96,15 +96,10 @@ def checked(
                 f"a [..., n], b [..., m] and cost [..., n, m] do not fit: {a.shape}, "
                 f"{b.shape}, {cost.shape}"
             )
-    if isinstance(epsilon, int | float) and not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
-    if not isinstance(iterations, int | np.integer):
-        raise TypeError(f"iterations must be an integer, got {iterations!r}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    whole("iterations", iterations)
     dtype = jnp.result_type(a, b, *arrays)
     with np.errstate(over="ignore"):
-        epsilon = jnp.asarray(epsilon, dtype)
+        epsilon = real("epsilon", epsilon).astype(dtype)
     what = f"positive and finite in {dtype}"
     epsilon = legal("epsilon", epsilon, lambda x: (x <= 0) | (x == jnp.inf), what)
     a, b = (_masses(name, x.astype(dtype)) for name, x in (("a", a), ("b", b)))

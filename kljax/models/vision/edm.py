@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import whole
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [
@@ -155,8 +156,7 @@ def karras_sigmas(
 
     Reference: Karras et al. 2022, equation 5.
     """
-    if n < 2:
-        raise ValueError(f"n is {n}; at least 2 noise levels are needed")
+    n = whole("n", n, least=2)
     if not 0.0 < sigma_min < sigma_max:
         raise ValueError(
             f"sigma_min is {sigma_min} and sigma_max {sigma_max}; expected "

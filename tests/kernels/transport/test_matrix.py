@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.special import logsumexp
 
 from kljax.divergences import transport as t
@@ -105,6 +106,7 @@ def test_converged_problems_stop_and_stay(x64):
         np.testing.assert_allclose(found.g[i], g[0], atol=1e-11)
 
 
+@pytest.mark.optimized
 def test_float32_value_to_an_ulp():
     """Relative to the log domain in float64, epsilon down to 0.003 of the cost."""
     x, y = RNG.normal(size=(2, 8, 64, 2))
@@ -129,6 +131,7 @@ def temporary(compiled):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.optimized
 def test_gradient_memory_is_a_hundredth_of_unrolled():
     def ours(cost, a, b):
         return jnp.sum(t.sinkhorn(a, b, cost, 0.01).value)
@@ -151,6 +154,7 @@ def test_gradient_memory_is_a_hundredth_of_unrolled():
     assert least <= most / 100 and least < MIB
 
 
+@pytest.mark.optimized
 def test_points_need_memory_of_their_number():
     """Not of the number of pairs: at 4n four times as much at most."""
 
@@ -168,6 +172,7 @@ def test_points_need_memory_of_their_number():
     assert taken[65536] < 4.2 * taken[16384]
 
 
+@pytest.mark.optimized
 def test_implicit_slopes_need_no_dense_system():
     def sharp(cost, a, b):
         return t.transport_cost(a, b, cost, 0.1)
