@@ -91,7 +91,8 @@ def _usage() -> str:
     --dry-run            only print the resolved configuration
     --publish            copy the results to experiments/results/ for the report
     --help               every field with its default
-  report               writes experiments/results/REPORT.md and report.html
+  report               a site of all runs on this machine, in runs/report/
+    --publish            of the published ones, in experiments/results/
   env                  what a bug report needs
   bench NAME           time, memory and error against the floor and other libraries
     --preset P           smoke, cpu (the default), gpu
@@ -119,10 +120,11 @@ def _list(arguments: Sequence[str], package: str) -> int:
     parser.parse_args(arguments)
     from rich.table import Table
 
-    from experiments.report import published_minutes
+    from experiments.report import measured_minutes
 
     table = Table("name", "paper", "presets (minutes)", "claims", box=None)
     table.pad_edge = False
+    published = discovery.folder_of(package) / "results"
     status = 0
     for name, experiment in discovery.find(package).items():
         try:
@@ -131,8 +133,7 @@ def _list(arguments: Sequence[str], package: str) -> int:
             table.add_row(name, f"cannot be imported: {error}", "", "")
             status = 1
             continue
-        measured = published_minutes(discovery.folder_of(package) / "results" / name)
-        minutes = {**measured, **getattr(module, "MINUTES", {})}
+        minutes = measured_minutes(published / name, pathlib.Path("runs") / name)
         presets = ", ".join(
             f"{preset} ({minutes[preset]:g})" if preset in minutes else preset
             for preset in module.PRESETS
@@ -161,16 +162,28 @@ def _env(arguments: Sequence[str], package: str) -> int:
 def _report(arguments: Sequence[str], package: str) -> int:
     parser = argparse.ArgumentParser(f"{_PROGRAM} report", allow_abbrev=False)
     parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="write the pages of the published runs into their folder",
+    )
+    parser.add_argument(
         "--results",
         type=pathlib.Path,
         default=discovery.folder_of(package) / "results",
-        help="the folder of published results, where the report is written as well",
+        help="the folder of published runs",
     )
-    folder = parser.parse_args(arguments).results
+    parser.add_argument(
+        "--workdir",
+        type=pathlib.Path,
+        default=pathlib.Path("runs"),
+        help="the folder of local runs, shown beside the published ones",
+    )
+    given = parser.parse_args(arguments)
     from experiments.report import write_report
 
+    local = None if given.publish else given.workdir
     try:
-        written = write_report(folder)
+        written = write_report(given.results, local, abouts=discovery.abouts(package))
     except (OSError, ValueError) as error:
         return _complain(error, 1)
     for path in written:
@@ -321,6 +334,7 @@ def _execute(
     package: str,
 ) -> int:
     from experiments import execution, harness
+    from experiments.report import measured_minutes
 
     folder = harness.run_folder(options.workdir, name, options.preset, config)
     console = _console()
@@ -331,7 +345,8 @@ def _execute(
         console.print(f"run folder: {folder}", soft_wrap=True)
         return 0
     again = shlex.join([*_PROGRAM.split(), "run", name, *arguments])
-    expected = getattr(module, "MINUTES", {}).get(options.preset)
+    published = discovery.folder_of(package) / "results"
+    expected = measured_minutes(published / name).get(options.preset)
     console.print(
         f"{name}, preset {options.preset}, seed {config.seed}"
         + (f", about {expected:g} minutes" if expected else "")
@@ -345,9 +360,7 @@ def _execute(
                 return 0
             execution.show(console, stored, folder)
             if options.publish:
-                target = execution.publish(
-                    folder, discovery.folder_of(package) / "results"
-                )
+                target = execution.publish(folder, published)
                 console.print(f"published: {target}", soft_wrap=True)
     except KeyboardInterrupt as stop:  # the training loop's `Interrupted` is one
         why = str(stop) or "stopped by Ctrl-C (SIGINT)"

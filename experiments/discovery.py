@@ -7,7 +7,7 @@ import importlib.util
 import pathlib
 import types
 
-__all__ = ["Experiment", "UsageError", "find", "folder_of", "load"]
+__all__ = ["Experiment", "UsageError", "abouts", "find", "folder_of", "load"]
 
 _REQUIRED = ("PAPER", "Config", "PRESETS", "CLAIMS", "run")
 
@@ -72,6 +72,17 @@ def find(package: str = "experiments") -> dict[str, Experiment]:
         place = package if path.parent == folder else f"{package}.papers"
         found[name] = Experiment(name, f"{place}.{name}", path)
     return dict(sorted(found.items()))
+
+
+def abouts(package: str = "experiments") -> dict[str, str]:
+    """Title and three sentences of every experiment, read from its source."""
+    from experiments.storing import sentences
+
+    found = find(package).items()
+    trees = {
+        name: ast.parse(one.path.read_text(encoding="utf-8")) for name, one in found
+    }
+    return {name: sentences(ast.get_docstring(tree), 4) for name, tree in trees.items()}
 
 
 def load(experiment: Experiment) -> types.ModuleType:

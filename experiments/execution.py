@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import environment, harness, kit
+from experiments import environment, harness, kit, storing
 
 __all__ = ["execute", "publish", "reported_errors", "show"]
 
@@ -64,13 +64,13 @@ def _record_session(
 ) -> None:
     # Beside the results: wall-clock time differs between equal runs.
     path = folder / "timing.json"
-    sessions = harness.read_json(path)["sessions"] if path.is_file() else []
+    sessions = storing.read_json(path)["sessions"] if path.is_file() else []
     finished = results is not None
     sessions.append({"seconds": round(seconds, 1), "finished": finished})
     total = round(sum(session["seconds"] for session in sessions), 1)
     stages = results.seconds if results else {}
     timing = {"seconds": total, "sessions": sessions, "stages": stages}
-    harness.write_json(path, timing)
+    storing.write_json(path, timing)
 
 
 def execute(
@@ -115,10 +115,10 @@ def execute(
         if claim.id not in results.verdicts
     }
     stored = {
-        "schema": harness.SCHEMA,
+        "schema": storing.SCHEMA,
         "experiment": name,
-        "title": harness.title_of(module.__doc__, name),
-        "about": harness.sentences(module.__doc__, 3),
+        "title": storing.sentences(module.__doc__, 1).rstrip(".") or name,
+        "about": storing.sentences(module.__doc__, 4),
         "paper": module.PAPER,
         "preset": preset,
         "seed": config.seed,
@@ -137,11 +137,11 @@ def execute(
         "scale": results.scale,
         "made": results.made,
         "remarks": results.remarks,
-        "problems": harness.problems(results, module.CLAIMS, folder),
+        "problems": storing.problems(results, module.CLAIMS, folder),
         "environment": environment.environment(),
     }
-    harness.write_json(folder / "results.json", stored)
-    return harness.read_json(folder / "results.json")
+    storing.write_json(folder / "results.json", stored)
+    return storing.read_json(folder / "results.json")
 
 
 _STYLES = {
@@ -167,7 +167,7 @@ def grid(table: harness.Table) -> Any:
         padding=(0, 1, 0, 0),
     )
     for row in table.rows:
-        found.add_row(*map(harness.format_cell, row))
+        found.add_row(*map(storing.format_cell, row))
     return found
 
 
@@ -176,7 +176,7 @@ def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    results = harness.results_from(stored)
+    results = storing.results_from(stored)
     for table in results.tables:
         if not table.detail:
             console.print(grid(table))
@@ -185,7 +185,7 @@ def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
     for claim in stored["claims"]:
         verdict = results.verdicts[claim["id"]]
         sign, style = _STYLES[verdict.status]
-        mark = f"{sign} {harness.outcome(verdict.status, stored)}"
+        mark = f"{sign} {storing.outcome(verdict.status, stored)}"
         console.print(Text.assemble((mark, style), "  ", (claim["id"], "bold")))
         lines = [claim["statement"]]
         if verdict.measured:
@@ -217,6 +217,21 @@ def label_of(stored: Mapping[str, Any]) -> str:
     return "-".join(filter(None, parts))
 
 
+def moved_bars(before: pathlib.Path, stored: Mapping[str, Any]) -> list[str]:
+    """Bars that are not what they were when results were published before."""
+    if not before.is_file():
+        return []
+    old = storing.read_json(before)
+    bars = {claim["id"]: claim["bar"] for claim in old["claims"]}
+    found = [
+        f"the bar of {claim['id']} was {bars[claim['id']]!r} when it was published "
+        f"before, and is {claim['bar']!r} now"
+        for claim in stored["claims"]
+        if bars.get(claim["id"], claim["bar"]) != claim["bar"]
+    ]
+    return list(dict.fromkeys([*old.get("moved", []), *found]))
+
+
 def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     """Copies a finished run's results and pictures to `<results>/<name>/<label>/`.
 
@@ -225,17 +240,18 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     Returns:
         The folder that was written.
     """
-    stored = harness.read_json(folder / "results.json")
+    stored = storing.read_json(folder / "results.json")
     if stored["problems"]:
         raise ValueError(
             f"{folder / 'results.json'} cannot be published: "
             + "; ".join(stored["problems"])
         )
     target = results / stored["experiment"] / label_of(stored)
+    stored["moved"] = moved_bars(target / "results.json", stored)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     (beside / "figures").mkdir(parents=True)
-    for name in ("results.json", "timing.json"):
-        shutil.copyfile(folder / name, beside / name)
+    storing.write_json(beside / "results.json", stored)
+    shutil.copyfile(folder / "timing.json", beside / "timing.json")
     for figure in stored["figures"]:
         source = folder / "figures" / figure["path"]
         shutil.copyfile(source, beside / "figures" / figure["path"])

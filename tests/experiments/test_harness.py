@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import discovery, execution, harness
+from experiments import discovery, execution, harness, storing
 from experiments.harness import Claim, Figure, Results, Table, Verdict
 from kljax.errors import unknown
 
@@ -72,7 +72,7 @@ def test_stored_values_are_strict_json(tmp_path):
         "nested": (np.int32(1), [np.bool_(True)]),
         "path": tmp_path,
     }
-    harness.write_json(path, value)
+    storing.write_json(path, value)
     stored = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert stored == {
         "nan": "nan",
@@ -86,7 +86,7 @@ def test_stored_values_are_strict_json(tmp_path):
         harness.plain(object())
     path.write_text("{")
     with pytest.raises(ValueError, match=r"x\.json is not valid JSON"):
-        harness.read_json(path)
+        storing.read_json(path)
 
 
 def test_problems_name_what_is_missing(tmp_path):
@@ -97,7 +97,7 @@ def test_problems_name_what_is_missing(tmp_path):
         figures=(Figure("none.png", ""), Figure("a/b.png", "")),
         verdicts={"A": Verdict("1", True), "C": Verdict("1", True)},
     )
-    found = "; ".join(harness.problems(results, claims, tmp_path))
+    found = "; ".join(storing.problems(results, claims, tmp_path))
     for part in (
         "claim B",
         "verdict C",
@@ -106,7 +106,7 @@ def test_problems_name_what_is_missing(tmp_path):
         "'short' has 2 columns",
     ):
         assert part in found
-    assert not harness.problems(
+    assert not storing.problems(
         Results({}, (), (), {"A": Verdict("1", True)}), claims[:1], tmp_path
     )
 
@@ -116,12 +116,14 @@ def test_problems_name_what_is_missing(tmp_path):
     [(None, "–"), (True, "yes"), (0.581234, "0.5812"), (12, "12"), ("a", "a")],
 )
 def test_cells(value, text):
-    assert harness.format_cell(value) == text
+    assert storing.format_cell(value) == text
 
 
-def test_title_is_the_first_sentence():
-    assert harness.title_of("One\ntwo.\n\nThree.", "x") == "One two"
-    assert harness.title_of(None, "x") == "x"
+def test_what_introduces_a_paper_is_its_first_sentences():
+    doc = "One:\ntwo. Three in arXiv 1.2? Four.\n\n    python -m x\n\nFive."
+    assert storing.sentences(doc, 2) == "One: two. Three in arXiv 1.2?"
+    assert storing.sentences(doc, 9).endswith("Four. Five.")
+    assert storing.sentences(None, 1) == ""
 
 
 def test_discovery_does_not_import(broken):

@@ -55,7 +55,8 @@ def _own_backward(axis, kept, cotangent):
     in_p: Any = None
     in_q: Any = None
     if p_moves or rest_moves:
-        in_p = row_gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
+        dual = divergence.dual, o.swapped, q_zero, p_zero, state.swapped
+        in_p = row_gradient(*dual, axis)
     if q_moves or rest_moves:
         in_q = row_gradient(divergence, o, p_zero, q_zero, state, axis)
     ct = cotangent[..., None]

@@ -26,6 +26,31 @@ class RowState(NamedTuple):
     empty: Array
     """Whether a side has no outcome, as 0 or 1."""
 
+    @property
+    def swapped(self) -> "RowState":
+        """The sides exchanged."""
+        value, log_zp, log_zq, shift, origin_p, origin_q, empty = self
+        return RowState(value, log_zq, log_zp, -shift, origin_q, origin_p, empty)
+
+
+def untypical(divergence: FDivergence, state: RowState) -> Array:
+    """Whether the log-ratio at the reference is far from those that count.
+
+    A value that is so much smaller than a term of that log-ratio is what is left of a
+    cancellation.
+    """
+    far = jnp.abs(state.shift)
+    small = state.value < divergence.value(-jnp.minimum(far / 5, 1))
+    if divergence.one_pass is not None:
+        small |= state.value < far / 40
+    return small & (far > 1e-3)
+
+
+def recentered(state: RowState, aside: Array, sharpness: Array | None) -> Array:
+    """The model's origin, moved in some rows to where the log-ratio is about 0."""
+    move = state.shift if sharpness is None else state.shift / sharpness
+    return state.origin_q + jnp.where(aside & jnp.isfinite(move), move, 0)
+
 
 def _interior(o: Outcomes, either: Array) -> Outcomes:
     """Finite stand-ins of moderate size where a side is impossible."""
@@ -76,9 +101,20 @@ def row_gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, state, ax
         product = jnp.where(either, jnp.where(q_zero, 0, o.q * bound), inside)
     product = jnp.where(finite, product, 0)
     if not divergence.centered:
+        product = product - o.q * _at_reference(divergence, state)
         product = product - o.q * within(row_sum(product, axis))
     # A select at the end keeps the subtraction in the loop that writes the gradient.
     return jnp.where(finite, product, jnp.where(jnp.isnan(state.value), 1, 0))
+
+
+def _at_reference(divergence: FDivergence, state: RowState) -> Array:
+    """``grad_q`` at the reference, where most of the mass may be; 0 if it is large.
+
+    ``g − Σ q g`` is then a difference of numbers that are small themselves.
+    """
+    # Of no consequence but for rounding, and hence a constant.
+    divergence, shift = jax.lax.stop_gradient((divergence, state.shift))
+    return jnp.where(jnp.abs(shift) < 1, divergence.grad_q(shift), 0)
 
 
 def row_settled(tangent: Array, state: RowState, axis: str | None) -> Array:

@@ -152,7 +152,9 @@ def normalizers(z_p: Array, z_q: Array, x: Array) -> tuple[Array, Array, Array]:
     """Logarithms of both, and of their quotient from ``x = z_q/z_p − 1``."""
     log_zp, log_zq = jnp.log(z_p), jnp.log(z_q)
     small = jnp.abs(x) < 0.5
-    shift = jnp.where(small, jnp.log1p(jnp.where(small, x, 0)), log_zq - log_zp)
+    # The logarithm of the quotient: either is large where outcomes are many.
+    far = jnp.log(z_q / z_p)
+    shift = jnp.where(small, jnp.log1p(jnp.where(small, x, 0)), far)
     return log_zp, log_zq, shift
 
 

@@ -20,10 +20,12 @@ from kljax.generators import FDivergence
 from kljax.kernels.logits.blocks import by_rows
 from kljax.kernels.logits.parts import (
     RowState,
+    recentered,
     row_gradient,
     row_settled,
     row_sum,
     row_terms,
+    untypical,
 )
 from kljax.kernels.logits.referenced import (
     FAR,
@@ -40,9 +42,8 @@ from kljax.kernels.logits.referenced import (
 from kljax.typing import Array, Bool, Float
 
 
-def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
-    a, b = masked(p, q, where)
-    origin_p, origin_q, empty = origins(a, b, sharpness, axis)
+def _measured(divergence, a, b, origin_p, origin_q, empty, sharpness, axis):
+    """The state ``[*b, 1]`` of each row, measured from there."""
     both = sides(a, b, origin_p, origin_q, sharpness)
     units = unit(both)
     one_pass = divergence.one_pass
@@ -61,7 +62,7 @@ def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
         normalizers(z_p / part, z_q / part, x)
     )
     if one_pass is not None:
-        value = one_pass.value(z_p, z_q, x, log_zq - log_zp, *found)
+        value = one_pass.value(z_p, z_q, x, shift, *found)
     else:
         o = outcomes(both, log_zp, log_zq, shift, e_p / z_p, e_q / z_q)
         value = row_sum(row_terms(divergence, o, both.p_zero, both.q_zero), axis)
@@ -70,7 +71,24 @@ def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
     value = jnp.where(empty, 0, jnp.where(wrong, jnp.nan, value))
     log_zp, log_zq, shift = (jnp.where(empty, 0, x) for x in (log_zp, log_zq, shift))
     flag = empty.astype(a.dtype)
-    state = value, log_zp, log_zq, shift, origin_p, origin_q, flag
+    return RowState(value, log_zp, log_zq, shift, origin_p, origin_q, flag)
+
+
+def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
+    a, b = masked(p, q, where)
+    origin_p, origin_q, empty = origins(a, b, sharpness, axis)
+
+    def measured(origin_q):
+        return _measured(divergence, a, b, origin_p, origin_q, empty, sharpness, axis)
+
+    # A loop, and no condition: under `vmap` it runs only if a row needs it.
+    def again(found):
+        aside, state = found
+        return jnp.zeros_like(aside), measured(recentered(state, aside, sharpness))
+
+    state = measured(origin_q)
+    found = untypical(divergence, state), state
+    _, state = jax.lax.while_loop(lambda found: jnp.any(found[0]), again, found)
     return RowState(*(x[..., 0] for x in state))
 
 
@@ -182,7 +200,8 @@ def _row_state_jvp(axis, primals, tangents):
             moved = where, state.origin_q, state, dq, sharpness, d_sharpness
             total += _moved(g, b, *moved)
         if dp is not None or d_sharpness is not None:
-            g = row_gradient(divergence.dual, o.swapped, q_zero, p_zero, state, axis)
+            dual = divergence.dual, o.swapped, q_zero, p_zero, state.swapped
+            g = row_gradient(*dual, axis)
             moved = where, state.origin_p, state, dp, sharpness, d_sharpness
             total += _moved(g, a, *moved)
         if moving:

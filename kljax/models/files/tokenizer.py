@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from kljax.arguments import whole
 from kljax.errors import CheckpointError
 from kljax.models.files.chat_template import chosen, render
 from kljax.models.files.class_rules import SAVED, class_rules
@@ -156,8 +157,8 @@ class Tokenizer:
             raise ValueError(f"side is {side!r}; expected 'left' or 'right'")
         if isinstance(texts, str):
             raise TypeError("texts is one string; expected a list of strings")
-        if not isinstance(length, int | np.integer | None):
-            raise TypeError(f"length is {length!r}; expected an integer or None")
+        if length is not None:
+            whole("length", length)
         rows = [self.encode(text, special=special) for text in texts]
         if not rows or not all(rows):
             raise ValueError(f"texts has {len(rows)} texts; expected some, none empty")
