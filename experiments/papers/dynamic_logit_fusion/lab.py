@@ -65,15 +65,13 @@ class FitConfig:
     def optimizer(self) -> optax.GradientTransformation:
         """Warm-up, then a cosine to a tenth; the same recipe for every model."""
         rate = warmup_cosine(self.rate, self.steps, final=0.1)
-        return (
-            clipped(optax.contrib.muon(rate, adam_b2=0.98)) if self.muon else adam(rate)
-        )
+        muon = optax.contrib.muon(rate, adam_b2=0.98)
+        return clipped(muon) if self.muon else adam(rate)
 
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """All parameters of one seed; experts and oracles by task (and `DOMAIN`); no
-    oracles where the large model was not fine-tuned."""
+    """Of one seed; experts and oracles by task, none where nothing was tuned."""
 
     large: PyTree
     small: PyTree
