@@ -63,8 +63,12 @@ def test_a_stage_is_worked_out_once_and_comes_back_as_it_was(open_study):
 
 
 def test_a_table_of_levels_shows_every_level_and_their_average(open_study):
-    rows = {(m, s, t): {"x": s + 2.0 * (m == "b") + 10 * (t == "sort")}
-            for m in ("a_1", "b") for s in range(3) for t in ("add", "sort")}  # fmt: skip
+    rows = {
+        (m, s, t): {"x": s + 2.0 * (m == "b") + 10 * (t == "sort")}
+        for m in ("a_1", "b")
+        for s in range(3)
+        for t in ("add", "sort")
+    }
     study, found = open_study(), kit.Scores(rows, factor="tasks")
     study.level_table("Points", found, "x", more={"own": len}, caption="Of both.")
     [table] = study.tables
