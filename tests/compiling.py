@@ -14,7 +14,7 @@ CHEAPLY = {  # a fifth of the CPU time of XLA's own settings
     "xla_cpu_parallel_codegen_split_count": 1,
 }
 users_options = compiler.get_compile_options
-as_users_have_it = True
+as_users_have_it = False
 
 
 def options(*args, backend, env_options_overrides=None, **others):

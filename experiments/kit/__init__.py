@@ -28,7 +28,8 @@ A whole paper in 40 lines stands in `experiments/kit/example.py`. In general:
         kit.figures.dots(axes[0], scores, "acc")
 
 Values of claims: a number, an `Estimate`, a list of them for `order`, a dict of them
-for `all_of`, `every` and `holds_for`; `Noted(value, note)` adds a remark. Where a run
+for `all_of`, `every` and `holds_for`; `Noted(value, note)` adds a remark,
+`Noted(value, undecided=why)` shows the number and leaves the claim open. Where a run
 lacks a method the claim is "not measured"; a metric that nobody has is an error.
 Intervals are Student's, or of resampled units where the scores say `bootstrap=True`;
 they are over what `Scores(over=...)` says, and ± is half of a 95 % interval everywhere.

@@ -134,8 +134,8 @@ NAMES = {
     "lm_distillation --data.path /none": "data.path: '/none' is no file or folder",
     "lm_distillation --teacher.source smolm2": "did you mean 'smollm2'?",
     "lm_distillation --teacher.source ./none": "teacher.source: source is './none'",
-    "logit_fusion --small.source smolm2": "small.source: source is 'smolm2'",
-    "logit_fusion --tasks.folder /none": "tasks.folder: '/none' is no",
+    "dynamic_logit_fusion --small.source smolm2": "small.source: source is 'smolm2'",
+    "dynamic_logit_fusion --tasks.folder /none": "tasks.folder: '/none' is no",
     "f_distill --data.path /none": "data.path: '/none' is no file or folder",
     "lm_distillation --seeds 0": "seeds must be at least 1, got 0",
     "f_distill --students forward_k": "did you mean 'forward_kl'?",
@@ -143,10 +143,9 @@ NAMES = {
     "f_distill --data.name digitz": "'digitz'",
     "f_distill --model.kind unett": "invalid choice 'unett'",
     "f_distill --student.noise karas": "invalid choice 'karas'",
-    "logit_fusion --packages numpyx": "package 'numpyx' is not installed",
-    "logit_fusion --domain ../x": "package '../x' is not installed",
-    "logit_fusion --timing.parts dynamik": "did you mean 'dynamic'?",
-    "logit_fusion --timing.parts grid": "must name dynamic",
+    "dynamic_logit_fusion --packages numpyx": "package 'numpyx' is not installed",
+    "dynamic_logit_fusion --domain ../x": "package '../x' is not installed",
+    "dynamic_logit_fusion --timing.parts dynamik": "did you mean 'dynamic'?",
 }
 
 

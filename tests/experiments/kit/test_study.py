@@ -79,6 +79,10 @@ def test_a_table_of_levels_shows_every_level_and_their_average(open_study):
     assert table.caption.endswith("± is half of the 95 % interval. Of both.")
     with pytest.raises(KeyError, match="unknown metric 'y'"):
         study.level_table("Points", found, "y")
+    alone = kit.Scores({k: v for k, v in rows.items() if k[2] == "add"}, factor="tasks")
+    study.level_table("Points", alone, "x")
+    assert study.tables[1].columns == ("", "add")
+    assert "3 seeds and 1 task;" in study.tables[1].caption
 
 
 def test_costs_keep_the_seconds_of_what_was_interrupted(open_study):
