@@ -53,7 +53,8 @@ def canvas(
 def _wrapped(text: str, width: float) -> str:
     import textwrap
 
-    return "\n".join(textwrap.wrap(text, max(20, int(width * 0.8))))
+    wide = max(20, int(width * 0.8))
+    return "\n".join(textwrap.wrap(text, wide, break_on_hyphens=False))
 
 
 def colors(methods: Sequence[str]) -> dict[str, Any]:
