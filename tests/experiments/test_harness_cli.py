@@ -137,7 +137,7 @@ NAMES = {
     "dynamic_logit_fusion --small.source smolm2": "small.source: source is 'smolm2'",
     "dynamic_logit_fusion --tasks.folder /none": "tasks.folder: '/none' is no",
     "f_distill --data.path /none": "data.path: '/none' is no file or folder",
-    "lm_distillation --seeds 0": "seeds must be at least 1, got 0",
+    "lm_distillation --seeds 0": "seeds must be at least 1, 100 at most, got 0",
     "f_distill --students forward_k": "did you mean 'forward_kl'?",
     "f_distill --students reverse_kl/gan": "only /no_gan may stand behind",
     "f_distill --data.name digitz": "'digitz'",
