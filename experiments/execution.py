@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import environment, harness, kit
+from experiments import environment, harness, kit, storing
 
 __all__ = ["execute", "publish", "reported_errors", "show"]
 
@@ -64,13 +64,13 @@ def _record_session(
 ) -> None:
     # Beside the results: wall-clock time differs between equal runs.
     path = folder / "timing.json"
-    sessions = harness.read_json(path)["sessions"] if path.is_file() else []
+    sessions = storing.read_json(path)["sessions"] if path.is_file() else []
     finished = results is not None
     sessions.append({"seconds": round(seconds, 1), "finished": finished})
     total = round(sum(session["seconds"] for session in sessions), 1)
     stages = results.seconds if results else {}
     timing = {"seconds": total, "sessions": sessions, "stages": stages}
-    harness.write_json(path, timing)
+    storing.write_json(path, timing)
 
 
 def execute(
@@ -99,26 +99,18 @@ def execute(
     started, results = time.perf_counter(), None
     progress = _progress() if progress is None else progress
     try:
-        if issubclass(module.Config, kit.Settings):
-            results = kit.perform(module, config, workdir=folder, progress=progress)
-        else:
-            results = module.run(config, workdir=folder, progress=progress)
+        results = kit.perform(module, config, workdir=folder, progress=progress)
     finally:
         if _is_first_process():
             _record_session(folder, time.perf_counter() - started, results)
     if not _is_first_process():
         return None
     default = module.PRESETS[preset]
-    unmeasured = {
-        claim.id: harness.Verdict("", None, note="the run gave no verdict")
-        for claim in module.CLAIMS
-        if claim.id not in results.verdicts
-    }
     stored = {
-        "schema": harness.SCHEMA,
+        "schema": storing.SCHEMA,
         "experiment": name,
-        "title": harness.title_of(module.__doc__, name),
-        "about": harness.sentences(module.__doc__, 4),
+        "title": storing.sentences(module.__doc__, 1).rstrip(".") or name,
+        "about": storing.sentences(module.__doc__, 4),
         "paper": module.PAPER,
         "preset": preset,
         "seed": config.seed,
@@ -126,22 +118,19 @@ def execute(
         "config_hash": harness.config_hash(config),
         "overrides": overrides(config, default),
         "command": rerun_command(name, preset, config, default),
-        "claims": [
-            claim.stored() if isinstance(claim, kit.Claim) else claim
-            for claim in module.CLAIMS
-        ],
-        "verdicts": {**results.verdicts, **unmeasured},
+        "claims": [claim.stored() for claim in module.CLAIMS],
+        "verdicts": results.verdicts,
         "metrics": results.metrics,
         "tables": results.tables,
         "figures": results.figures,
         "scale": results.scale,
         "made": results.made,
         "remarks": results.remarks,
-        "problems": harness.problems(results, module.CLAIMS, folder),
+        "problems": storing.problems(results, module.CLAIMS, folder),
         "environment": environment.environment(),
     }
-    harness.write_json(folder / "results.json", stored)
-    return harness.read_json(folder / "results.json")
+    storing.write_json(folder / "results.json", stored)
+    return storing.read_json(folder / "results.json")
 
 
 _STYLES = {
@@ -167,7 +156,7 @@ def grid(table: harness.Table) -> Any:
         padding=(0, 1, 0, 0),
     )
     for row in table.rows:
-        found.add_row(*map(harness.format_cell, row))
+        found.add_row(*map(storing.format_cell, row))
     return found
 
 
@@ -176,7 +165,7 @@ def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    results = harness.results_from(stored)
+    results = storing.results_from(stored)
     for table in results.tables:
         if not table.detail:
             console.print(grid(table))
@@ -185,7 +174,7 @@ def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
     for claim in stored["claims"]:
         verdict = results.verdicts[claim["id"]]
         sign, style = _STYLES[verdict.status]
-        mark = f"{sign} {harness.outcome(verdict.status, stored)}"
+        mark = f"{sign} {storing.outcome(verdict.status, stored)}"
         console.print(Text.assemble((mark, style), "  ", (claim["id"], "bold")))
         lines = [claim["statement"]]
         if verdict.measured:
@@ -221,7 +210,7 @@ def moved_bars(before: pathlib.Path, stored: Mapping[str, Any]) -> list[str]:
     """Bars that are not what they were when results were published before."""
     if not before.is_file():
         return []
-    old = harness.read_json(before)
+    old = storing.read_json(before)
     bars = {claim["id"]: claim["bar"] for claim in old["claims"]}
     found = [
         f"the bar of {claim['id']} was {bars[claim['id']]!r} when it was published "
@@ -240,7 +229,7 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     Returns:
         The folder that was written.
     """
-    stored = harness.read_json(folder / "results.json")
+    stored = storing.read_json(folder / "results.json")
     if stored["problems"]:
         raise ValueError(
             f"{folder / 'results.json'} cannot be published: "
@@ -250,7 +239,7 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     stored["moved"] = moved_bars(target / "results.json", stored)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     (beside / "figures").mkdir(parents=True)
-    harness.write_json(beside / "results.json", stored)
+    storing.write_json(beside / "results.json", stored)
     shutil.copyfile(folder / "timing.json", beside / "timing.json")
     for figure in stored["figures"]:
         source = folder / "figures" / figure["path"]

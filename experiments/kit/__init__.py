@@ -6,6 +6,7 @@
     estimates  a number with its interval, and what it is of
     study    one run: stages that are stored and read back, training, sweeps
     display  its pictures and tables; `figures` draws them in one look
+    judge    for generators of images: a classifier of real ones, samples in parts
 
 A paper is `experiments/papers/NAME.py`, or `NAME/__init__.py` with two modules beside
 it at most. It binds `PAPER`, `Config(kit.Settings)`, `PRESETS` (`smoke` and `cpu` at
@@ -28,32 +29,16 @@ A whole paper in 40 lines stands in `experiments/kit/example.py`. In general:
         kit.figures.dots(axes[0], scores, "acc")
 
 Values of claims: a number, an `Estimate`, a list of them for `order`, a dict of them
-for `all_of`, `every` and `holds_for`; `Noted(value, note)` adds a remark. Where a run
+for `all_of`, `every` and `holds_for`; `Noted(value, note)` adds a remark,
+`Noted(value, undecided=why)` shows the number and leaves the claim open. Where a run
 lacks a method the claim is "not measured"; a metric that nobody has is an error.
 Intervals are Student's, or of resampled units where the scores say `bootstrap=True`;
 they are over what `Scores(over=...)` says, and ± is half of a 95 % interval everywhere.
 """
 
 from experiments.kit import figures
-from experiments.kit.bars import (
-    Bar,
-    above,
-    all_of,
-    at_least,
-    at_most,
-    below,
-    both,
-    equal,
-    every,
-    holds_for,
-    interval_above,
-    interval_below,
-    near,
-    order,
-    shown,
-    sign_above,
-    within,
-)
+from experiments.kit.bars import *  # noqa: F403
+from experiments.kit.bars import __all__ as _bars
 from experiments.kit.claims import Claim, Noted, verdicts
 from experiments.kit.estimates import Estimate, Missing
 from experiments.kit.scores import Scores
@@ -61,7 +46,6 @@ from experiments.kit.study import Settings, Study, grid, perform
 from experiments.kit.titles import title
 
 __all__ = [
-    "Bar",
     "Claim",
     "Estimate",
     "Missing",
@@ -69,25 +53,10 @@ __all__ = [
     "Scores",
     "Settings",
     "Study",
-    "above",
-    "all_of",
-    "at_least",
-    "at_most",
-    "below",
-    "both",
-    "equal",
-    "every",
     "figures",
     "grid",
-    "holds_for",
-    "interval_above",
-    "interval_below",
-    "near",
-    "order",
     "perform",
-    "shown",
-    "sign_above",
     "title",
     "verdicts",
-    "within",
+    *_bars,
 ]

@@ -19,10 +19,15 @@ __all__ = ["Claim", "Noted", "digest", "verdict", "verdicts"]
 
 
 class Noted(NamedTuple):
-    """A claim's value with a remark for the report."""
+    """A claim's value with a remark for the report.
+
+    `undecided` says why this run cannot decide: its bar was set for another length of
+    training or other data, say. The number is shown.
+    """
 
     value: Value
     note: str = ""
+    undecided: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,18 +112,18 @@ def _intervals(value: Value, digits: int, level: float) -> str:
 
 
 def _measure(claim: Claim, value: Value) -> str:
-    words = claim.measure or (claim.value.__doc__ or "").strip().rstrip(".")
+    words = claim.measure or " ".join((claim.value.__doc__ or "").split()).rstrip(".")
     said = dict.fromkeys(one.what for _, one in _estimates(value) if one.what)
     return ": ".join(filter(None, (words, "; ".join(said))))
 
 
 def verdict(claim: Claim, evidence: Any, *, decide: bool = True) -> Verdict:
     """What the evidence says of one claim."""
-    note = ""
+    note = undecided = ""
     try:
         value = claim.value(evidence)
         if isinstance(value, Noted):
-            value, note = value
+            value, note, undecided = value
         said = Verdict(
             spelled(value, claim.digits),
             None,
@@ -132,6 +137,8 @@ def verdict(claim: Claim, evidence: Any, *, decide: bool = True) -> Verdict:
     if not decide or said.shown:
         return said
     try:
+        if undecided:
+            raise Missing(undecided)
         holds = claim.bar.test(value)
         note = " ".join(filter(None, (note, claim.bar.remark(value))))
     except Missing as why:

@@ -123,7 +123,8 @@ class Display:
             more: further columns: title to a function of the method.
             caption, detail: as in `score_table`.
         """
-        parts, more = [scores.at(level) for level in scores.levels], more or {}
+        more, several = more or {}, len(scores.levels) > 1
+        parts = [scores.at(level) for level in scores.levels if several]
         rows = []
         for method in scores.methods:
             cells = [_cell(part, metric, method, spread=False) for part in parts]
@@ -133,7 +134,8 @@ class Display:
             )
         sign = any("±" in str(cell) for row in rows for cell in row)
         words = (scores.averaged(), "± is half of the 95 % interval." * sign, caption)
-        columns = ("", *map(str, scores.levels), "average", *more)
+        names = (*scores.levels, "average") if several else scores.levels
+        columns = ("", *map(str, names), *more)
         self.table(title, columns, rows, " ".join(filter(None, words)), detail=detail)
 
     def difference_table(

@@ -209,9 +209,9 @@ class Scores:
 
     def averaged(self) -> str:
         """What is averaged, and what an interval is over: a caption's first words."""
-        parts = [f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"]
+        parts = [_counted(self.seeds, "seeds")]
         if self.factor:
-            parts.append(f"{len(self.levels)} {self.factor}")
+            parts.append(_counted(self.levels, self.factor))
         if self.over not in ("seeds", self.factor):
             parts.append(self.over)
         words = f"Means over {' and '.join(parts)}; intervals are over {self.over}"
@@ -228,6 +228,10 @@ class Scores:
                 key = f"{method}{middle}/{name}"
                 found.setdefault(key, []).append(float(np.mean(value)))
         return found
+
+
+def _counted(things: Sequence[Any], name: str) -> str:
+    return f"{len(things)} {name if len(things) != 1 else _one(name)}"
 
 
 def _one(units: str) -> str:

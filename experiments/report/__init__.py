@@ -7,9 +7,8 @@ calls write the same bytes. Published runs alone go into the tree.
 import pathlib
 from collections.abc import Mapping
 
-from experiments.report.markdown import markdown
-from experiments.report.page import page
-from experiments.report.pages import index, paper
+from experiments.report.markdown import site_page
+from experiments.report.pages import Pages
 from experiments.report.stored import Run, Section, gather, measured_minutes
 
 __all__ = ["Run", "Section", "gather", "measured_minutes", "write_report"]
@@ -33,28 +32,16 @@ def write_report(
         What was written, the index first.
     """
     sections, abouts = gather(results, local), abouts or {}
-    target = results if local is None else local / "report"
-    site = target / "site" if local is None else target
-    pages = {
-        "index": ("kljax: papers and measurements", list(index(sections))),
-        **{s.name: (f"kljax: {s.name}", list(paper(s, abouts))) for s in sections},
-    }
+    site = results / "site" if local is None else local / "report"
+    places = {True: lambda name: site / f"{name}.html"}
+    if local is None:
+        places[False] = lambda name: results / name.removeprefix("index") / "README.md"
     written = []
-
-    def write(path: pathlib.Path, text: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        written.append(path)
-
-    def on_github(name: str) -> pathlib.Path:
-        return target / ("" if name == "index" else name) / "README.md"
-
-    def in_browser(name: str) -> pathlib.Path:
-        return site / f"{name}.html"
-
-    for name, (title, body) in pages.items():
-        write(in_browser(name), page(title, body, site, in_browser))
-        if local is None:
-            path = on_github(name)
-            write(path, markdown(body, path.parent, on_github))
+    for is_site, file_of in places.items():
+        for name, text in Pages(sections, abouts, file_of).texts().items():
+            path = file_of(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = site_page(f"kljax: {name}", text) if is_site else text
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
     return written

@@ -1,103 +1,89 @@
-"""Pages as Markdown, as GitHub shows it."""
+"""Parts of a page in Markdown, and the page as HTML with nothing from elsewhere."""
 
 import html
-import os
 import pathlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.harness import format_cell
-from experiments.report import blocks
-from experiments.report.blocks import Link, Mark
+from experiments.storing import format_cell
 
-__all__ = ["markdown"]
+__all__ = ["cards", "escaped", "folded", "image", "site_page", "table"]
 
-SIGNS = {"holds": "✅", "fails": "❌", "shown": "ℹ️", "undecided": "➖"}
 ACROSS = 3
 """Cards side by side."""
+SIGNS = {"✅": "✓", "❌": "✗", "ℹ️": "·", "❔": "?"}
+"""Of verdicts on GitHub, and in letters that every font has."""
 
 
 def escaped(text: Any) -> str:
-    """Bars, stars and angle brackets kept literal, but in code."""
+    """One line with bars, stars and angle brackets kept literal, but in code."""
     pieces = " ".join(str(text).split()).replace("|", "\\|").split("`")
     for i in range(0, len(pieces), 2):  # the odd ones are code
         pieces[i] = pieces[i].replace("<", "&lt;").replace("*", "\\*")
     return "`".join(pieces)
 
 
-class _Markdown:
-    """Draws blocks; `folder` is where the page will lie, `page_of` where others do."""
-
-    def __init__(self, folder: pathlib.Path, page_of: Callable[[str], pathlib.Path]):
-        self.folder, self.page_of = folder, page_of
-
-    def path(self, path: pathlib.Path) -> str:
-        return pathlib.Path(os.path.relpath(path, self.folder)).as_posix()
-
-    def cell(self, cell: Any) -> str:
-        match cell:
-            case Link(text, page):
-                return f"[{escaped(text)}]({self.path(self.page_of(page))})"
-            case Mark(status, words):
-                bold = f"**{words}**" if status == "fails" else words
-                return f"{SIGNS.get(status, '–')} {bold}"
-            case list():
-                return "<br>".join(map(self.cell, cell))
-        return escaped(format_cell(cell))
-
-    def row(self, cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(map(self.cell, cells)) + " |"
-
-    def image(self, picture: blocks.Picture, width: int) -> str:
-        alt = html.escape(picture.title or picture.caption)
-        return f'<img src="{self.path(picture.path)}" width="{width}" alt="{alt}">'
-
-    def block(self, block: Any) -> str:
-        match block:
-            case blocks.Heading(level, text):
-                return f"{'#' * level} {escaped(text)}"
-            case blocks.Text(text):
-                return escaped(text)
-            case blocks.Code(text):
-                return f"```\n{text}\n```"
-            case blocks.Bullets(items):
-                return "\n".join(f"- {self.cell(item)}" for item in items)
-            case blocks.Grid(columns, rows):
-                rule = "|" + " --- |" * len(columns)
-                return "\n".join([self.row(columns), rule, *map(self.row, rows)])
-            case blocks.Picture(_, caption, _):
-                return f"{self.image(block, 720)}\n\n*{escaped(caption)}*"
-            case blocks.Cards(items):
-                return self.cards(items)
-            case blocks.Folded(title, inner):
-                head = f"<details><summary>{html.escape(title)}</summary>"
-                return "\n\n".join([head, *map(self.block, inner), "</details>"])
-        raise TypeError(f"no block: {block!r}")
-
-    def cards(self, items: Sequence[tuple[Any, Link, str]]) -> str:
-        cells = []
-        for picture, link, sentence in items:
-            image = [self.image(picture, 300)] if picture else []
-            words = f"**{self.cell(link)}**<br>{escaped(sentence)}"
-            cells.append("<br>".join([*image, words]))
-        cells += [""] * (-len(cells) % ACROSS)
-        rows = [cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)]
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        head = "|" + "  |" * ACROSS
-        return "\n".join([head, "|" + " --- |" * ACROSS, *lines])
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Cells are numbers or Markdown; columns of numbers alone stand to the right."""
+    rows = [list(row) for row in rows]
+    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+    right = [all(map(_is_number, column)) for column in zip(*rows)]
+    rule = ["---:" if one else "---" for one in right or [False] * len(columns)]
+    cells = ([format_cell(cell) for cell in row] for row in rows)
+    return "\n".join(map(line, (map(escaped, columns), rule, *cells)))
 
 
-def markdown(
-    page: Sequence[blocks.Block],
-    folder: pathlib.Path,
-    page_of: Callable[[str], pathlib.Path],
-) -> str:
-    """A page's text.
+def _is_number(cell: object) -> bool:
+    # Non-finite numbers are stored as strings.
+    if cell is None or cell in ("nan", "inf", "-inf"):
+        return True
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
 
-    Args:
-        page: its blocks.
-        folder: where it will lie: pictures and links are relative to it.
-        page_of: where the page of a name lies.
-    """
-    draw = _Markdown(folder, page_of).block
-    return "\n\n".join(map(draw, page)) + "\n"
+
+def image(path: str, width: int, alt: str) -> str:
+    """A picture, as HTML that GitHub keeps."""
+    return f'<img src="{html.escape(path)}" width="{width}" alt="{html.escape(alt)}">'
+
+
+def cards(cells: Sequence[str]) -> str:
+    """A gallery."""
+    cells = [*cells, *[""] * (-len(cells) % ACROSS)]
+    rows = [cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)]
+    return table([""] * ACROSS, rows)
+
+
+def folded(title: str, parts: Iterable[str]) -> str:
+    """Shown when its title is clicked."""
+    head = f"<details><summary>{html.escape(title)}</summary>"
+    return "\n\n".join([head, *parts, "</details>"])
+
+
+def site_page(title: str, text: str) -> str:
+    """A page of Markdown as HTML; the cells of its tables know their column."""
+    from markdown_it import MarkdownIt
+
+    for sign, letter in SIGNS.items():
+        tag = rf'<span class="tag">{letter} \1</span>'
+        text = re.sub(rf"{sign} (.*?)(?= \||<br>)", tag, text)
+    tokens = (md := MarkdownIt("commonmark").enable("table")).parse(text)
+    columns: list[str] = []
+    place = 0
+    for token, behind in zip(tokens, [*tokens[1:], None]):
+        if token.type == "thead_open":
+            columns = []
+        elif token.type == "th_open" and behind:
+            columns.append(behind.content)
+        elif token.type == "tr_open":
+            place = 0
+        elif token.type == "td_open" and columns[place:]:
+            token.attrSet("data-is", columns[place])
+            place += 1
+    body = md.renderer.render(tokens, md.options, {})
+    style = pathlib.Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style></head>\n"
+        f"<body><main>\n{body}</main></body></html>\n"
+    )

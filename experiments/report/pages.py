@@ -1,45 +1,167 @@
-"""What the pages say: an index of all papers, and a page for each."""
+"""What the pages say: an index of all papers, and a page for each, in Markdown."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.harness import Verdict, outcome
-from experiments.report.blocks import (
-    Block,
-    Bullets,
-    Cards,
-    Code,
-    Folded,
-    Grid,
-    Heading,
-    Link,
-    Mark,
-    Picture,
-    Text,
-)
+from experiments.harness import Figure, Verdict
+from experiments.report.markdown import cards, escaped, folded, image, table
 from experiments.report.stored import Run, Section
+from experiments.storing import outcome
 
-__all__ = ["index", "paper"]
+__all__ = ["Pages"]
 
-
-def _about(section: Section, abouts: Mapping[str, str]) -> str:
-    """The sentences behind the title."""
-    stored = section.main.stored
-    about = stored.get("about") or abouts.get(section.name, "")
-    return about.removeprefix(f"{stored['title']}.").strip()
+SIGNS = {"holds": "✅", "fails": "❌", "shown": "ℹ️", "undecided": "❔"}
+SEVERAL = {"holds": "hold", "fails": "fail"}
 
 
-def _picture(run: Run, place: int = 0) -> Picture | None:
-    figures = run.results.figures
-    if not figures:
-        return None
-    one = figures[place]
-    return Picture(run.folder / "figures" / one.path, one.caption, one.title)
+@dataclasses.dataclass(frozen=True)
+class Pages:
+    """Writes pages into files.
+
+    Args:
+        sections: all papers.
+        abouts: a few sentences for those whose stored runs have none.
+        file_of: where the page of a name ("index" or a paper's) lies.
+    """
+
+    sections: Sequence[Section]
+    abouts: Mapping[str, str]
+    file_of: Callable[[str], pathlib.Path]
+
+    def texts(self) -> dict[str, str]:
+        """Every page by its name."""
+        pages = {
+            "index": self.index(),
+            **{s.name: self.paper(s) for s in self.sections},
+        }
+        return {name: "\n\n".join(parts) + "\n" for name, parts in pages.items()}
+
+    def _relative(self, path: pathlib.Path, page: str) -> str:
+        start = self.file_of(page).parent
+        return pathlib.Path(os.path.relpath(path, start)).as_posix()
+
+    def _link(self, text: str, name: str, page: str) -> str:
+        return f"[{escaped(text)}]({self._relative(self.file_of(name), page)})"
+
+    def _image(self, run: Run, figure: Figure, width: int, page: str) -> str:
+        path = self._relative(run.folder / "figures" / figure.path, page)
+        return image(path, width, figure.title or figure.caption)
+
+    # ------------------------------------------------------------ the index
+
+    def index(self) -> Iterator[str]:
+        """A gallery, then one table of headline claims."""
+        yield "# Papers, claims and what we measured"
+        yield (
+            "Each paper is run at a scale that a laptop bears; a claim holds or fails "
+            "by a bar that was set before. Written by `python -m experiments report "
+            "--publish`."
+        )
+        if not self.sections:
+            command = "`python -m experiments run NAME --publish`"
+            yield f"Nothing is published yet: {command}"
+            return
+        yield cards([self._card(section) for section in self.sections])
+        yield "## Headline claims"
+        heads = (
+            "paper",
+            "claim",
+            "paper's figure",
+            "ours",
+            "scale",
+            "verdict",
+            "minutes",
+        )
+        yield table(heads, map(self._row, self.sections))
+        failing = [
+            f"- {self._link(' '.join((s.name, c['id'])), s.name, 'index')}: "
+            f"{escaped(c['statement'])}"
+            for s in self.sections
+            for c in s.claims
+            if s.status(c["id"]) == "fails"
+        ]
+        if failing:
+            yield folded(f"Claims that fail: {len(failing)}", ["\n".join(failing)])
+
+    def _card(self, section: Section) -> str:
+        main = section.main
+        first = [
+            self._image(main, one, 300, "index") for one in main.results.figures[:1]
+        ]
+        words = [f"**{self._link(section.name, section.name, 'index')}**"]
+        return "<br>".join([*first, *words, f"{escaped(main.stored['title'])}."])
+
+    def _row(self, section: Section) -> list[Any]:
+        claim, main = section.claims[0], section.main
+        counts = section.counts().items()
+        words = (
+            f"{n} {SEVERAL.get(state, state) if n > 1 else state}"
+            for state, n in counts
+        )
+        link = self._link(section.name, section.name, "index")
+        return [
+            f"{link}<br>{escaped(main.stored['paper'])}",
+            escaped(claim["statement"]),
+            escaped(claim["paper"] or "–"),
+            escaped(_measured(main.results.verdicts[claim["id"]])),
+            escaped(main.results.scale or "–"),
+            f"{_mark(section, claim)}<br>all claims: {', '.join(words)}",
+            main.minutes,
+        ]
+
+    # ------------------------------------------------------------ a paper
+
+    def paper(self, section: Section) -> Iterator[str]:
+        """Three sentences, a picture, the claims, how to run it; details are folded."""
+        main, name = section.main, section.name
+        stored, figures = main.stored, main.results.figures
+        yield f"{self._link('All papers', 'index', name)} · {escaped(stored['paper'])}"
+        yield f"# {escaped(stored['title'])}"
+        about = stored.get("about") or self.abouts.get(name, "")
+        yield escaped(about.removeprefix(f"{stored['title']}."))
+        if main.synthetic:
+            yield "**Synthetic stand-in data: the numbers are not comparable.**"
+        yield from self._pictures(main, figures[:1], name)
+        for title, ours in {
+            "The paper's claims": False,
+            "Our own extensions": True,
+        }.items():
+            rows = [_claim(section, c) for c in section.claims if _is_ours(c) == ours]
+            if rows:
+                yield f"## {title}"
+                yield table(("claim", "paper's figure", "bar", "ours", "verdict"), rows)
+        yield "## Run it"
+        smoke = f"python -m experiments run {name} --preset smoke"
+        commands = dict.fromkeys(
+            [smoke, *(run.stored["command"] for run in section.runs)]
+        )
+        yield "\n".join(["```", *commands, "```"])
+        yield folded("What was measured for each claim, and remarks", _notes(section))
+        for run in section.runs:
+            rest = figures[1:] if run is main else run.results.figures
+            parts = [*_run(run), *self._pictures(run, rest, name)]
+            place = "on this machine, not published" if run.local else "published"
+            took = (
+                "time not recorded"
+                if run.minutes is None
+                else f"{run.minutes:g} minutes"
+            )
+            yield folded(f"Run {run.label} ({place}; {took})", parts)
+
+    def _pictures(
+        self, run: Run, figures: Sequence[Figure], page: str
+    ) -> Iterator[str]:
+        for figure in figures:
+            yield self._image(run, figure, 720, page)
+            yield f"*{escaped(figure.caption)}*"
 
 
 def _is_ours(claim: Mapping[str, Any]) -> bool:
     source = claim["source"]
-    return claim.get("ours", "not in the paper" in source or "ours" in source)
+    return claim.get("ours", "not in the paper" in source or source.startswith("ours"))
 
 
 def _measured(verdict: Verdict) -> str:
@@ -48,161 +170,53 @@ def _measured(verdict: Verdict) -> str:
     return verdict.measured + (f" ({verdict.interval})" if verdict.interval else "")
 
 
-def _mark(section: Section, claim: Mapping[str, Any]) -> Mark:
+def _mark(section: Section, claim: Mapping[str, Any]) -> str:
     status = section.status(claim["id"])
     runs = [run for run, v in section.verdicts(claim["id"]) if v.status == status]
-    stored = (runs or section.runs)[0].stored
-    return Mark(status, outcome(status, stored))
+    words = outcome(status, (runs or section.runs)[0].stored)
+    return f"{SIGNS.get(status, '–')} {f'**{words}**' if status == 'fails' else words}"
 
 
-def _ours(section: Section, claim: str) -> Any:
-    """What the runs measured, each in a line with its name where there are several."""
-    found = section.verdicts(claim)
-    if len(section.runs) == 1:
-        return [_measured(verdict) for _, verdict in found] or "–"
-    return [f"{run.label}: {_measured(verdict)}" for run, verdict in found] or "–"
-
-
-def _counted(section: Section) -> str:
-    several = {"holds": "hold", "fails": "fail"}
-    return ", ".join(
-        f"{count} {several.get(state, state) if count > 1 else state}"
-        for state, count in section.counts().items()
-    )
-
-
-def index(sections: Sequence[Section]) -> Iterator[Block]:
-    """A gallery, then one table of headline claims."""
-    yield Heading(1, "Papers, claims and what we measured")
-    yield Text(
-        "Each paper is run at a scale that a laptop bears; a claim holds or fails by a "
-        "bar that was set before. Written by `python -m experiments report --publish`."
-    )
-    if not sections:
-        command = "`python -m experiments run NAME --publish`"
-        yield Text(f"Nothing is published yet: {command}")
-        return
-    yield Cards(
-        [
-            (_picture(s.main), Link(s.name, s.name), f"{s.main.stored['title']}.")
-            for s in sections
-        ]
-    )
-    rows = []
-    for section in sections:
-        claim = section.claims[0]
-        verdict = section.main.results.verdicts[claim["id"]]
-        rows.append(
-            [
-                [Link(section.name, section.name), section.main.stored["paper"]],
-                claim["statement"],
-                claim["paper"] or "–",
-                _measured(verdict),
-                section.main.results.scale or "–",
-                [_mark(section, claim), f"all claims: {_counted(section)}"],
-                section.main.minutes,
-            ]
-        )
-    yield Heading(2, "Headline claims")
-    columns = (
-        "paper",
-        "claim",
-        "paper's figure",
-        "ours",
-        "scale",
-        "verdict",
-        "minutes",
-    )
-    yield Grid(columns, rows, wide=True)
-    failing = [
-        [Link(f"{s.name} {c['id']}", s.name), c["statement"]]
-        for s in sections
-        for c in s.claims
-        if s.status(c["id"]) == "fails"
+def _claim(section: Section, claim: Mapping[str, Any]) -> list[str]:
+    """A row; what runs measured has their names where there are several."""
+    found = section.verdicts(claim["id"])
+    several = len(section.runs) > 1
+    ours = [f"{run.label}: " * several + _measured(verdict) for run, verdict in found]
+    return [
+        f"{escaped(claim['id'])}. {escaped(claim['statement'])}",
+        escaped(claim["paper"] or "–"),
+        escaped(claim["bar"]),
+        "<br>".join(map(escaped, ours)) or "–",
+        _mark(section, claim),
     ]
-    if failing:
-        yield Folded(f"Claims that fail: {len(failing)}", [Bullets(failing)])
 
 
-def _claim_table(section: Section, claims: Sequence[Mapping[str, Any]]) -> Grid:
-    rows = [
-        [
-            f"{claim['id']}. {claim['statement']}",
-            claim["paper"] or "–",
-            claim["bar"],
-            _ours(section, claim["id"]),
-            _mark(section, claim),
-        ]
-        for claim in claims
-    ]
-    return Grid(("claim", "paper's figure", "bar", "ours", "verdict"), rows, wide=True)
-
-
-def paper(section: Section, abouts: Mapping[str, str]) -> Iterator[Block]:
-    """Three sentences, a picture, the claims, how to run it; details are folded."""
-    main = section.main
-    yield Text(f"Paper: {main.stored['paper']}")
-    yield Heading(1, main.stored["title"])
-    yield Text(_about(section, abouts))
-    if main.synthetic:
-        yield Text("Synthetic stand-in data: the numbers are not comparable.")
-    first = _picture(main)
-    if first:
-        yield first
-    commands = dict.fromkeys(
-        [
-            f"python -m experiments run {section.name} --preset smoke",
-            *(run.stored["command"] for run in section.runs),
-        ]
-    )
-    groups = {"The paper's claims": False, "Our own extensions": True}
-    for title, ours in groups.items():
-        claims = [claim for claim in section.claims if _is_ours(claim) == ours]
-        if claims:
-            yield Heading(2, title)
-            yield _claim_table(section, claims)
-    yield Heading(2, "Run it")
-    yield Code("\n".join(commands))
-    yield Folded("What was measured for each claim, and remarks", [_notes(section)])
-    for run in section.runs:
-        yield Folded(_run_title(run), list(_run(run, run is main)))
-    yield Bullets([[Link("All papers", "index")]])
-
-
-def _notes(section: Section) -> Bullets:
+def _notes(section: Section) -> list[str]:
     items = []
     for claim in section.claims:
         for run, verdict in section.verdicts(claim["id"]):
             measure = verdict.measure or claim["measure"] or "not measured"
             words = f"{claim['id']} ({claim['source']}; {run.label}): {measure}."
-            items.append(f"{words} {verdict.note}".strip())
-    return Bullets(items)
+            items.append(f"- {escaped(f'{words} {verdict.note}')}")
+    return ["\n".join(items)]
 
 
-def _run_title(run: Run) -> str:
-    place = "on this machine, not published" if run.local else "published"
-    took = "time not recorded" if run.minutes is None else f"{run.minutes:g} minutes"
-    return f"Run {run.label} ({place}; {took})"
-
-
-def _run(run: Run, main: bool) -> Iterator[Block]:
+def _run(run: Run) -> Iterator[str]:
     facts = [run.device, run.versions, run.results.scale]
     if run.stored["overrides"]:
         changed = (f"`{k} = {v}`" for k, v in run.stored["overrides"].items())
         facts.append(f"changed from the preset: {', '.join(changed)}")
-    facts += run.results.remarks
-    facts += run.stored.get("moved", [])
-    yield Bullets([fact for fact in facts if fact])
-    for table in run.results.tables:
-        yield Heading(3, table.title)
-        yield Grid(table.columns, table.rows)
-        if table.caption:
-            yield Text(table.caption)
-    stages = run.timing.get("stages")
-    if stages:
-        yield Heading(3, "Seconds by stage")
-        yield Grid(("stage", "CPU", "wall"), [(k, *v) for k, v in stages.items()])
-    for place in range(1 if main else 0, len(run.results.figures)):
-        picture = _picture(run, place)
-        if picture:
-            yield picture
+    facts += [*run.results.remarks, *run.stored.get("moved", [])]
+    yield "\n".join(f"- {escaped(fact)}" for fact in facts if fact)
+    for one in run.results.tables:
+        yield f"### {escaped(one.title)}"
+        plain = [
+            [escaped(x) if isinstance(x, str) else x for x in row] for row in one.rows
+        ]
+        yield table(one.columns, plain)
+        yield escaped(one.caption)
+    if stages := run.timing.get("stages"):
+        yield "### Seconds by stage"
+        yield table(
+            ("stage", "CPU", "wall"), [(escaped(k), *v) for k, v in stages.items()]
+        )

@@ -5,14 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.harness import (
-    SCHEMA,
-    STATES,
-    Results,
-    Verdict,
-    read_json,
-    results_from,
-)
+from experiments.harness import STATES, Results, Verdict
+from experiments.storing import SCHEMA, read_json, results_from
 
 __all__ = ["Run", "Section", "gather", "measured_minutes"]
 

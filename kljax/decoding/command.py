@@ -200,7 +200,11 @@ def _law(options: argparse.Namespace) -> Sampling:
 
 def _load(options: argparse.Namespace) -> list[Any]:
     """The large model, the base, the experts; one tokenizer for all."""
-    from kljax.models.files.pretrained import from_pretrained, locate
+    from kljax.models.files.pretrained import (
+        check_one_tokenizer,
+        from_pretrained,
+        locate,
+    )
     from kljax.models.files.special_tokens import no_tokenizer
 
     folder = locate(options.large)
@@ -211,32 +215,8 @@ def _load(options: argparse.Namespace) -> list[Any]:
     sources += options.expert
     models = [from_pretrained(source) for source in sources]
     for model in models[1:]:
-        _check_tokenizer(models[0], model)
+        check_one_tokenizer(models[0], model)
     return models
-
-
-def _check_tokenizer(large: Any, small: Any) -> None:
-    if small.tokenizer is None:
-        if small.config.vocab_size != large.config.vocab_size:
-            raise ValueError(
-                f"{small.source} has {small.config.vocab_size} tokens and no "
-                f"tokenizer.json, {large.source} has {large.config.vocab_size}; fusion "
-                "needs models of one vocabulary"
-            )
-        return
-    ours, theirs = large.tokenizer.vocabulary, small.tokenizer.vocabulary
-    if ours == theirs:
-        return
-    differing = sorted(
-        token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token)
-    )
-    token = differing[0]
-    raise ValueError(
-        f"{small.source} has another tokenizer than {large.source}: {len(differing)} "
-        f"tokens differ, the first is {token!r} (id {theirs.get(token)} there, "
-        f"{ours.get(token)} here). Fusion adds logits of the same tokens: use small "
-        "models that share the large one's tokenizer"
-    )
 
 
 def _fusion(options: argparse.Namespace, models: Sequence[Any]) -> Any:

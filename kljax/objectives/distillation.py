@@ -28,7 +28,7 @@ from kljax.divergences import (
     label_cross_entropy,
     token_divergence,
 )
-from kljax.divergences.sides import check_side
+from kljax.divergences._token_arguments import check_side
 from kljax.errors import unknown
 from kljax.generators import FDivergence
 from kljax.kernels.weights import weigh

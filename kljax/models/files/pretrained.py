@@ -43,7 +43,13 @@ from kljax.models.language.stacking import unstack_layers
 from kljax.models.language.transformer import PureTransformer
 from kljax.typing import PyTree
 
-__all__ = ["Pretrained", "from_pretrained", "locate", "save_pretrained"]
+__all__ = [
+    "Pretrained",
+    "check_one_tokenizer",
+    "from_pretrained",
+    "locate",
+    "save_pretrained",
+]
 
 SHARD_BYTES = 5_000_000_000
 ADAPTERS = (
@@ -336,3 +342,35 @@ def _check_saving(target: pathlib.Path, kind: np.dtype, shard_bytes: int) -> Non
     whole("shard_bytes", shard_bytes)
     if target.exists() and not target.is_dir():
         raise ValueError(f"folder is {str(target)!r}, a file; give a folder")
+
+
+def check_one_tokenizer(large: Pretrained, small: Pretrained) -> None:
+    """Whether the logits of two models are of the same tokens.
+
+    A small model without a tokenizer is taken at its word where it has as many.
+
+    Raises:
+      ValueError: they are not; names a token.
+    """
+    if small.tokenizer is None:
+        if small.config.vocab_size != large.config.vocab_size:
+            raise ValueError(
+                f"{small.source} has {small.config.vocab_size} tokens and no "
+                f"tokenizer.json, {large.source} has {large.config.vocab_size}; fusion "
+                "needs models of one vocabulary"
+            )
+        return
+    ours = large.tokenizer.vocabulary if large.tokenizer else {}
+    theirs = small.tokenizer.vocabulary
+    if ours == theirs:
+        return
+    differing = sorted(
+        token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token)
+    )
+    token = differing[0]
+    raise ValueError(
+        f"{small.source} has another tokenizer than {large.source}: {len(differing)} "
+        f"tokens differ, the first is {token!r} (id {theirs.get(token)} there, "
+        f"{ours.get(token)} here). Fusion adds logits of the same tokens: use small "
+        "models that share the large one's tokenizer"
+    )

@@ -52,13 +52,17 @@ def test_the_five_states():
     one = kit.Scores({("a", 0): {"x": 1.0}, ("b", 0): {"x": 0.5}})
     alone = verdict(GAP, one)
     assert alone.status == "undecided" and alone.note.startswith("Undecided: no inter")
+    short = verdict(claim(lambda s: kit.Noted(3.0, "N.", "too short")), scores())
+    assert (short.status, short.measured) == ("undecided", "3")
+    assert short.note == "N. Undecided: too short."
     with pytest.raises(KeyError, match="metric 'y'"):
         verdict(claim(lambda s: s.mean("y", "a")), scores())
 
 
 def test_words_of_what_was_measured_stand_at_the_value():
     def gap(found):
-        """Largest gap of norms."""
+        """Largest gap
+        of norms."""
         return kit.Noted(1e-7, "A remark.")
 
     found = verdict(claim(gap, kit.at_most(1e-4)), None)
