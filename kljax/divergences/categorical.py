@@ -249,9 +249,8 @@ def renyi(
 ) -> Float[Array, "*b"]:
     """Rényi's ``log(Σ p^α q^(1−α))/(α − 1)``, α > 0; forward KL at α = 1.
 
-    Args:
-      p_logits, q_logits, axis, temperature, where, pad_vocab: as in `divergence`.
-      alpha: the order, positive, may be traced; one number or one for each row.
+    Arguments as in `divergence`. The order alpha is positive and may be traced: one
+    number, or one for each row.
 
     Returns:
       One value per leading index, in nats; ``+inf`` for α >= 1 where the model lacks
@@ -297,14 +296,10 @@ def cauchy_schwarz(
 ) -> Float[Array, "*b"]:
     """``log(Σp² Σq² / (Σpq)²)``: symmetric, 0 only at p = q, normaliser-free.
 
-    Args:
-      p_logits, q_logits, axis, temperature, where, pad_vocab: as in `divergence`.
+    Arguments and errors as in `divergence`.
 
     Returns:
       One value per leading index, in nats; ``+inf`` for disjoint supports.
-
-    Raises:
-      ValueError, TypeError: as in `divergence`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -334,14 +329,10 @@ def entropy(
 ) -> Float[Array, "*b"]:
     """Shannon's ``−Σ p log p``, in nats.
 
-    Args:
-      logits, axis, temperature, where: as in `divergence`.
+    Arguments and errors as in `divergence`.
 
     Returns:
       One value per leading index, within ``[0, log v]``.
-
-    Raises:
-      ValueError, TypeError: as in `divergence`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -364,15 +355,11 @@ def cross_entropy(
 ) -> Float[Array, "*b"]:
     """``−Σ p log q``, in nats: entropy of the target plus forward KL.
 
-    Args:
-      p_logits, q_logits, axis, temperature, where, pad_vocab: as in `divergence`.
+    Arguments and errors as in `divergence`.
 
     Returns:
       One value per leading index; ``+inf`` where the model lacks an outcome of the
       target.
-
-    Raises:
-      ValueError, TypeError: as in `divergence`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -16,12 +16,14 @@ from kljax.metrics.images import (
     precision_recall,
 )
 from kljax.metrics.judge import FeatureJudge, class_gaussians, variance_ratios
+from kljax.metrics.modes import ModeCoverage, mode_coverage
 from kljax.metrics.sliced import sliced_wasserstein2
 from kljax.metrics.tokens import ExactMatch, exact_match, token_measures
 
 __all__ = [
     "ExactMatch",
     "FeatureJudge",
+    "ModeCoverage",
     "PrecisionRecall",
     "Reliability",
     "brier_score",
@@ -32,6 +34,7 @@ __all__ = [
     "exact_match",
     "frechet_distance",
     "frechet_distance_from_moments",
+    "mode_coverage",
     "nearest_distances",
     "precision_recall",
     "reliability",

@@ -81,6 +81,16 @@ CASES = {
         lambda: s.mmd(X, Y, 1.0, log_weights_q=np.float32([0, 0, np.inf, 0])),
         "log_weights_q must be below inf",
     ),
+    "nothing on a side": (
+        lambda: s.cauchy_schwarz(X, Y, 1.0, log_weights_p=np.full(5, -np.inf)),
+        0.0,
+    ),
+    "gradient of nothing on a side": (
+        lambda: jax.grad(s.cauchy_schwarz)(
+            X, Y, 1.0, log_weights_q=np.full(4, -np.inf)
+        ),
+        0 * X,
+    ),
     "NaN critic": (lambda: bounds.variational([0.0, NAN], [0.0], "forward_kl"), NAN),
     "token of NaN": (lambda: _draw(0, NAN, 1).token, -1),
     "token of NaN, filtered": (lambda: _draw(0, NAN, 1, top_p=0.5, top_k=2).token, -1),

@@ -145,10 +145,10 @@ def test_bfloat16_gradients_of_a_small_divergence():
     arrays = {"q_hidden": q_hidden, "q_head": head}
     fixed = {"p_hidden": p_hidden, "p_head": head}
     leaves, structure = jax.tree.flatten(kd.JensenShannon())
-    plan = kernel.make_plan(structure, 8, v, False)
     sides = Side(q_hidden, head), Side(p_hidden, head)
     parameters = tuple(map(jnp.asarray, leaves))
-    given = Operands(*sides, jnp.ones(n), parameters=parameters)
+    given = Operands(*sides, parameters=parameters)
+    plan, given = kernel.planned(structure, given, 8)
     wanted = jax.tree.map(lambda _: False, given)._replace(q=Side(True, True))
     found = jax.jit(lambda given: kernel.sum_and_gradient(plan, wanted, given))(given)
     found = jax.tree.leaves(found[1])
@@ -228,7 +228,9 @@ def test_chunks_follow_the_budget_and_are_never_shrunk():
     assert kernel.default_chunk(50, 32768) == 50
     assert kernel.default_chunk(0, 10) == 1
     for chunk, vocab in ((256, 32768), (37, 50), (100, 32768), (1, 128256), (7, 9)):
-        plan = kernel.make_plan(None, chunk, vocab, False)
+        shapes_of = (chunk, 2), (2, vocab)
+        side = Side(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes_of))
+        plan, _ = kernel.planned(None, Operands(side), chunk)
         assert plan.chunk % plan.block == 0
         assert chunk <= plan.chunk < chunk + plan.chunk // plan.block
     # 8519 tokens, a prime: filled up, not cut into tiles of one.

@@ -132,7 +132,8 @@ def _remedy(images: np.ndarray, low: float, high: float) -> str:
 def _constant(arrays: Iterable[np.ndarray]) -> bool:
     """Whether every pixel is the same, which is another fault than being dark."""
     ends = [(x.min(), x.max()) for x in arrays if x.size]
-    return min((x for x, _ in ends), default=0) == max((x for _, x in ends), default=0)
+    low, high = zip(*ends) if ends else ((0,), (0,))
+    return bool(min(low) == max(high))
 
 
 def _check_all_dim(origin: str, arrays: Mapping[str, np.ndarray], rule: Rule) -> None:

@@ -10,6 +10,7 @@ from scipy.special import logsumexp
 
 from kljax.divergences import transport as t
 from kljax.kernels.transport import matrix as kernel
+from kljax.kernels.transport.problem import Matrix, Problem
 
 MIB = 2**20
 RNG = np.random.default_rng(0)
@@ -34,6 +35,11 @@ def log_domain(a, b, cost, epsilon, iterations):
     return epsilon[:, None] * f, epsilon[:, None] * g
 
 
+def solved(a, b, cost, epsilon, *options):
+    problem = Problem(a, b, Matrix(cost, jnp.zeros_like(epsilon)), epsilon)
+    return kernel.solve(problem, *options)
+
+
 def dual(f, g, a, b):
     return np.sum(f * a, 1) + np.sum(g * b, 1)
 
@@ -42,7 +48,7 @@ def test_potentials_are_those_of_the_log_domain(x64):
     f, g = log_domain(A, B, COST, EPSILONS, 57)
 
     def solve(*problem):
-        return kernel.solve(*problem, 57)[:2]
+        return solved(*problem, 57)[:2]
 
     together = jax.jit(solve)(A, B, COST, EPSILONS)
     mapped = jax.jit(jax.vmap(solve))(A, B, COST, EPSILONS)
@@ -58,7 +64,7 @@ def test_potentials_are_those_of_the_log_domain(x64):
 
 def test_some_problems_need_the_log_domain(x64):
     """The smallest epsilon leaves the range, and only it is done over."""
-    problem = kernel._Problem(A, B, COST, EPSILONS[:, None])
+    problem = kernel._Problem(A, B, COST, EPSILONS[:, None], jnp.zeros(3))
     all_of, two = jnp.ones(3, bool), jnp.int32(2)
     zero = jnp.zeros_like(A), jnp.zeros_like(B)
     start = kernel._State(*zero, all_of, jnp.full(3, 2), two, all_of, two)
@@ -78,7 +84,7 @@ def test_branches_stay_branches_under_vmap():
     shapes = [jax.ShapeDtypeStruct(x.shape, "float32") for x in (A, B, COST, EPSILONS)]
 
     def solve(*problem):
-        return kernel.solve(*problem, 57, 1e-3)
+        return solved(*problem, 57, 1e-3)
 
     together = str(jax.make_jaxpr(solve)(*shapes))
     mapped = str(jax.make_jaxpr(jax.vmap(solve))(*shapes))
@@ -89,7 +95,7 @@ def test_branches_stay_branches_under_vmap():
 
 def test_converged_problems_stop_and_stay(x64):
     epsilons = np.array([2e-4, 0.1, 0.3])
-    stops = jax.jit(lambda *p: kernel.solve(*p, 400, 1e-6))
+    stops = jax.jit(lambda *p: solved(*p, 400, 1e-6))
     found = stops(A, B, COST, epsilons)
     assert found.iterations.tolist() == [400, 32, 12]
     for i, count in enumerate(found.iterations.tolist()):
