@@ -71,6 +71,11 @@ def main(
         return commands[name](rest, package)
     except discovery.UsageError as error:
         return _complain(error, 2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("kljax", package):
+            raise
+        hint = "install what experiments need, pip install 'kljax[experiments]'"
+        return _complain(f"{error}: {hint}", 1)
     except SystemExit as stop:  # argparse and tyro have printed why
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:  # while modules were imported: there is no run yet
@@ -91,7 +96,8 @@ def _usage() -> str:
     --dry-run            only print the resolved configuration
     --publish            copy the results to experiments/results/ for the report
     --help               every field with its default
-  report               writes experiments/results/REPORT.md and report.html
+  report               a site of all runs on this machine, in runs/report/
+    --publish            of the published ones, in experiments/results/
   env                  what a bug report needs
   bench NAME           time, memory and error against the floor and other libraries
     --preset P           smoke, cpu (the default), gpu
@@ -106,8 +112,8 @@ def _complain(error: BaseException | str, status: int) -> int:
 def _console() -> Any:
     from rich.console import Console
 
-    # Piped output is read by programs and pagers: no wrapping at 80 columns there.
-    width = None if sys.stdout.isatty() else 160
+    # Piped output is read by programs and pagers: 100 columns, as on a wide terminal.
+    width = None if sys.stdout.isatty() else 100
     return Console(file=sys.stdout, width=width, highlight=False, markup=False)
 
 
@@ -119,10 +125,11 @@ def _list(arguments: Sequence[str], package: str) -> int:
     parser.parse_args(arguments)
     from rich.table import Table
 
-    from experiments.report import published_minutes
+    from experiments.report import measured_minutes
 
     table = Table("name", "paper", "presets (minutes)", "claims", box=None)
     table.pad_edge = False
+    published = discovery.folder_of(package) / "results"
     status = 0
     for name, experiment in discovery.find(package).items():
         try:
@@ -131,8 +138,7 @@ def _list(arguments: Sequence[str], package: str) -> int:
             table.add_row(name, f"cannot be imported: {error}", "", "")
             status = 1
             continue
-        measured = published_minutes(discovery.folder_of(package) / "results" / name)
-        minutes = {**measured, **getattr(module, "MINUTES", {})}
+        minutes = measured_minutes(published / name, pathlib.Path("runs") / name)
         presets = ", ".join(
             f"{preset} ({minutes[preset]:g})" if preset in minutes else preset
             for preset in module.PRESETS
@@ -161,16 +167,28 @@ def _env(arguments: Sequence[str], package: str) -> int:
 def _report(arguments: Sequence[str], package: str) -> int:
     parser = argparse.ArgumentParser(f"{_PROGRAM} report", allow_abbrev=False)
     parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="write the pages of the published runs into their folder",
+    )
+    parser.add_argument(
         "--results",
         type=pathlib.Path,
         default=discovery.folder_of(package) / "results",
-        help="the folder of published results, where the report is written as well",
+        help="the folder of published runs",
     )
-    folder = parser.parse_args(arguments).results
+    parser.add_argument(
+        "--workdir",
+        type=pathlib.Path,
+        default=pathlib.Path("runs"),
+        help="the folder of local runs, shown beside the published ones",
+    )
+    given = parser.parse_args(arguments)
     from experiments.report import write_report
 
+    local = None if given.publish else given.workdir
     try:
-        written = write_report(folder)
+        written = write_report(given.results, local, abouts=discovery.abouts(package))
     except (OSError, ValueError) as error:
         return _complain(error, 1)
     for path in written:
@@ -181,15 +199,7 @@ def _report(arguments: Sequence[str], package: str) -> int:
 def _bench(arguments: Sequence[str], package: str) -> int:
     from experiments.benchmarks import recording
 
-    try:
-        return recording.command(arguments, package)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("kljax", package):
-            raise
-        return _complain(
-            f"{error}: install what experiments need, pip install 'kljax[experiments]'",
-            1,
-        )
+    return recording.command(arguments, package)
 
 
 # ------------------------------------------------------------------ run
@@ -206,16 +216,8 @@ def _run(arguments: Sequence[str], package: str) -> int:
         raise discovery.UsageError(unknown("experiment", name, experiments))
     # Figures are written to files: a display is never needed.
     os.environ.setdefault("MPLBACKEND", "Agg")
-    try:
-        module = discovery.load(experiments[name])
-        options, config = _parse(name, module, rest)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("kljax", package):
-            raise
-        return _complain(
-            f"{error}: install what experiments need, pip install 'kljax[experiments]'",
-            1,
-        )
+    module = discovery.load(experiments[name])
+    options, config = _parse(name, module, rest)
     return _execute(name, module, options, config, rest, package)
 
 
@@ -321,6 +323,7 @@ def _execute(
     package: str,
 ) -> int:
     from experiments import execution, harness
+    from experiments.report import measured_minutes
 
     folder = harness.run_folder(options.workdir, name, options.preset, config)
     console = _console()
@@ -331,7 +334,8 @@ def _execute(
         console.print(f"run folder: {folder}", soft_wrap=True)
         return 0
     again = shlex.join([*_PROGRAM.split(), "run", name, *arguments])
-    expected = getattr(module, "MINUTES", {}).get(options.preset)
+    published = discovery.folder_of(package) / "results"
+    expected = measured_minutes(published / name).get(options.preset)
     console.print(
         f"{name}, preset {options.preset}, seed {config.seed}"
         + (f", about {expected:g} minutes" if expected else "")
@@ -345,9 +349,7 @@ def _execute(
                 return 0
             execution.show(console, stored, folder)
             if options.publish:
-                target = execution.publish(
-                    folder, discovery.folder_of(package) / "results"
-                )
+                target = execution.publish(folder, published)
                 console.print(f"published: {target}", soft_wrap=True)
     except KeyboardInterrupt as stop:  # the training loop's `Interrupted` is one
         why = str(stop) or "stopped by Ctrl-C (SIGINT)"

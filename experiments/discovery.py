@@ -1,4 +1,4 @@
-"""Finds the experiments of a package without importing them."""
+"""Finds the papers of a package without importing them."""
 
 import ast
 import dataclasses
@@ -7,7 +7,7 @@ import importlib.util
 import pathlib
 import types
 
-__all__ = ["Experiment", "UsageError", "find", "folder_of", "load"]
+__all__ = ["Experiment", "UsageError", "abouts", "find", "folder_of", "load"]
 
 _REQUIRED = ("PAPER", "Config", "PRESETS", "CLAIMS", "run")
 
@@ -49,18 +49,32 @@ def folder_of(package: str) -> pathlib.Path:
 
 
 def find(package: str = "experiments") -> dict[str, Experiment]:
-    """Every module of the package that binds `CLAIMS` and `run`, by name.
+    """Every paper of the package that binds `CLAIMS` and `run`, by name.
+
+    It is a file of its folder `papers`, or a folder there.
 
     Example:
-        >>> "harness" in find()
+        >>> "kit" in find()
         False
     """
-    found = {}
-    for path in sorted(folder_of(package).glob("*.py")):
-        name = path.stem
-        if not name.startswith("_") and {"CLAIMS", "run"} <= _bound_names(path):
-            found[name] = Experiment(name, f"{package}.{name}", path)
+    papers, found = folder_of(package) / "papers", {}
+    for path in sorted([*papers.glob("*.py"), *papers.glob("*/__init__.py")]):
+        name = path.parent.name if path.stem == "__init__" else path.stem
+        if path.parent != papers or not name.startswith("_"):
+            if {"CLAIMS", "run"} <= _bound_names(path):
+                found[name] = Experiment(name, f"{package}.papers.{name}", path)
     return found
+
+
+def abouts(package: str = "experiments") -> dict[str, str]:
+    """Title and three sentences of every experiment, read from its source."""
+    from experiments.storing import sentences
+
+    found = find(package).items()
+    trees = {
+        name: ast.parse(one.path.read_text(encoding="utf-8")) for name, one in found
+    }
+    return {name: sentences(ast.get_docstring(tree), 4) for name, tree in trees.items()}
 
 
 def load(experiment: Experiment) -> types.ModuleType:

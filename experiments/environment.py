@@ -7,7 +7,7 @@ import platform
 import subprocess
 from typing import Any
 
-__all__ = ["environment"]
+__all__ = ["commit", "environment"]
 
 _PACKAGES = (
     "kljax",
@@ -60,6 +60,11 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def commit() -> str | None:
+    """The repository's commit, or `None` outside of one."""
+    return _git("rev-parse", "HEAD")
+
+
 def _processor() -> str:
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -91,7 +96,7 @@ def environment() -> dict[str, Any]:
     Packages that are not installed are left out; `commit` is `None` outside a
     repository, `dirty` says whether tracked files differ from the commit.
     """
-    commit = _git("rev-parse", "HEAD")
+    head = commit()
     changes = _git("status", "--porcelain", "--untracked-files=no")
     versions = {name: _version(name) for name in _PACKAGES}
     # An allowed set of cores is what the run had, not what the machine has.
@@ -103,7 +108,7 @@ def environment() -> dict[str, Any]:
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         **_devices(),
         "versions": {name: v for name, v in versions.items() if v is not None},
-        "commit": commit,
-        "dirty": bool(changes) if commit else None,
+        "commit": head,
+        "dirty": bool(changes) if head else None,
         "variables": {k: os.environ[k] for k in _VARIABLES if k in os.environ},
     }

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import environment, harness
+from experiments import environment, harness, kit, storing
 
 __all__ = ["execute", "publish", "reported_errors", "show"]
 
@@ -59,13 +59,18 @@ def rerun_command(name: str, preset: str, config: Any, default: Any) -> str:
     return shlex.join(words)
 
 
-def _record_session(folder: pathlib.Path, seconds: float, finished: bool) -> None:
+def _record_session(
+    folder: pathlib.Path, seconds: float, results: harness.Results | None
+) -> None:
     # Beside the results: wall-clock time differs between equal runs.
     path = folder / "timing.json"
-    sessions = harness.read_json(path)["sessions"] if path.is_file() else []
+    sessions = storing.read_json(path)["sessions"] if path.is_file() else []
+    finished = results is not None
     sessions.append({"seconds": round(seconds, 1), "finished": finished})
     total = round(sum(session["seconds"] for session in sessions), 1)
-    harness.write_json(path, {"seconds": total, "sessions": sessions})
+    stages = results.seconds if results else {}
+    timing = {"seconds": total, "sessions": sessions, "stages": stages}
+    storing.write_json(path, timing)
 
 
 def execute(
@@ -85,35 +90,27 @@ def execute(
         preset: the name of the preset that `config` started from.
         config: the resolved configuration.
         folder: the run folder; made where it is missing.
-        progress: handed to `run`; bars on the terminal by default.
+        progress: where to show what is going on; bars on the terminal by default.
 
     Returns:
         What `results.json` holds, or `None` in all processes but the first.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    started, finished = time.perf_counter(), False
+    started, results = time.perf_counter(), None
+    progress = _progress() if progress is None else progress
     try:
-        results = module.run(
-            config,
-            workdir=folder,
-            progress=_progress() if progress is None else progress,
-        )
-        finished = True
+        results = kit.perform(module, config, workdir=folder, progress=progress)
     finally:
         if _is_first_process():
-            _record_session(folder, time.perf_counter() - started, finished)
+            _record_session(folder, time.perf_counter() - started, results)
     if not _is_first_process():
         return None
     default = module.PRESETS[preset]
-    unmeasured = {
-        claim.id: harness.Verdict("", None, note="the run gave no verdict")
-        for claim in module.CLAIMS
-        if claim.id not in results.verdicts
-    }
     stored = {
-        "schema": harness.SCHEMA,
+        "schema": storing.SCHEMA,
         "experiment": name,
-        "title": harness.title_of(module.__doc__, name),
+        "title": storing.sentences(module.__doc__, 1).rstrip(".") or name,
+        "about": storing.sentences(module.__doc__, 4),
         "paper": module.PAPER,
         "preset": preset,
         "seed": config.seed,
@@ -121,68 +118,81 @@ def execute(
         "config_hash": harness.config_hash(config),
         "overrides": overrides(config, default),
         "command": rerun_command(name, preset, config, default),
-        "claims": module.CLAIMS,
-        "verdicts": {**results.verdicts, **unmeasured},
+        "claims": [claim.stored() for claim in module.CLAIMS],
+        "verdicts": results.verdicts,
         "metrics": results.metrics,
         "tables": results.tables,
         "figures": results.figures,
-        "problems": harness.problems(results, module.CLAIMS, folder),
+        "scale": results.scale,
+        "made": results.made,
+        "remarks": results.remarks,
+        "problems": storing.problems(results, module.CLAIMS, folder),
         "environment": environment.environment(),
     }
-    harness.write_json(folder / "results.json", stored)
-    return harness.read_json(folder / "results.json")
+    storing.write_json(folder / "results.json", stored)
+    return storing.read_json(folder / "results.json")
 
 
-_MARK = {
-    "holds": ("✓ holds", "green"),
-    "fails": ("✗ FAILS", "bold red"),
-    "not measured": ("– not measured", "dim"),
+_STYLES = {
+    "holds": ("✓", "green"),
+    "fails": ("✗", "bold red"),
+    "shown": ("·", "cyan"),
+    "undecided": ("?", "dim"),
+    "not measured": ("–", "dim"),
 }
 
 
-def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
-    """Prints tables, verdicts and the paths of pictures of a finished run."""
+def grid(table: harness.Table) -> Any:
+    """A table as the terminal shows it."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    results = harness.results_from(stored)
+    found = Table(
+        *table.columns,
+        title=Text(table.title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for row in table.rows:
+        found.add_row(*map(storing.format_cell, row))
+    return found
+
+
+def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Prints tables, verdicts and the paths of pictures of a finished run."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    results = storing.results_from(stored)
     for table in results.tables:
-        grid = Table(
-            *table.columns,
-            title=Text(table.title),
-            caption=Text(table.caption) if table.caption else None,
-            title_justify="left",
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-        )
-        for row in table.rows:
-            grid.add_row(*map(harness.format_cell, row))
-        console.print(grid)
+        if not table.detail:
+            console.print(grid(table))
+            if table.caption:
+                console.print(Text(table.caption, "dim"))
     for claim in stored["claims"]:
         verdict = results.verdicts[claim["id"]]
-        mark, style = _MARK[verdict.status]
-        console.print(
-            Text.assemble((mark, style), "  ", (claim["id"], "bold"), " "),
-            claim["statement"],
-            soft_wrap=True,
-        )
-        if verdict.measured or verdict.holds is not None:
+        sign, style = _STYLES[verdict.status]
+        mark = f"{sign} {storing.outcome(verdict.status, stored)}"
+        console.print(Text.assemble((mark, style), "  ", (claim["id"], "bold")))
+        lines = [claim["statement"]]
+        if verdict.measured:
             interval = f" ({verdict.interval})" if verdict.interval else ""
-            console.print(
-                f"    {claim['measure']}: {verdict.measured}{interval}; "
-                f"bar {claim['bar']}",
-                soft_wrap=True,
-            )
-        if verdict.note:
-            console.print(f"    {verdict.note}", soft_wrap=True)
+            measure = verdict.measure or claim["measure"]
+            lines.append(f"{measure}: {verdict.measured}{interval}; bar {claim['bar']}")
+        for line in filter(None, (*lines, verdict.note)):
+            console.print(Padding(Text(line), (0, 0, 0, 4)))
     for figure in results.figures:
         console.print(f"picture: {folder / 'figures' / figure.path}", soft_wrap=True)
-    for problem in stored["problems"]:
+    folded = [table.title for table in results.tables if table.detail]
+    if folded:
+        console.print(f"more tables, in the report: {', '.join(folded)}")
+    for problem in (*stored["problems"], *results.remarks):
         console.print(Text(f"warning: {problem}", "yellow"), soft_wrap=True)
     console.print(f"results: {folder / 'results.json'}", soft_wrap=True)
     states = [results.verdicts[claim["id"]].status for claim in stored["claims"]]
-    counts = (f"{state} {states.count(state)}" for state in _MARK)
+    counts = (f"{states.count(s)} {s}" for s in harness.STATES if s in states)
     console.print("claims: " + ", ".join(counts))
 
 
@@ -196,6 +206,21 @@ def label_of(stored: Mapping[str, Any]) -> str:
     return "-".join(filter(None, parts))
 
 
+def moved_bars(before: pathlib.Path, stored: Mapping[str, Any]) -> list[str]:
+    """Bars that are not what they were when results were published before."""
+    if not before.is_file():
+        return []
+    old = storing.read_json(before)
+    bars = {claim["id"]: claim["bar"] for claim in old["claims"]}
+    found = [
+        f"the bar of {claim['id']} was {bars[claim['id']]!r} when it was published "
+        f"before, and is {claim['bar']!r} now"
+        for claim in stored["claims"]
+        if bars.get(claim["id"], claim["bar"]) != claim["bar"]
+    ]
+    return list(dict.fromkeys([*old.get("moved", []), *found]))
+
+
 def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     """Copies a finished run's results and pictures to `<results>/<name>/<label>/`.
 
@@ -204,17 +229,18 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     Returns:
         The folder that was written.
     """
-    stored = harness.read_json(folder / "results.json")
+    stored = storing.read_json(folder / "results.json")
     if stored["problems"]:
         raise ValueError(
             f"{folder / 'results.json'} cannot be published: "
             + "; ".join(stored["problems"])
         )
     target = results / stored["experiment"] / label_of(stored)
+    stored["moved"] = moved_bars(target / "results.json", stored)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     (beside / "figures").mkdir(parents=True)
-    for name in ("results.json", "timing.json"):
-        shutil.copyfile(folder / name, beside / name)
+    storing.write_json(beside / "results.json", stored)
+    shutil.copyfile(folder / "timing.json", beside / "timing.json")
     for figure in stored["figures"]:
         source = folder / "figures" / figure["path"]
         shutil.copyfile(source, beside / "figures" / figure["path"])

@@ -1,13 +1,4 @@
-"""What an experiment is made of, where its runs lie, and how results are stored.
-
-An experiment is one module of this package with a docstring, `PAPER`, a frozen
-dataclass `Config` (with `seed: int = 0`), `PRESETS`, `CLAIMS` and
-
-    run(config, *, workdir, progress) -> Results
-
-An optional `MINUTES` maps a preset to the minutes it is expected to take. The command
-line, the report and the smoke test find the module by themselves.
-"""
+"""What a run of a paper returns, what its configuration is, and where it lies."""
 
 import dataclasses
 import enum
@@ -15,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +16,7 @@ import numpy as np
 from kljax.errors import CheckpointError, unknown
 
 __all__ = [
-    "Claim",
+    "STATES",
     "Figure",
     "Results",
     "Table",
@@ -38,63 +28,56 @@ __all__ = [
     "check_path",
     "config_hash",
     "mathematics",
-    "problems",
     "run_folder",
     "settings",
     "spelling",
 ]
 
-SCHEMA = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """One statement of a paper, in our words, with the bar that decides it.
-
-    Args:
-        id: short name, unique in its experiment, `T2` say.
-        statement: what is claimed.
-        source: table, figure or equation of the paper.
-        measure: what is computed to decide it.
-        bar: when it holds.
-        paper: the paper's own figure, empty where it gives none.
-
-    Example:
-        >>> Claim("T0", "h is f''(r) r^2", "table 1", "relative error", "<= 1e-10").id
-        'T0'
-    """
-
-    id: str
-    statement: str
-    source: str
-    measure: str
-    bar: str
-    paper: str = ""
+STATES = ("holds", "fails", "shown", "undecided", "not measured")
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a run measured for a claim; `holds` is `None` where it did not measure."""
+    """What a run measured for a claim.
+
+    Args:
+        measured: the number; empty where it was not measured.
+        holds: `None` where nothing was decided.
+        interval: of the number, with what it is over.
+        note: what must be said beside it.
+        measure: what the number is, in words.
+        shown: whether there is no bar, only a number.
+    """
 
     measured: str
     holds: bool | None
     interval: str = ""
     note: str = ""
+    measure: str = ""
+    shown: bool = False
 
     @property
     def status(self) -> str:
-        """`holds`, `fails` or `not measured`."""
-        return status_of(self.holds)
+        """One of `STATES`."""
+        if self.holds is not None:
+            return "holds" if self.holds else "fails"
+        if not self.measured:
+            return "not measured"
+        return "shown" if self.shown else "undecided"
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of a run: every row is as long as `columns`."""
+    """A table of a run: every row is as long as `columns`.
+
+    One that is `detail` is left out on the terminal and folded in the report.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     caption: str = ""
+    detail: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,21 +86,25 @@ class Figure:
 
     path: str
     caption: str
+    title: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What `run` returns: numbers, tables, pictures and a verdict per claim."""
+    """What a run returns: numbers, tables, pictures and a verdict per claim.
+
+    `scale` says how large it was (data, parameters); `made` which code made which
+    stages, `remarks` what must be said of that, `seconds` what they took (CPU, wall).
+    """
 
     metrics: dict[str, Any]
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
     verdicts: dict[str, Verdict]
-
-
-def status_of(holds: bool | None) -> str:
-    """`True` is `holds`, `False` is `fails`, `None` is `not measured`."""
-    return {True: "holds", False: "fails", None: "not measured"}[holds]
+    scale: str = ""
+    made: tuple[dict[str, Any], ...] = ()
+    remarks: tuple[str, ...] = ()
+    seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
 # ------------------------------------------------------------------ configuration
@@ -307,85 +294,3 @@ def run_folder(
     """
     name = f"{preset}-s{config.seed}-{config_hash(config)}"
     return pathlib.Path(root) / experiment / name
-
-
-# ------------------------------------------------------------------ results
-
-
-def problems(
-    results: Results, claims: Sequence[Claim], folder: pathlib.Path
-) -> list[str]:
-    """What is wrong with the results of a run, in words; empty when nothing is."""
-    found = []
-    known = {claim.id for claim in claims}
-    for name in sorted(known - set(results.verdicts)):
-        found.append(f"claim {name} has no verdict")
-    for name in sorted(set(results.verdicts) - known):
-        found.append(f"the verdict {name} belongs to no claim")
-    for figure in results.figures:
-        if pathlib.PurePath(figure.path).name != figure.path:
-            found.append(f"figure {figure.path!r} is not a plain file name")
-        elif not (folder / "figures" / figure.path).is_file():
-            found.append(f"figures/{figure.path} was not written")
-    for table in results.tables:
-        lengths = {len(row) for row in table.rows} - {len(table.columns)}
-        if lengths:
-            found.append(
-                f"table {table.title!r} has {len(table.columns)} columns and rows of "
-                f"{sorted(lengths)} cells"
-            )
-    return found
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes beside and renames: a reader never sees half a file."""
-    text = json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text + "\n", encoding="utf-8")
-    os.replace(beside, path)
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """Reads a file of `write_json`; `ValueError` names a file that is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}): run the experiment again, or remove "
-            "the file"
-        ) from None
-
-
-def title_of(doc: str | None, fallback: str) -> str:
-    """The first sentence of a docstring, on one line, without its full stop."""
-    paragraph = re.split(r"\n\s*\n", (doc or "").strip())[0]
-    return " ".join(paragraph.split()).rstrip(".") or fallback
-
-
-def results_from(stored: Mapping[str, Any]) -> Results:
-    """The `Results` inside what `results.json` holds."""
-    return Results(
-        metrics=stored["metrics"],
-        tables=tuple(
-            Table(
-                title=table["title"],
-                columns=tuple(table["columns"]),
-                rows=tuple(tuple(row) for row in table["rows"]),
-                caption=table["caption"],
-            )
-            for table in stored["tables"]
-        ),
-        figures=tuple(Figure(**figure) for figure in stored["figures"]),
-        verdicts={k: Verdict(**v) for k, v in stored["verdicts"].items()},
-    )
-
-
-def format_cell(value: Any) -> str:
-    """A cell of a table as text: four significant digits, a dash for nothing."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.4g}"
-    return str(value)

@@ -27,6 +27,7 @@ __all__ = [
     "real",
     "rows_shaped",
     "shadow",
+    "text",
     "traced",
     "whole",
 ]
@@ -55,12 +56,26 @@ def described(value: Any) -> str:
     return f"the {kind} {name}" if name else f"a value of type {kind}"
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """The value as an int.
+def text(name: str, value: Any) -> str:
+    """The value, which is text and not empty.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: it is empty.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be text, got {described(value)}")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
+    return value
+
+
+def whole(name: str, value: Any, least: int | None = 1, most: int | None = None) -> int:
+    """The value as an int; None as a bound is none.
 
     Raises:
         TypeError: it is no whole number (3.0 is none, nor is True).
-        ValueError: it is below `least`.
+        ValueError: it is below `least` or above `most`.
     """
     try:
         number = operator.index(value)
@@ -68,8 +83,10 @@ def whole(name: str, value: Any, least: int = 1) -> int:
         number = None
     if number is None or isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be an int, got {described(value)}")
-    if number < least:
+    if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    if most is not None and number > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
     return number
 
 
@@ -197,11 +214,11 @@ def fitting(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
 
 def real(name: str, value: ArrayLike) -> Array:
     """An array of real numbers; raises a TypeError for anything else."""
-    try:
-        array = jnp.asarray(value)
+    try:  # JAX takes a string for the name of a type
+        array = None if isinstance(value, str | None) else jnp.asarray(value)
     except (TypeError, ValueError):
         array = None
-    if value is None or array is None:
+    if array is None:
         raise TypeError(f"{name} must be real numbers, got {described(value)}")
     kinds = jnp.floating, jnp.integer
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):

@@ -11,14 +11,17 @@ checker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 if __name__ == "__main__":
     with install_import_hook("kljax", "annotated.checker"):
-        from public_calls import PLAIN, TABLE, TYPED, VARIANTS
+        from public_calls import TABLE, TYPED, VARIANTS
+        from public_plain import PLAIN
+        from public_rooms import TRACED
 
     import jax
 
-    rows = [*PLAIN.items(), *TABLE.items(), *VARIANTS.items(), *TYPED.items()]
-    for name, (function, arrays) in rows:
+    tables = TABLE, VARIANTS, TYPED, TRACED, PLAIN
+    rows = [(table, *row) for table in tables for row in table.items()]
+    for table, name, (function, arrays) in rows:
         try:
-            if name in PLAIN:
+            if table is PLAIN:
                 function(**arrays)
             else:
                 jax.make_jaxpr(lambda arrays, call=function: call(**arrays))(arrays)

@@ -1,5 +1,13 @@
-"""Shared set-up: one compilation cache for all workers, float64 on request."""
+"""Shared set-up: cheap compiles but where asked, one cache, float64 on request.
 
+Nearly all the time of the suite is XLA's, spent on making programs fast that run once.
+So all of them, operations called alone included, are compiled as `compiling` says. What
+users have is seen by tests marked `optimized`, or whose module is: those of memory, of
+compiled programs and their collectives, of last digits, and of every divergence's value
+and gradients in one place.
+"""
+
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,8 +24,34 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+import compiling
 import jax
 import pytest
+
+
+def optimized(item):
+    return item.get_closest_marker("optimized") is not None
+
+
+def pytest_collection_modifyitems(items):
+    """The optimized ones last, as programs of one kind are forgotten for the other."""
+    items.sort(key=optimized)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Nothing that tests import is garbage: it is not searched, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)  # before a module's fixtures compile
+def pytest_runtest_setup(item):
+    compiling.switch(optimized(item))
 
 
 @pytest.fixture
@@ -25,19 +59,3 @@ def x64():
     """Double precision for the duration of one test."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick(request):
-    """Modules marked `quick` compile with few optimizations: 40 % less of the time.
-
-    For properties alone: never where memory, compiled programs, collectives or the last
-    digits are looked at. What was compiled so is forgotten afterwards.
-    """
-    if request.node.get_closest_marker("quick") is None:
-        yield
-        return
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()

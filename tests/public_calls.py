@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import kljax.divergences as kd
-from kljax import metrics
 from kljax.divergences import (
     bounds,
     counts,
@@ -21,10 +20,6 @@ from kljax.divergences import (
     scores,
     transport,
 )
-from kljax.objectives.balance import balance_loss
-from kljax.objectives.ratio import RatioBins, effective_fraction, ratio_weights
-from kljax.theory.matching import LineMatching, fixed_point
-from kljax.theory.mixtures import GaussianMixture
 
 RNG = np.random.default_rng(0)
 B, V, D = 2, 5, 3
@@ -266,57 +261,6 @@ TYPED = {
         {"x_p": normal(2, 4, D), "x_q": normal(5, D), "epsilon": positive(3, 1)},
     ),
 }
-POSITIONS = {"first": RNG.normal(size=(7, D)), "second": RNG.normal(size=(9, D))}
-LAW = GaussianMixture(normal(2), normal(2, 1), positive(2))
-
-
-def of_positions(function, **options):
-    return (lambda first, second: function(first, second, **options)), POSITIONS
-
-
-# Other rooms; those of `metrics` are NumPy's and are called as they are.
-TYPED |= {
-    "mixtures": (
-        lambda law, x: (
-            law.joint(x),
-            law.log_density(x, 0.5),
-            law.score(x),
-            law.denoise(x, 1.0),
-            law.nearest(x),
-            law.sample(jax.random.key(0), 3),
-        ),
-        {"law": LAW, "x": normal(3, 1)},
-    ),
-    "matching": (
-        lambda law, sigma, start: fixed_point(
-            LineMatching.build(law, sigma), "alpha", start, steps=2, alpha=0.5
-        ),
-        {"law": LAW, "sigma": positive(3), "start": normal(2)},
-    ),
-    "ratio_weights": (
-        lambda logits, sigma: ratio_weights(
-            logits,
-            sigma,
-            "le_cam",
-            RatioBins.init(2, sigma_min=0.1, sigma_max=1.0),
-        ),
-        {"logits": normal(4, 2), "sigma": positive(4)},
-    ),
-    "effective_fraction": (effective_fraction, {"log_weights": normal(4)}),
-    "balance_loss": (
-        balance_loss,
-        {"load": positive(2, 4), "probability": positive(2, 4)},
-    ),
-}
-PLAIN = {
-    "frechet_distance": of_positions(metrics.frechet_distance),
-    "precision_recall": of_positions(metrics.precision_recall, k=2),
-    "nearest_distances": of_positions(metrics.nearest_distances),
-    "calibration_error": (
-        metrics.calibration_error,
-        {"confidence": np.array([0.5, 1.0]), "correct": np.array([True, False])},
-    ),
-}
 # Take no arrays, or return what another row of the table looks at.
 OTHERS = {
     *kd.names(),
@@ -327,8 +271,8 @@ OTHERS = {
     "categorical.checked",
     "categorical.floating",
     "dense_logits",
-    "sides.check_side",
-    "sides.vocabulary",
+    "token_arguments.check_side",
+    "token_arguments.is_number",
     "top_outcomes",
     "sharded.check_axes",
 }

@@ -44,23 +44,31 @@ def test_the_divergence_and_the_objective_of_contributing_run():
     assert len(blocks(CONTRIBUTING, "python")) == 3  # the third is a file, see below
 
 
-def test_the_experiment_of_contributing_is_run_by_the_command_line(
+def test_the_paper_of_contributing_is_run_by_the_command_line(
     tmp_path, monkeypatch, capsys
 ):
-    package = tmp_path / "contributed"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "jensen.py").write_text(block(CONTRIBUTING, "CLAIMS"))
+    source = (ROOT / "experiments" / "kit" / "example.py").read_text()
+    assert block(CONTRIBUTING, "CLAIMS") == source
+    assert len(source.splitlines()) <= 40
+    papers = tmp_path / "contributed" / "papers"
+    papers.mkdir(parents=True)
+    for folder in (papers, papers.parent):
+        (folder / "__init__.py").write_text("")
+    (papers / "jensen.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    package = {"package": "contributed"}
     words = ["run", "jensen", "--preset", "smoke"]
-    assert main([*words, "--dry-run"], package=package.name) == 0
-    assert main(words, package=package.name) == 0
+    assert main([*words, "--dry-run"], **package) == 0
+    assert main(words, **package) == 0
+    assert "undecided (smoke); --preset cpu decides  J" in capsys.readouterr().out
+    assert main(["run", "jensen", "--publish"], **package) == 0
     assert "✓ holds  J" in (out := capsys.readouterr().out) and "warning" not in out
-    assert main([*words, "--samples", "0"], package=package.name) == 2
-    assert "samples must be at least 1, got 0" in capsys.readouterr().err
-    for name in ("contributed", "contributed.jensen"):
-        sys.modules.pop(name, None)
+    assert main(["list"], **package) == 0 and main(["report"], **package) == 0
+    assert main([*words, "--seeds", "0"], **package) == 2
+    assert "seeds must be at least 1" in capsys.readouterr().err
+    for name in [name for name in sys.modules if name.startswith("contributed")]:
+        del sys.modules[name]
 
 
 def test_every_quoted_command_is_run_by_ci():

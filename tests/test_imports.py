@@ -30,7 +30,7 @@ ROOMS = {
     "divergences": {"generators", "kernels"},
     "objectives": {"generators", "kernels", "divergences"},
     "theory": {"generators", "divergences", "objectives"},
-    "training": set(),
+    "training": {"generators", "objectives"},
     "decoding": {"models", "divergences", "kernels", "generators"},
     "models": {"data"},
     "metrics": {"data", "divergences"},

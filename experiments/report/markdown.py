@@ -1,107 +1,89 @@
-"""The report as Markdown."""
+"""Parts of a page in Markdown, and the page as HTML with nothing from elsewhere."""
 
-from collections.abc import Iterator, Sequence
+import html
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.harness import format_cell
-from experiments.report.stored import Run, Section, failing, with_interval
+from experiments.storing import format_cell
 
-__all__ = ["markdown"]
+__all__ = ["cards", "escaped", "folded", "image", "site_page", "table"]
+
+ACROSS = 3
+"""Cards side by side."""
+SIGNS = {"✅": "✓", "❌": "✗", "ℹ️": "·", "❔": "?"}
+"""Of verdicts on GitHub, and in letters that every font has."""
 
 
-def _escape(text: str) -> str:
-    """Text for a Markdown table's cell: bars, stars and angle brackets kept literal."""
+def escaped(text: Any) -> str:
+    """One line with bars, stars and angle brackets kept literal, but in code."""
     pieces = " ".join(str(text).split()).replace("|", "\\|").split("`")
     for i in range(0, len(pieces), 2):  # the odd ones are code
         pieces[i] = pieces[i].replace("<", "&lt;").replace("*", "\\*")
     return "`".join(pieces)
 
 
-def _row(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(_escape(cell) for cell in cells) + " |"
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Cells are numbers or Markdown; columns of numbers alone stand to the right."""
+    rows = [list(row) for row in rows]
+    line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
+    right = [all(map(_is_number, column)) for column in zip(*rows)]
+    rule = ["---:" if one else "---" for one in right or [False] * len(columns)]
+    cells = ([format_cell(cell) for cell in row] for row in rows)
+    return "\n".join(map(line, (map(escaped, columns), rule, *cells)))
 
 
-_MARK = {
-    "holds": "✅ holds",
-    "fails": "❌ **fails**",
-    "not measured": "➖ not measured",
-}
+def _is_number(cell: object) -> bool:
+    # Non-finite numbers are stored as strings.
+    if cell is None or cell in ("nan", "inf", "-inf"):
+        return True
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
 
 
-def _claim_rows(section: Section) -> Iterator[str]:
-    for claim in section.claims:
-        fixed = [
-            f"{claim['id']}: {claim['statement']}",
-            claim["source"],
-            claim["paper"] or "–",
-            f"{claim['measure']}: {claim['bar']}",
-        ]
-        measured = section.measured(claim["id"])
-        for run, verdict in measured:
-            note = f". {verdict.note}" if verdict.note else ""
-            ours = f"{run.label}: {with_interval(verdict)}{note}"
-            yield _row([*fixed, ours])[:-1] + f"| {_MARK[verdict.status]} |"
-            fixed = ["", "", "", ""]
-        if not measured:
-            why = "; ".join(section.notes(claim["id"])) or "–"
-            yield _row([*fixed, why, _MARK["not measured"]])
+def image(path: str, width: int, alt: str) -> str:
+    """A picture, as HTML that GitHub keeps."""
+    return f'<img src="{html.escape(path)}" width="{width}" alt="{html.escape(alt)}">'
 
 
-def _markdown_run(section: Section, run: Run) -> Iterator[str]:
-    yield f"### {section.name}: {run.label}\n"
-    if run.synthetic:
-        yield "> **Synthetic stand-in data.** Its numbers are not comparable.\n"
-    yield f"{run.device}; {run.duration}; {run.versions}.\n"
-    if run.stored["overrides"]:
-        changed = (f"`{k} = {v}`" for k, v in run.stored["overrides"].items())
-        yield f"Changed from the preset: {', '.join(changed)}.\n"
-    yield f"```\n{run.stored['command']}\n```\n"
-    for table in run.results.tables:
-        yield f"**{_escape(table.title)}**\n"
-        yield _row(table.columns)
-        yield "|" + " --- |" * len(table.columns)
-        for row in table.rows:
-            yield _row([format_cell(cell) for cell in row])
-        yield f"\n{_escape(table.caption)}\n" if table.caption else ""
-    for figure in run.results.figures:
-        path = f"{section.name}/{run.label}/figures/{figure.path}"
-        caption = _escape(figure.caption)
-        yield f"![{caption}]({path})\n\n*{caption}*\n"
+def cards(cells: Sequence[str]) -> str:
+    """A gallery."""
+    cells = [*cells, *[""] * (-len(cells) % ACROSS)]
+    rows = [cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)]
+    return table([""] * ACROSS, rows)
 
 
-def markdown(sections: Sequence[Section]) -> str:
-    """The report as Markdown, with pictures by relative path."""
-    lines = [
-        "# Claims and what we measured\n",
-        "Written by `python -m experiments report` from the published runs; do not "
-        "edit by hand.\n",
-    ]
-    if not sections:
-        lines.append(
-            "Nothing is published yet: `python -m experiments run NAME --publish`."
-        )
-    failed = failing(sections)
-    if failed:
-        lines.append("## Claims that fail\n")
-        for section, claim, measured in failed:
-            lines.append(
-                f"- ❌ **{section.name} {claim['id']}**: {_escape(claim['statement'])} "
-                f"Bar: {_escape(claim['bar'])}. Measured: {_escape(measured)}."
-            )
-        lines.append("")
-    if sections:
-        lines.append("| experiment | paper | holds | fails | not measured | runs |")
-        lines.append("| --- | --- | --- | --- | --- | --- |")
-    for section in sections:
-        counts, labels = section.counts(), ", ".join(r.label for r in section.runs)
-        link = f"[{section.name}](#{section.name})"
-        lines.append(_row([link, section.paper, *counts.values(), labels]))
-    for section in sections:
-        lines += [f"\n## {section.name}\n", f"{_escape(section.title)}.\n"]
-        lines.append(f"{_escape(section.paper)}\n")
-        lines.append("| claim | source | paper's figure | bar | ours | verdict |")
-        lines.append("| --- | --- | --- | --- | --- | --- |")
-        lines += [*_claim_rows(section), ""]
-        for run in section.runs:
-            lines += _markdown_run(section, run)
-    return "\n".join(lines).rstrip() + "\n"
+def folded(title: str, parts: Iterable[str]) -> str:
+    """Shown when its title is clicked."""
+    head = f"<details><summary>{html.escape(title)}</summary>"
+    return "\n\n".join([head, *parts, "</details>"])
+
+
+def site_page(title: str, text: str) -> str:
+    """A page of Markdown as HTML; the cells of its tables know their column."""
+    from markdown_it import MarkdownIt
+
+    for sign, letter in SIGNS.items():
+        tag = rf'<span class="tag">{letter} \1</span>'
+        text = re.sub(rf"{sign} (.*?)(?= \||<br>)", tag, text)
+    tokens = (md := MarkdownIt("commonmark").enable("table")).parse(text)
+    columns: list[str] = []
+    place = 0
+    for token, behind in zip(tokens, [*tokens[1:], None]):
+        if token.type == "thead_open":
+            columns = []
+        elif token.type == "th_open" and behind:
+            columns.append(behind.content)
+        elif token.type == "tr_open":
+            place = 0
+        elif token.type == "td_open" and columns[place:]:
+            token.attrSet("data-is", columns[place])
+            place += 1
+    body = md.renderer.render(tokens, md.options, {})
+    style = pathlib.Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style></head>\n"
+        f"<body><main>\n{body}</main></body></html>\n"
+    )

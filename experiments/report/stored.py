@@ -1,35 +1,34 @@
-"""The published runs: read from their folders, and what they say together."""
+"""Stored runs, published and local: read from their folders, and what they say."""
 
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.harness import SCHEMA, Results, Verdict, read_json, results_from
+from experiments.harness import STATES, Results, Verdict
+from experiments.storing import SCHEMA, read_json, results_from
 
-__all__ = [
-    "STATES",
-    "Run",
-    "Section",
-    "failing",
-    "gather",
-    "published_minutes",
-    "with_interval",
-]
+__all__ = ["Run", "Section", "gather", "measured_minutes"]
 
-STATES = ("holds", "fails", "not measured")
-_PRESETS = ("smoke", "cpu", "gpu", "paper")
+_PRESETS = ("cpu", "gpu", "paper")
+"""Whose verdict stands first; other presets follow, smoke runs come last."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One published run: `label` names its folder, `cpu` or `gpu-s1`."""
+    """One stored run; its label is `cpu` or `gpu-s1`, a local one's its folder."""
 
     label: str
     folder: pathlib.Path
     stored: Mapping[str, Any]
     results: Results
-    seconds: float | None
+    timing: Mapping[str, Any]
+    local: bool = False
+
+    @property
+    def decides(self) -> bool:
+        """Whether it is long enough for verdicts."""
+        return self.stored["config"].get("decide", True)
 
     @property
     def synthetic(self) -> bool:
@@ -57,46 +56,48 @@ class Run:
         return ", ".join(parts)
 
     @property
-    def duration(self) -> str:
-        """Wall-clock time of all its sessions, `48 s` or `5.2 min`."""
-        if self.seconds is None:
-            return "time not recorded"
-        if self.seconds < 90:
-            return f"{self.seconds:.0f} s"
-        return f"{self.seconds / 60:.1f} min"
+    def minutes(self) -> float | None:
+        """Of all its sessions; None where that was not recorded."""
+        seconds = self.timing.get("seconds")
+        return None if seconds is None else max(round(seconds / 60, 1), 0.1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """An experiment with all its published runs, from the smallest preset up."""
+    """An experiment with its runs, the one that stands for it first."""
 
     name: str
-    title: str
-    paper: str
-    claims: tuple[Mapping[str, Any], ...]
     runs: tuple[Run, ...]
 
-    def measured(self, claim: str) -> list[tuple[Run, Verdict]]:
-        """The runs that measured a claim, each with its verdict."""
-        pairs = [(run, run.results.verdicts.get(claim)) for run in self.runs]
-        return [(run, v) for run, v in pairs if v and v.holds is not None]
+    @property
+    def main(self) -> Run:
+        return self.runs[0]
 
-    def notes(self, claim: str) -> list[str]:
-        """Why a claim was not measured, in the words of the runs that did not."""
-        found = [run.results.verdicts.get(claim) for run in self.runs]
-        return list(dict.fromkeys(v.note for v in found if v and v.note))
+    @property
+    def claims(self) -> Sequence[Mapping[str, Any]]:
+        """As the main run has them, and those that other runs have beside."""
+        found = {c["id"]: c for run in self.runs[::-1] for c in run.stored["claims"]}
+        first = [c["id"] for c in self.main.stored["claims"]]
+        return [found[i] for i in dict.fromkeys([*first, *found])]
+
+    def verdicts(self, claim: str) -> list[tuple[Run, Verdict]]:
+        """What the runs say of a claim: decided, else shown, else undecided."""
+        found = [(run, run.results.verdicts.get(claim)) for run in self.runs]
+        pairs = [(run, verdict) for run, verdict in found if verdict]
+        said = [pair for pair in pairs if pair[1].status in ("holds", "fails", "shown")]
+        said = said or [pair for pair in pairs if pair[1].status == "undecided"]
+        return said or pairs[:1]
 
     def status(self, claim: str) -> str:
-        """`fails` when any run says so, `holds` when one does and none fails."""
-        verdicts = [verdict.holds for _, verdict in self.measured(claim)]
-        if not verdicts:
-            return "not measured"
-        return "holds" if all(verdicts) else "fails"
+        """`fails` when any run says so, else the best that one says."""
+        states = {verdict.status for _, verdict in self.verdicts(claim)}
+        order = ("fails", "holds", "shown", "undecided")
+        return next((state for state in order if state in states), "not measured")
 
     def counts(self) -> dict[str, int]:
-        """How many claims hold, fail and were not measured."""
+        """How many claims hold, fail, ..."""
         states = [self.status(claim["id"]) for claim in self.claims]
-        return {state: states.count(state) for state in STATES}
+        return {state: states.count(state) for state in STATES if state in states}
 
 
 def _says_synthetic(value: Any) -> bool:
@@ -109,35 +110,42 @@ def _says_synthetic(value: Any) -> bool:
     return isinstance(value, list) and any(map(_says_synthetic, value))
 
 
-def _seconds(folder: pathlib.Path) -> float | None:
-    path = folder / "timing.json"
-    return read_json(path)["seconds"] if path.is_file() else None
-
-
-def _load(path: pathlib.Path) -> Run:
-    stored = read_json(path)
+def _load(path: pathlib.Path, local: bool) -> Run:
+    stored, folder = read_json(path), path.parent
     if stored.get("schema") != SCHEMA:
         raise ValueError(
             f"{path} has schema {stored.get('schema')!r}, expected {SCHEMA}: publish "
             "the run again"
         )
-    folder = path.parent
     results = results_from(stored)
     for figure in results.figures:
         if not (folder / "figures" / figure.path).is_file():
             raise FileNotFoundError(
                 f"{folder / 'figures' / figure.path} is missing: publish the run again"
             )
-    return Run(folder.name, folder, stored, results, _seconds(folder))
+    return Run(folder.name, folder, stored, results, _timing(folder), local)
 
 
-def _rank(run: Run) -> tuple[int, str]:
+def _timing(folder: pathlib.Path) -> Mapping[str, Any]:
+    path = folder / "timing.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _rank(run: Run) -> tuple[bool, bool, int, bool, str]:
     preset = run.stored["preset"]
     place = _PRESETS.index(preset) if preset in _PRESETS else len(_PRESETS)
-    return place, run.label
+    changed = bool(run.stored["overrides"] or run.stored["seed"])
+    return run.local, not run.decides, place, changed, run.label
 
 
-def gather(folder: pathlib.Path) -> tuple[Section, ...]:
+def _stored(folder: pathlib.Path) -> list[pathlib.Path]:
+    every = sorted(folder.glob("*/*/results.json"))
+    return [path for path in every if not path.parent.name.startswith(".")]
+
+
+def gather(
+    published: pathlib.Path, local: pathlib.Path | None = None
+) -> tuple[Section, ...]:
     """Reads every `<folder>/<experiment>/<label>/results.json`.
 
     Raises:
@@ -145,47 +153,22 @@ def gather(folder: pathlib.Path) -> tuple[Section, ...]:
         FileNotFoundError: a picture that a run names is missing.
     """
     by_name: dict[str, list[Run]] = {}
-    for path in sorted(folder.glob("*/*/results.json")):
-        if not path.parent.name.startswith("."):
-            by_name.setdefault(path.parent.parent.name, []).append(_load(path))
-    sections = []
-    for name, runs in by_name.items():
-        runs.sort(key=_rank)
-        claims = {c["id"]: c for run in runs for c in run.stored["claims"]}
-        last = runs[-1].stored
-        sections.append(
-            Section(
-                name, last["title"], last["paper"], tuple(claims.values()), tuple(runs)
-            )
-        )
-    return tuple(sections)
+    for folder in filter(None, (published, local)):
+        for path in _stored(folder):
+            name = path.parent.parent.name
+            by_name.setdefault(name, []).append(_load(path, folder == local))
+    return tuple(
+        Section(name, tuple(sorted(runs, key=_rank)))
+        for name, runs in sorted(by_name.items())
+    )
 
 
-def published_minutes(folder: pathlib.Path) -> dict[str, float]:
-    """Minutes that published runs of an experiment took, by preset."""
-    minutes = {}
-    for path in sorted(folder.glob("*/results.json"), reverse=True):
-        seconds = _seconds(path.parent)
-        if seconds is not None:
-            minutes[read_json(path)["preset"]] = max(round(seconds / 60, 1), 0.1)
+def measured_minutes(*folders: pathlib.Path) -> dict[str, float]:
+    """What runs of an experiment took, by preset; earlier folders go first."""
+    minutes: dict[str, float] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*/results.json")):
+            seconds, stored = _timing(path.parent).get("seconds"), read_json(path)
+            if seconds is not None and not stored.get("overrides"):
+                minutes.setdefault(stored["preset"], max(round(seconds / 60, 1), 0.1))
     return minutes
-
-
-def with_interval(verdict: Verdict) -> str:
-    """What was measured, followed by its interval where there is one."""
-    return verdict.measured + (f" ({verdict.interval})" if verdict.interval else "")
-
-
-def failing(sections: Sequence[Section]) -> list[tuple[Section, Any, str]]:
-    """Every claim that fails, with what each run measured that says so."""
-    found = []
-    for section in sections:
-        for claim in section.claims:
-            words = [
-                f"{run.label}: {with_interval(verdict)}"
-                for run, verdict in section.measured(claim["id"])
-                if not verdict.holds
-            ]
-            if words:
-                found.append((section, claim, "; ".join(words)))
-    return found

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from kljax.arguments import whole
 from kljax.typing import Int, PyTree
 
 __all__ = ["in_parts", "passes", "pieces"]
@@ -34,9 +35,7 @@ def passes(
       >>> sorted([*rows(0).tolist(), *rows(1).tolist()])
       [0, 1, 2, 3, 4, 5]
     """
-    if count < 1 or size < 1:
-        raise ValueError(f"count and size must be at least 1, got {count} and {size}")
-    size = min(size, count)
+    size = min(whole("size", size), whole("count", count))
     per_pass = count // size
 
     def rows(n: int) -> Int[np.ndarray, "b"]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from kljax.arguments import whole
 from kljax.data.readers.raw import Examples, Images
 from kljax.typing import Float, Int
 
@@ -84,9 +85,7 @@ def to_unit(
       >>> to_unit(np.array([0, 8, 16], np.uint8), levels=17).tolist()
       [-1.0, 0.0, 1.0]
     """
-    if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels}")
-    step = np.float32(2 / (levels - 1))
+    step = np.float32(2 / (whole("levels", levels, least=2) - 1))
     return np.asarray(images).astype(np.float32) * step - np.float32(1)
 
 
@@ -111,8 +110,7 @@ def from_unit(
       >>> from_unit(np.array([-3.0, 0.01, 1.0]), levels=17).tolist()
       [0, 8, 16]
     """
-    if not 2 <= levels <= 256:
-        raise ValueError(f"levels must be in 2 .. 256, got {levels}")
+    whole("levels", levels, 2, 256)
     values = np.asarray(values)
     if not np.isfinite(values).all():
         raise ValueError("values must be finite, found NaN or infinity")

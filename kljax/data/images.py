@@ -54,6 +54,22 @@ class Pictures:
 
         return batch
 
+    def grouped(self, seed: int = 0, groups: int = 10) -> "Pictures":
+        """The same with the k-means clusters of the pixels as classes.
+
+        For a judge of images without labels. The clusters are found on at most 5,000
+        images; of few images there are fewer of them, 20 images for each.
+        """
+        from sklearn.cluster import KMeans
+
+        flat = [x.reshape(len(x), -1) for x in (self.train, self.held_out)]
+        rows = np.random.default_rng(seed).permutation(len(flat[0]))[:5000]
+        k = min(groups, max(2, len(rows) // 20))
+        model = KMeans(k, n_init=1, random_state=seed).fit(flat[0][rows])
+        train, held_out = (model.predict(x).astype(np.int32) for x in flat)
+        ids: Any = {"train_ids": train, "held_out_ids": held_out, "num_classes": k}
+        return dataclasses.replace(self, **ids)
+
     def sample_ids(self, count: int) -> Int[np.ndarray, "n"] | None:
         """Classes of generated images, with the training images' frequencies."""
         if self.train_ids is None:

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from kljax.typing import Bool, Int
 
-__all__ = ["Rows", "Vocabulary", "encoded"]
+__all__ = ["Answers", "Rows", "Vocabulary", "answers", "encoded", "prompts"]
 
 
 @runtime_checkable
@@ -78,3 +78,54 @@ def encoded(
         tokens[row, :end] = before + after
         target[row, len(before) : end] = True
     return Rows(tokens, target)
+
+
+class Answers(NamedTuple):
+    """Where answers are predicted, and what the right tokens are."""
+
+    place: Int[np.ndarray, "n m"]
+    """Of the tokens before them."""
+    target: Int[np.ndarray, "n m"]
+    where: Bool[np.ndarray, "n m"]
+    """Which of them are an answer's."""
+
+
+def answers(rows: Rows, length: int = 0) -> Answers:
+    """The tokens to be predicted, cut out of the rows.
+
+    Args:
+      rows: n examples, each with an answer in one piece.
+      length: m; 0 is the longest answer's.
+
+    Example:
+      >>> tokens = np.array([[0, 5, 6, 7, 0]])
+      >>> found = answers(Rows(tokens, np.array([[0, 0, 1, 1, 0]], bool)))
+      >>> found.place.tolist(), found.target.tolist()
+      ([[1, 2]], [[6, 7]])
+    """
+    length = length or int(rows.answer.sum(axis=1).max())
+    place = rows.answer.argmax(axis=1)[:, None] - 1 + np.arange(length)
+    place = np.minimum(place, rows.tokens.shape[1] - 2)
+    target = np.take_along_axis(rows.tokens, place + 1, axis=1)
+    inside = np.arange(length) < rows.answer.sum(axis=1)[:, None]
+    return Answers(place, target, inside)
+
+
+def prompts(
+    rows: Rows, pad: int
+) -> tuple[Int[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
+    """The prompts alone, padded on the left, and where they stand: for `generate`.
+
+    Example:
+      >>> tokens = np.array([[0, 5, 6, 0], [0, 5, 7, 8]])
+      >>> rows = Rows(tokens, np.array([[0, 0, 1, 1], [0, 0, 0, 1]], bool))
+      >>> [part.tolist() for part in prompts(rows, 9)]  # doctest: +NORMALIZE_WHITESPACE
+      [[[9, 9, 0, 5], [9, 0, 5, 7]],
+       [[False, False, True, True], [False, True, True, True]]]
+    """
+    width = rows.tokens.shape[1]
+    missing = width - rows.answer.argmax(axis=1)[:, None]
+    where = np.arange(width) >= missing
+    place = np.maximum(np.arange(width) - missing, 0)
+    moved = np.take_along_axis(rows.tokens, place, axis=1)
+    return np.where(where, moved, pad).astype(np.int32), where

@@ -29,30 +29,7 @@ from kljax.decoding.shown import Piece, Speller, console, plot, shade, summary
 from kljax.decoding.speculative import speculate
 from kljax.errors import CheckpointError, DataError
 
-__all__ = ["Options", "main", "parsed"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What ``generate`` is told; ``--help`` says what is what."""
-
-    large: str
-    base: str | None
-    expert: list[str]
-    prompt: str | None
-    chat: bool
-    max_new_tokens: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float
-    seed: int
-    rule: str | None
-    weight: float | None
-    max_weight: float
-    draft: int
-    plot: pathlib.Path | None
+__all__ = ["main", "parsed"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parsed(arguments: Sequence[str] | None = None) -> Options:
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line, ``generate`` its first word."""
     program = argparse.ArgumentParser("python -m kljax.decoding", description=None)
     commands = program.add_subparsers(required=True, metavar="generate")
@@ -118,30 +95,42 @@ def parsed(arguments: Sequence[str] | None = None) -> Options:
         help="let the first expert draft N tokens that the others check at once",
     )
     parser.add_argument("--plot", type=pathlib.Path, metavar="FILE")
-    options = Options(**vars(program.parse_args(arguments)))
-    if options.expert and not options.base:
-        parser.error(
+    options = program.parse_args(arguments)
+    weighed = options.weight is not None
+    for wrong, said in (
+        (
+            options.expert and not options.base,
             "--expert needs --base, the small model that it was tuned from: fusion "
-            "adds the difference of the two"
-        )
-    if options.plot and not options.base:
-        parser.error("--plot draws weights, and there are none; --base")
-    if options.draft and not options.expert:
-        parser.error("--draft needs --expert, which makes the drafts")
-    if not options.base and (options.rule or options.weight is not None):
-        parser.error(
-            "--rule and --weight are of fusion, and there is one model; --base"
-        )
-    if options.weight is not None and not math.isfinite(options.weight):
-        parser.error(f"--weight must be finite, got {options.weight}")
-    if not -(2**63) <= options.seed < 2**63:
-        parser.error(f"--seed must fit 64 bits, got {options.seed}")
-    if options.draft < 0:
-        parser.error(f"--draft must be at least 0, got {options.draft}")
+            "adds the difference of the two",
+        ),
+        (
+            options.plot and not options.base,
+            "--plot draws weights, and there are none; --base",
+        ),
+        (
+            options.draft and not options.expert,
+            "--draft needs --expert, which makes the drafts",
+        ),
+        (
+            (options.rule or weighed) and not options.base,
+            "--rule and --weight are of fusion, and there is one model; --base",
+        ),
+        (
+            weighed and not math.isfinite(options.weight),
+            f"--weight must be finite, got {options.weight}",
+        ),
+        (
+            not -(2**63) <= options.seed < 2**63,
+            f"--seed must fit 64 bits, got {options.seed}",
+        ),
+        (options.draft < 0, f"--draft must be at least 0, got {options.draft}"),
+    ):
+        if wrong:
+            parser.error(said)
     return options
 
 
-def _run(options: Options) -> int:
+def _run(options: argparse.Namespace) -> int:
     # Asked before the weights are read, which takes a while.
     text = _stdin() if options.prompt is None else options.prompt
     if not text:
@@ -195,7 +184,7 @@ def _stdin() -> str:
         ) from error
 
 
-def _law(options: Options) -> Sampling:
+def _law(options: argparse.Namespace) -> Sampling:
     return Sampling(
         # The Python number 0 is the greedy one.
         temperature=options.temperature or 0,
@@ -209,9 +198,13 @@ def _law(options: Options) -> Sampling:
 # ------------------------------------------------------------------ models
 
 
-def _load(options: Options) -> list[Any]:
+def _load(options: argparse.Namespace) -> list[Any]:
     """The large model, the base, the experts; one tokenizer for all."""
-    from kljax.models.files.pretrained import from_pretrained, locate
+    from kljax.models.files.pretrained import (
+        check_one_tokenizer,
+        from_pretrained,
+        locate,
+    )
     from kljax.models.files.special_tokens import no_tokenizer
 
     folder = locate(options.large)
@@ -222,35 +215,11 @@ def _load(options: Options) -> list[Any]:
     sources += options.expert
     models = [from_pretrained(source) for source in sources]
     for model in models[1:]:
-        _check_tokenizer(models[0], model)
+        check_one_tokenizer(models[0], model)
     return models
 
 
-def _check_tokenizer(large: Any, small: Any) -> None:
-    if small.tokenizer is None:
-        if small.config.vocab_size != large.config.vocab_size:
-            raise ValueError(
-                f"{small.source} has {small.config.vocab_size} tokens and no "
-                f"tokenizer.json, {large.source} has {large.config.vocab_size}; fusion "
-                "needs models of one vocabulary"
-            )
-        return
-    ours, theirs = large.tokenizer.vocabulary, small.tokenizer.vocabulary
-    if ours == theirs:
-        return
-    differing = sorted(
-        token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token)
-    )
-    token = differing[0]
-    raise ValueError(
-        f"{small.source} has another tokenizer than {large.source}: {len(differing)} "
-        f"tokens differ, the first is {token!r} (id {theirs.get(token)} there, "
-        f"{ours.get(token)} here). Fusion adds logits of the same tokens: use small "
-        "models that share the large one's tokenizer"
-    )
-
-
-def _fusion(options: Options, models: Sequence[Any]) -> Any:
+def _fusion(options: argparse.Namespace, models: Sequence[Any]) -> Any:
     fields: dict[str, Any] = {"max_weight": options.max_weight}
     fields["pad_vocab"] = len({model.config.vocab_size for model in models}) > 1
     if options.weight is not None:
@@ -266,7 +235,7 @@ def _fusion(options: Options, models: Sequence[Any]) -> Any:
 
 
 def _call(
-    function: Any, options: Options, models: Any, ids: list[int], law: Any
+    function: Any, options: argparse.Namespace, models: Any, ids: list[int], law: Any
 ) -> Any:
     """`stream` or `speculate`, but for their own options."""
     settings = Decoding(
@@ -285,7 +254,7 @@ _Made = Iterator[tuple[list[int], list[tuple[float, ...]], str]]
 
 
 def _streamed(
-    options: Options, models: Sequence[Any], ids: list[int], sampling: Any
+    options: argparse.Namespace, models: Sequence[Any], ids: list[int], sampling: Any
 ) -> _Made:
     """Tokens of a few steps at a time, with their weights."""
     for part in _call(stream, options, models, ids, sampling)(chunk=4):
@@ -294,7 +263,7 @@ def _streamed(
 
 
 def _drafted(
-    options: Options, models: Sequence[Any], ids: list[int], sampling: Any
+    options: argparse.Namespace, models: Sequence[Any], ids: list[int], sampling: Any
 ) -> _Made:
     """The whole text by block verification, at once."""
     out = _call(speculate, options, models, ids, sampling)(draft=options.draft)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import whole
 from kljax.decoding.decoders import Model
 from kljax.decoding.job import Job, checked
 from kljax.decoding.lockstep import Block, advance, filled, grow, joined
@@ -127,8 +128,7 @@ def stream(
       >>> [part.tokens.shape for part in parts]
       [(1, 4), (1, 4), (1, 1)]
     """
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}; expected 1 or more tokens")
+    whole("chunk", chunk)
     return _blocks(checked(models, prompt, settings, where, key, caches), chunk)
 
 

@@ -31,11 +31,7 @@ class Plan:
     """With None in the place of what is an array."""
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["params", "sampling", "stop_tokens", "pad_id"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Values:
     """What the programs are given.
@@ -71,11 +67,7 @@ def planned(
     return Plan(readers, combine, static), Values(params, arrays, *ends)
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["caches", "token", "done", "seen", "keys", "made"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Readers:
     """What goes from one block to the next; donated, so that caches stay in place.
@@ -97,11 +89,7 @@ class Readers:
     made: Int[Array, ""]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["tokens", "log_probabilities", "lengths", "diagnostics"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Block:
     """Tokens of all rows.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import whole
 from kljax.typing import Array, Float, Int, Key
 
 __all__ = ["Sample", "Sampling", "greedy", "sample", "warp"]
@@ -62,9 +63,8 @@ repetition_penalty=1.0)
         for name, (value, legal, words) in bounds.items():
             if isinstance(value, int | float) and not legal(value):
                 raise ValueError(f"{name}: expected {words}, got {value}")
-        k = self.top_k
-        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-            raise ValueError(f"top_k: expected an integer ≥ 1 or None, got {k!r}")
+        if self.top_k is not None:
+            whole("top_k", self.top_k)
 
     @property
     def greedy(self) -> bool:

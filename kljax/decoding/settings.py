@@ -1,10 +1,10 @@
 """How a text is continued: one setting for `generate`, `stream` and `speculate`."""
 
 import dataclasses
-import operator
 from collections.abc import Sequence
 from typing import Any
 
+from kljax.arguments import whole
 from kljax.decoding.decoders import Combine
 from kljax.decoding.sampling import Sampling
 
@@ -42,10 +42,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         """Checks what does not depend on the models."""
-        if operator.index(self.max_new_tokens) < 1:
-            raise ValueError(
-                f"max_new_tokens is {self.max_new_tokens}; expected 1 or more"
-            )
+        whole("max_new_tokens", self.max_new_tokens)
         if not isinstance(self.sampling, Sampling):
             raise TypeError(
                 f"sampling is a {type(self.sampling).__name__}; expected a "

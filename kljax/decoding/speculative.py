@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax import arguments
+from kljax.arguments import traced, whole
 from kljax.decoding import generation
 from kljax.decoding.decoders import Model
 from kljax.decoding.fusion.logits import padded
@@ -37,18 +37,7 @@ from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key
 __all__ = ["Drafting", "Round", "Speculation", "one_round", "speculate"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "tokens",
-        "log_probabilities",
-        "lengths",
-        "diagnostics",
-        "calls",
-        "accepted",
-    ],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Speculation:
     """Text of all rows, and what it took.
@@ -127,14 +116,13 @@ def speculate(
     References:
       Fan et al., "On giant's shoulders" (2024), for the fused law.
     """
-    if draft < 1:
-        raise ValueError(f"draft: expected 1 or more tokens, got {draft}")
+    draft, drafter = whole("draft", draft), whole("drafter", drafter)
     if not 1 <= drafter < len(models):
         raise ValueError(
             f"drafter: expected 1 to {len(models) - 1}, any of the {len(models)} "
             f"models but the first, got {drafter}"
         )
-    if arguments.traced((prompt, [params for _, params in models])):
+    if traced((prompt, [params for _, params in models])):
         raise TypeError(
             "prompt or models: traced, and what comes next is decided between calls; "
             "call speculate outside of jax.jit, or generate inside"
@@ -185,11 +173,7 @@ def _finished(
     return Speculation(tokens, log_p, lengths, noted, calls, accepted)
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["block", "count", "caches"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Round:
     """Tokens, log-probabilities and diagnostics [b, γ + 1] of a round, how many of them

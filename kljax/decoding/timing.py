@@ -4,21 +4,53 @@ Times are taken in turns, so that a machine that is busy for a while is busy for
 and the least of every call counts.
 """
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.decoding.decoders import Model
-from kljax.decoding.fusion import Fusion, solve_weights
+from kljax.decoding.decoders import Combine, Model
+from kljax.decoding.fusion import Fusion, fuse, grid_weights, solve_weights
 from kljax.decoding.generation import generate
+from kljax.decoding.sampling import Sampling
 from kljax.decoding.settings import Decoding
+from kljax.errors import unknown
+from kljax.models.functional import parameter_count, random_params
+from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.typing import Array, Float, Int
 
-__all__ = ["decoding_call", "solving_call", "timed"]
+__all__ = [
+    "ALONE",
+    "PARTS",
+    "SOLVE",
+    "FusionTimes",
+    "TimingConfig",
+    "decoding_call",
+    "fusion_times",
+    "solving_call",
+    "timed",
+]
+
+ALONE, SOLVE = "large alone", "solve alone"
+"""The large model's own step, and the weights of a fusion without any model."""
+PARTS: dict[str, tuple[slice, Combine]] = {
+    "both small ones": (slice(1, 3), lambda logits: (logits[0], {})),
+    "static": (slice(3), Fusion(rule="static")),
+    "dynamic": (slice(3), Fusion()),
+    "grid": (slice(3), lambda logits: _grid(*logits)),
+}
+"""Which of large, base and expert read a token, and how they are combined."""
+
+
+def _grid(z: Array, s: Array, expert: Array) -> tuple[Array, dict[str, Array]]:
+    experts = expert[..., None, :]
+    alpha = grid_weights(z, s, experts).alpha
+    return fuse(z, s, experts, alpha), {"alpha": alpha}
 
 
 def decoding_call(
@@ -91,3 +123,87 @@ def timed(
         name: {"wall_ms": scale * wall, "cpu_ms": scale * cpu}
         for name, (wall, cpu) in least.items()
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class TimingConfig:
+    """Shapes of which a fused decoding is timed, with random weights; 12 to 1 here."""
+
+    vocabulary: int = 49152
+    width: int = 576
+    depth: int = 30
+    heads: int = 9
+    kv_heads: int = 3
+    hidden: int = 1536
+    small_width: int = 192
+    small_depth: int = 4
+    small_heads: int = 3
+    batches: tuple[int, ...] = (1, 8)
+    prompt: int = 16
+    tokens: int = 24
+    """New tokens per timed call, whose time holds the reading of the prompt."""
+    repeats: int = 3
+    parts: tuple[str, ...] = tuple(PARTS)
+    """What is timed beside `ALONE` and `SOLVE`."""
+
+    def __post_init__(self):
+        """Checks the names."""
+        for name in self.parts:
+            if name not in PARTS:
+                raise ValueError(unknown("name in parts:", name, PARTS))
+
+    def turns(self) -> int:
+        """How often `fusion_times` says that it has got on."""
+        return len(self.batches) * (1 + len(self.parts) + self.repeats)
+
+    def shapes(self) -> tuple[TransformerConfig, TransformerConfig]:
+        """Of the large and of the small models."""
+        build = functools.partial(TransformerConfig, self.vocabulary)
+        small = build(self.small_width, self.small_depth, self.small_heads)
+        own = {"kv_heads": self.kv_heads, "hidden": self.hidden}
+        return build(self.width, self.depth, self.heads, **own), small
+
+
+class FusionTimes(NamedTuple):
+    """Times of a decoding step, by size of the batch and part."""
+
+    parameters: tuple[int, int]
+    """Of the large model and of a small one."""
+    batches: dict[int, dict[str, dict[str, float]]]
+    """Per part "wall_ms" and "cpu_ms" per token, as in `timed`."""
+
+
+def fusion_times(
+    config: TimingConfig, *, after: Callable[[], Any] = lambda: None
+) -> FusionTimes:
+    """What a greedy step of logit fusion costs, part by part, compared in turns.
+
+    Args:
+      config: shapes, batches and parts.
+      after: called after every compilation and every turn, as for a progress bar.
+    """
+    large, small = map(transformer, config.shapes())
+    models = [
+        (apply, random_params(initial, seed))
+        for seed, (apply, initial) in enumerate((large, small, small))
+    ]
+    chosen: dict[str, tuple[slice, Combine | None]] = {ALONE: (slice(1), None)}
+    chosen |= {name: PARTS[name] for name in config.parts}
+    found, greedy = {}, Sampling(temperature=0.0)
+    for batch in config.batches:
+        random, shape = np.random.default_rng(3), (batch, config.prompt)
+        prompt = jnp.asarray(random.integers(0, config.vocabulary, shape), jnp.int32)
+        calls = {}
+        for name, (who, combine) in chosen.items():
+            settings = Decoding(config.tokens, greedy, combine=combine)
+            calls[name] = decoding_call(models[who], prompt, settings)
+            after()
+        solve = solving_call(batch, config.vocabulary, Fusion(), config.tokens)
+        found[batch] = timed(
+            calls | {SOLVE: solve},
+            per=config.tokens,
+            repeats=config.repeats,
+            after=after,
+        )
+    one, other = (parameter_count(params) for _, params in models[:2])
+    return FusionTimes((one, other), found)

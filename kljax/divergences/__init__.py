@@ -27,9 +27,12 @@ from kljax.divergences.sides import (
     Restricted,
     TopK,
     dense_logits,
+)
+from kljax.divergences.tokens import (
+    label_cross_entropy,
+    token_divergence,
     top_outcomes,
 )
-from kljax.divergences.tokens import label_cross_entropy, token_divergence
 from kljax.generators import *
 
 __all__ = [

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import floating, legal
+from kljax.arguments import floating, legal, real
 from kljax.typing import Array, ArrayLike
 
 
@@ -23,9 +23,7 @@ def points_of(name_x: str, x: ArrayLike, name_y: str, y: ArrayLike) -> list[Arra
 
 def bandwidth_of(bandwidth: ArrayLike, points: Array) -> Array:
     """One bandwidth per coordinate, all > 0."""
-    if isinstance(bandwidth, int | float) and not bandwidth > 0:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
-    h = jnp.asarray(bandwidth, points.dtype)
+    h = real("bandwidth", bandwidth).astype(points.dtype)
     h = legal("bandwidth", h, lambda x: (x <= 0) | (x == jnp.inf), "positive, finite")
     if h.shape not in ((), points.shape[1:]):
         raise ValueError(

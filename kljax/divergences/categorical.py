@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import check_positive, rows_shaped
+from kljax.arguments import check_positive, rows_shaped, whole
 from kljax.divergences._arguments import for_rows
 from kljax.divergences._probabilities import warn_of_probabilities
 from kljax.generators import Alpha, FDivergence, get, names
@@ -38,6 +38,7 @@ def floating(name: str, x: ArrayLike) -> Array:
 
 def _on_last_axis(name: str, x: ArrayLike, axis: int) -> Array:
     array = floating(name, x)
+    axis = whole("axis", axis, least=None)
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(f"axis {axis} does not exist in {name}, shape {array.shape}")
     if axis not in (-1, array.ndim - 1):
@@ -248,9 +249,8 @@ def renyi(
 ) -> Float[Array, "*b"]:
     """Rényi's ``log(Σ p^α q^(1−α))/(α − 1)``, α > 0; forward KL at α = 1.
 
-    Args:
-      p_logits, q_logits, axis, temperature, where, pad_vocab: as in `divergence`.
-      alpha: the order, positive, may be traced; one number or one for each row.
+    Arguments as in `divergence`. The order alpha is positive and may be traced: one
+    number, or one for each row.
 
     Returns:
       One value per leading index, in nats; ``+inf`` for α >= 1 where the model lacks
@@ -296,14 +296,10 @@ def cauchy_schwarz(
 ) -> Float[Array, "*b"]:
     """``log(Σp² Σq² / (Σpq)²)``: symmetric, 0 only at p = q, normaliser-free.
 
-    Args:
-      p_logits, q_logits, axis, temperature, where, pad_vocab: as in `divergence`.
+    Arguments and errors as in `divergence`.
 
     Returns:
       One value per leading index, in nats; ``+inf`` for disjoint supports.
-
-    Raises:
-      ValueError, TypeError: as in `divergence`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -333,14 +329,10 @@ def entropy(
 ) -> Float[Array, "*b"]:
     """Shannon's ``−Σ p log p``, in nats.
 
-    Args:
-      logits, axis, temperature, where: as in `divergence`.
+    Arguments and errors as in `divergence`.
 
     Returns:
       One value per leading index, within ``[0, log v]``.
-
-    Raises:
-      ValueError, TypeError: as in `divergence`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -363,15 +355,11 @@ def cross_entropy(
 ) -> Float[Array, "*b"]:
     """``−Σ p log q``, in nats: entropy of the target plus forward KL.
 
-    Args:
-      p_logits, q_logits, axis, temperature, where, pad_vocab: as in `divergence`.
+    Arguments and errors as in `divergence`.
 
     Returns:
       One value per leading index; ``+inf`` where the model lacks an outcome of the
       target.
-
-    Raises:
-      ValueError, TypeError: as in `divergence`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -4,8 +4,9 @@ What an estimator is worth depends on the law the samples came from, and its val
 its gradient are two different questions: the gradient of an unbiased value with the
 samples held fixed need not be, and often is not, the gradient of the divergence. Each
 docstring answers both. `log_p` is the target's log-probability of each sample, `log_q`
-the model's; both by keyword. "The gradient" is the one through `log_q` at fixed
-samples, `log_p` constant.
+the model's; both by keyword, of any one shape: two shapes raise a ValueError. The value
+is one number per sample, in nats; +inf where a forward one sees what the model cannot
+produce. "The gradient" is the one through `log_q` at fixed samples, `log_p` constant.
 
 | function | samples of | value estimates | its gradient estimates |
 | --- | --- | --- | --- |
@@ -50,15 +51,6 @@ def k1(
     Gradient: E_q[∇k1] = E_q[∇log q] = 0. It is noise; as a reward (a constant times
     ∇log q) k1 is right, as a loss use `k2`.
 
-    Args:
-      log_p, log_q: log-probabilities of the same samples, drawn from q, any shape.
-
-    Returns:
-      One value per sample, nats.
-
-    Raises:
-      ValueError: where the shapes differ.
-
     Example:
       >>> float(k1(log_p=jnp.float32(-2.0), log_q=jnp.float32(-1.5)))
       0.5
@@ -75,18 +67,9 @@ def k2(
 ) -> Float[Array, "*b"]:
     """Half the squared log-ratio, at samples of q: the loss for reverse KL.
 
-    ½ (log p − log q)². Value: E_q[k2] = KL(q‖p) up to third order in log p − log q;
+    ½ (log p − log q)² ≥ 0. Value: E_q[k2] = KL(q‖p) up to third order in log p − log q;
     biased. Gradient: E_q[∇k2] = E_q[(log q − log p)∇log q] = ∇KL(q‖p) exactly, as long
     as the samples come from the current q.
-
-    Args:
-      log_p, log_q: log-probabilities of the same samples, drawn from q, any shape.
-
-    Returns:
-      One value ≥ 0 per sample, nats.
-
-    Raises:
-      ValueError: where the shapes differ.
 
     Example:
       >>> float(k2(log_p=jnp.float32(-2.0), log_q=jnp.float32(-1.5)))
@@ -109,15 +92,6 @@ def k3(
     p = q. Gradient: ∇k3 = (1 − u)∇log q, so that E_q[∇k3] = −E_p[∇log q] = ∇KL(p‖q):
     the gradient of the **forward** KL, though the value is the reverse one.
 
-    Args:
-      log_p, log_q: log-probabilities of the same samples, drawn from q, any shape.
-
-    Returns:
-      One value ≥ 0 per sample, nats.
-
-    Raises:
-      ValueError: where the shapes differ.
-
     Example:
       >>> round(float(k3(log_p=jnp.float32(-2.0), log_q=jnp.float32(-1.5))), 4)
       0.1065
@@ -137,15 +111,6 @@ def forward_k1(
     Value: E_p = KL(p‖q) exactly, of either sign. Gradient: −∇log q, whose mean under p
     is ∇KL(p‖q) exactly (maximum likelihood).
 
-    Args:
-      log_p, log_q: log-probabilities of the same samples, drawn from p, any shape.
-
-    Returns:
-      One value per sample, nats; +inf where the model cannot produce the sample.
-
-    Raises:
-      ValueError: where the shapes differ.
-
     Example:
       >>> float(forward_k1(log_p=jnp.float32(-1.5), log_q=jnp.float32(-2.0)))
       0.5
@@ -163,15 +128,6 @@ def forward_k3(
 
     Value: E_p = KL(p‖q) exactly (q must vanish where p does), ≥ 0. Gradient:
     (1/u − 1)∇log q, whose mean under p is ∇KL(p‖q) exactly, without noise at p = q.
-
-    Args:
-      log_p, log_q: log-probabilities of the same samples, drawn from p, any shape.
-
-    Returns:
-      One value ≥ 0 per sample, nats; +inf where the model cannot produce the sample.
-
-    Raises:
-      ValueError: where the shapes differ.
 
     Example:
       >>> round(float(forward_k3(log_p=jnp.float32(-1.5), log_q=jnp.float32(-2.0))), 4)

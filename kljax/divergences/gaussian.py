@@ -148,16 +148,8 @@ def renyi(p: _Side, q: _Side, *, alpha: ArrayLike) -> Float[Array, "*b"]:
 def bhattacharyya(p: _Side, q: _Side) -> Float[Array, "*b"]:
     """Bhattacharyya's distance, −log ∫ √(pq): half of Rényi's divergence at ½.
 
-    ½ log(|S| / √(|Σp||Σq|)) + ⅛ δᵀS⁻¹δ, S = (Σp + Σq)/2.
-
-    Args:
-      p, q: as in `kl`.
-
-    Returns:
-      Nats `[...]`, ≥ 0, symmetric.
-
-    Raises:
-      ValueError, TypeError: as `kl`.
+    ½ log(|S| / √(|Σp||Σq|)) + ⅛ δᵀS⁻¹δ, S = (Σp + Σq)/2; symmetric. Arguments, result
+    and errors as in `kl`.
 
     Example:
       >>> p, q = DiagonalGaussian([2.0], [1.0]), DiagonalGaussian([0.0], [1.0])
@@ -175,16 +167,8 @@ def bhattacharyya(p: _Side, q: _Side) -> Float[Array, "*b"]:
 def squared_hellinger(p: _Side, q: _Side) -> Float[Array, "*b"]:
     """Squared Hellinger distance, 1 − ∫ √(pq).
 
-    1 − e^(−B) with B = `bhattacharyya`; some authors use twice this.
-
-    Args:
-      p, q: as in `kl`.
-
-    Returns:
-      Numbers `[...]` in [0, 1], symmetric.
-
-    Raises:
-      ValueError, TypeError: as `kl`.
+    1 − e^(−B) with B = `bhattacharyya`, symmetric, in [0, 1]; some authors use twice
+    this. Arguments and errors as in `kl`.
 
     Example:
       >>> p, q = DiagonalGaussian([2.0], [1.0]), DiagonalGaussian([0.0], [1.0])
@@ -200,16 +184,8 @@ def squared_hellinger(p: _Side, q: _Side) -> Float[Array, "*b"]:
 def cauchy_schwarz(p: _Side, q: _Side) -> Float[Array, "*b"]:
     """Cauchy–Schwarz divergence, log ∫ p² + log ∫ q² − 2 log ∫ pq.
 
-    log(|S| / √(|Σp||Σq|)) + ½ δᵀS⁻¹δ, S = (Σp + Σq)/2; some authors use half of this.
-
-    Args:
-      p, q: as in `kl`.
-
-    Returns:
-      Nats `[...]`, ≥ 0, symmetric.
-
-    Raises:
-      ValueError, TypeError: as `kl`.
+    log(|S| / √(|Σp||Σq|)) + ½ δᵀS⁻¹δ, S = (Σp + Σq)/2; symmetric; some authors use half
+    of this. Arguments, result and errors as in `kl`.
 
     Example:
       >>> p, q = DiagonalGaussian([2.0], [1.0]), DiagonalGaussian([0.0], [1.0])
@@ -229,18 +205,13 @@ def squared_wasserstein2(p: _Side, q: _Side) -> Float[Array, "*b"]:
 
     |δ|² + tr(Σp + Σq − 2(Σp^½ Σq Σp^½)^½), |δ|² + Σ (√var_p − √var_q)² of diagonal
     ones. The square, as the distance itself has no gradient at p = q. Near p = q it is
-    tr(XΣpX) with X = T − I, T the optimal map.
-
-    Args:
-      p, q: as in `kl`, but singular (positive semi-definite) covariances are legal too:
-        the error is then of the order of the rounding of tr(Σp + Σq), and the gradient,
-        in truth infinite, is finite, taken on the range of Σp.
+    tr(XΣpX) with X = T − I, T the optimal map. Arguments and errors as in `kl`, but
+    singular (positive semi-definite) covariances are legal too: the error is then of
+    the order of the rounding of tr(Σp + Σq), and the gradient, in truth infinite, is
+    finite, taken on the range of Σp.
 
     Returns:
       Squared units of the data, `[...]`, ≥ 0, symmetric.
-
-    Raises:
-      ValueError, TypeError: as `kl`.
 
     Example:
       >>> p, q = DiagonalGaussian([1.0], [4.0]), DiagonalGaussian([0.0], [1.0])

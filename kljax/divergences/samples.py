@@ -9,9 +9,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from kljax.arguments import falling, floating, legal, shadow
+from kljax.arguments import (
+    falling,
+    floating,
+    legal,
+    shadow,
+    whole,
+)
 from kljax.divergences import counts
 from kljax.divergences._points import (
     bandwidth_of,
@@ -23,8 +28,6 @@ from kljax.kernels.pairs.neighbors import kth_squared_distances, of_size_one
 from kljax.kernels.pairs.sums import (
     kernel_sums,
     kernel_total,
-    log_kernel_sums,
-    log_kernel_total,
     log_sum_exp,
 )
 from kljax.typing import Array, ArrayLike, Float
@@ -77,7 +80,7 @@ def kde_log_density(
     data, log_w = weighted("log_weights", log_weights, data)
     dims = data.shape[-1]
     constant = jnp.sum(jnp.log(h)) + 0.5 * dims * math.log(2 * math.pi)
-    return log_kernel_sums(query, data, log_w, h) - constant
+    return kernel_sums(query, data, log_w, h, log=True) - constant
 
 
 def kernel_mean(
@@ -92,17 +95,10 @@ def kernel_mean(
     μ(y) = Σ_j w_j exp(−‖(y − x_j)/h‖²/2), Σ w = 1: a density without its constant and
     its logarithm, and without the running maximum that far tails need.
 
-    Args:
-      query: points at which the mean is wanted.
-      data: the sample.
-      bandwidth: h > 0, a number or one per coordinate `[d]`, may be traced.
-      log_weights: logarithms of weights ≥ 0, normalised here; equal when left out.
+    Arguments and errors as in `kde_log_density`.
 
     Returns:
       Numbers in [0, 1], one per query; 0 where every kernel underflows.
-
-    Raises:
-      ValueError: for shapes that do not fit or a Python bandwidth ≤ 0.
 
     Example:
       >>> x = jnp.zeros((1, 1))
@@ -115,7 +111,7 @@ def kernel_mean(
     query, data = points_of("query", query, "data", data)
     h = bandwidth_of(bandwidth, data)
     data, log_w = weighted("log_weights", log_weights, data)
-    return kernel_sums(query, data, log_w, h)
+    return kernel_sums(query, data, log_w, h, log=False)
 
 
 def knn_kl(
@@ -154,9 +150,8 @@ def knn_kl(
     x_p, x_q = points_of("x_p", x_p, "x_q", x_q)
     n, dims = x_p.shape
     m = x_q.shape[0]
-    if not isinstance(k, int | np.integer):
-        raise TypeError(f"k must be an integer, got {k!r}")
-    if not 1 <= k <= min(n - 1, m):
+    k = whole("k", k)
+    if k > min(n - 1, m):
         raise ValueError(
             f"k must be at least 1, below the {n} points of x_p and at most the {m} "
             f"of x_q; got {k}"
@@ -219,12 +214,12 @@ def mmd(
         )
 
     def own(x, w):
-        total = kernel_total(x, w, h)
+        total = kernel_total(x, w, h, log=False)
         # K(x, x) = 1, so the diagonal is Σ w² of the sum.
         diagonal = jnp.sum(jnp.exp(2 * w))
         return (total - diagonal) / (1 - diagonal) if unbiased else total
 
-    across = jnp.sum(jnp.exp(w_p) * kernel_sums(x_p, x_q, w_q, h))
+    across = jnp.sum(jnp.exp(w_p) * kernel_sums(x_p, x_q, w_q, h, log=False))
     value = own(x_p, w_p) + own(x_q, w_q) - 2 * across
     return value if unbiased else not_negative(value)
 
@@ -240,18 +235,12 @@ def cauchy_schwarz(
     """Cauchy–Schwarz divergence of two kernel density estimates, in closed form.
 
     log ∫ p̂² + log ∫ q̂² − 2 log ∫ p̂q̂ with p̂, q̂ of `kde_log_density` at the same
-    bandwidth h. The integrals are double sums of a Gaussian of width √2·h.
-
-    Args:
-      x_p, x_q: the samples.
-      bandwidth: h > 0, a number or one per coordinate `[d]`, may be traced.
-      log_weights_p, log_weights_q: logarithms of weights ≥ 0, normalised here.
+    bandwidth h. The integrals are double sums of a Gaussian of width √2·h. Arguments
+    and errors as in `mmd`.
 
     Returns:
       A scalar ≥ 0, nats; computed in log-space, so far-apart samples do not underflow.
-
-    Raises:
-      ValueError: for shapes that do not fit or a Python bandwidth ≤ 0.
+      0 where a side has no weight at all.
 
     Example:
       >>> x, y = jnp.zeros((1, 1)), jnp.ones((1, 1))
@@ -266,9 +255,11 @@ def cauchy_schwarz(
     x_p, w_p = weighted("log_weights_p", log_weights_p, x_p)
     x_q, w_q = weighted("log_weights_q", log_weights_q, x_q)
 
-    own = log_kernel_total(x_p, w_p, h) + log_kernel_total(x_q, w_q, h)
-    across = log_sum_exp(w_p + log_kernel_sums(x_p, x_q, w_q, h))
-    return not_negative(own - 2 * across)
+    empty = jnp.all(w_p == -jnp.inf) | jnp.all(w_q == -jnp.inf)
+    w_p, w_q = (jnp.where(empty, 0, w) for w in (w_p, w_q))
+    own = kernel_total(x_p, w_p, h, log=True) + kernel_total(x_q, w_q, h, log=True)
+    across = log_sum_exp(w_p + kernel_sums(x_p, x_q, w_q, h, log=True))
+    return jnp.where(empty, 0, not_negative(own - 2 * across))
 
 
 def histogram_kl(

@@ -5,12 +5,10 @@
 `jax.jit`, `jax.grad` and a batch.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from kljax.arguments import rows_shaped
 from kljax.kernels.linear.products import finish, possible
 from kljax.kernels.weights import settled
 from kljax.typing import Array, ArrayLike, Float, Int
@@ -20,10 +18,7 @@ __all__ = [
     "Logits",
     "Restricted",
     "TopK",
-    "check_side",
     "dense_logits",
-    "top_outcomes",
-    "vocabulary",
 ]
 
 
@@ -89,66 +84,9 @@ class Restricted(NamedTuple):
     ids: Int[ArrayLike, "*b t k"]
 
 
-def top_outcomes(
-    teacher: Logits | Hidden,
-    k: int,
-    *,
-    temperature: ArrayLike = 1.0,
-    chunk_size: int = 256,
-) -> TopK:
-    """The k likeliest outcomes of a teacher: what to store of a large one.
-
-    Args:
-      teacher: logits, or hidden states and head (then chunk by chunk).
-      k: how many, from 1 to the vocabulary.
-      temperature: of the loss that will use them; divides the logits.
-      chunk_size: tokens whose logits exist at a time.
-
-    Returns:
-      `TopK` with log-probabilities normalized over the full vocabulary, descending,
-      float32 or wider, ids in int32, and the log of what all others have, which keeps
-      its digits however confident the teacher is.
-
-    Raises:
-      ValueError: `k` or the temperature out of range.
-      TypeError: a teacher that is neither form.
-
-    Example:
-      >>> listed = top_outcomes(Logits(jnp.log(jnp.array([[0.2, 0.5, 0.3]]))), 2)
-      >>> listed.ids.tolist(), jnp.exp(listed.log_p).round(3).tolist()
-      ([[1, 2]], [[0.5, 0.30000001192092896]])
-    """
-    check_side("teacher", teacher, (Logits, Hidden))
-    temperature = rows_shaped("temperature", temperature, ())
-    vocab = vocabulary(teacher)
-    if not 1 <= k <= vocab:
-        raise ValueError(f"k must be 1 to {vocab}, the vocabulary, got {k}")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1 token, got {chunk_size}")
-
-    def listed(part: Array) -> TopK:
-        side = teacher._replace(**{teacher._fields[0]: part})
-        z = dense_logits(side)
-        z = jax.nn.log_softmax(z / temperature.astype(z.dtype), axis=-1)
-        log_p, ids = jax.lax.top_k(z, k)
-        others = jnp.put_along_axis(z, ids, -jnp.inf, axis=-1, inplace=False)
-        return TopK(log_p, ids, jax.nn.logsumexp(others, axis=-1))
-
-    given = jnp.asarray(teacher[0])
-    flat = given.reshape(-1, given.shape[-1])
-    size = max(1, min(chunk_size, len(flat)))
-    padded = jnp.pad(flat, ((0, -len(flat) % size), (0, 0)))
-    found = jax.lax.map(listed, padded.reshape(-1, size, flat.shape[-1]))
-    lead = given.shape[:-1]
-
-    def joined(x: Array) -> Array:
-        return x.reshape(-1, *x.shape[2:])[: len(flat)].reshape(*lead, *x.shape[2:])
-
-    return TopK(*map(joined, found))
-
-
 def dense_logits(
-    side: Logits | Hidden, weights: Float[Array, "*b t"] | None = None
+    side: Logits | Hidden,
+    weights: Float[Array, "*b t"] | None = None,
 ) -> Float[Array, "*b t v"]:
     """Logits in float32 or wider, whichever form the side has.
 
@@ -182,22 +120,3 @@ def dense_logits(
     head = head if bias is None else possible(head, bias)
     z = jnp.einsum("...d,dv->...v", states, head, preferred_element_type=wide)
     return finish(settled(weights, z), bias, cap)
-
-
-def vocabulary(side: Logits | Hidden) -> int:
-    """How many outcomes a side has."""
-    return jnp.shape(side.head if isinstance(side, Hidden) else side.values)[-1]
-
-
-def check_side(name: str, side: Any, kinds: tuple[type, ...]) -> None:
-    """Raises `TypeError` or `ValueError` unless `side` is one of `kinds`, by token."""
-    if not isinstance(side, kinds):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise TypeError(
-            f"{name} must be {names} of kljax.divergences, got {type(side).__name__}"
-        )
-    if jnp.ndim(side[0]) < 2:
-        last = "width" if isinstance(side, Hidden) else "n"
-        raise ValueError(
-            f"{name} must be [..., tokens, {last}], got shape {jnp.shape(side[0])}"
-        )

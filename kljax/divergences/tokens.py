@@ -10,36 +10,29 @@ costs no gradient, and neither does a frozen head or a frozen hidden state. To f
 one of several arguments, differentiate in the others or use `jax.lax.stop_gradient`.
 """
 
+import math
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from kljax.arguments import rows_shaped
-from kljax.divergences import _token_arguments as arguments
+from kljax.arguments import rows_shaped, whole
 from kljax.divergences import sharded
+from kljax.divergences import token_arguments as arguments
 from kljax.divergences._arguments import for_rows
 from kljax.divergences.categorical import divergence as dense_divergence
 from kljax.divergences.categorical import floating
-from kljax.divergences.sides import (
-    Hidden,
-    Logits,
-    Restricted,
-    TopK,
-    check_side,
-    dense_logits,
-    vocabulary,
-)
+from kljax.divergences.sides import Hidden, Logits, Restricted, TopK, dense_logits
+from kljax.divergences.token_arguments import Tokens, vocabulary
 from kljax.generators import FDivergence, get
 from kljax.kernels.linear import fused, recompute, rows
 from kljax.kernels.linear.operands import Operands
 from kljax.kernels.linear.sharded import Layout
-from kljax.kernels.logits.referenced import sharpness_of
 from kljax.kernels.weights import weigh
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
-__all__ = ["label_cross_entropy", "token_divergence"]
+__all__ = ["label_cross_entropy", "token_divergence", "top_outcomes"]
 
 Reduction = Literal["mean", "none"]
 Implementation = Literal["gradient_in_forward", "recompute"]
@@ -147,52 +140,41 @@ def token_divergence(
       Hinton et al., "Distilling the knowledge in a neural network" (2015), section 2.
     """
     objective = get(divergence, **parameters)
-    check_side("p", p, (Logits, Hidden, TopK, Restricted))
-    check_side("q", q, (Logits, Hidden))
-    arguments.check_reduction(reduction, normalizer, implementation)
-    if labels is None and not arguments.is_number(label_weight, 0):
-        raise ValueError(f"label_weight {label_weight} needs labels, got None")
-    shape = jnp.shape(q[0])[:-1]
-    if jnp.shape(p[0])[:-1] != shape:
-        raise ValueError(
-            f"p has tokens {jnp.shape(p[0])[:-1]} and q {shape}; they must agree"
-        )
+    leaves, structure = jax.tree.flatten(objective)
+    arguments.check_sides(p, q)
+    arguments.check_fused(chunk_size, implementation, reduction)
+    hard, share = arguments.factors(labels, label_weight, divergence_weight)
     alone = arguments.is_number(label_weight, 1) and divergence_weight is None
     if labels is not None and alone:
         return label_cross_entropy(
             labels, q, weights=weights, normalizer=normalizer, reduction=reduction,
             chunk_size=chunk_size, implementation=implementation,
         )  # fmt: skip
+    tokens = arguments.tokens_of(q, labels, weights, normalizer, reduction)
     layout = None
     if mesh is not None:
         sharded.check_axes(mesh, token_axis, vocab_axis)
         layout = Layout(mesh, token_axis, vocab_axis)
-    known, w = arguments.labels_and_weights(labels, weights, shape, vocabulary(q))
-    factors = _factors(label_weight, divergence_weight)
     if isinstance(q, Hidden) and not isinstance(p, Logits):
-        if vocab_axis is not None and not (
-            isinstance(p, Hidden) and factors[0] is None
-        ):
+        if vocab_axis is not None and not (isinstance(p, Hidden) and hard is None):
             raise ValueError(
                 "vocab_axis needs two Hidden sides without labels, or logits: a list "
                 "or a label is looked up in the whole vocabulary; use None"
             )
-        operands = _operands(p, q, temperature, w, pad_vocab)
-        operands = operands._replace(
-            labels=None if factors[0] is None else known.reshape(-1),
-            label_scale=factors[0],
-            divergence_scale=factors[1],
+        operands = arguments.linear(p, q, tokens, temperature, pad_vocab)._replace(
+            labels=None if hard is None else tokens.labels.reshape(-1),
+            label_scale=hard,
+            divergence_scale=share,
+            parameters=arguments.numbers(objective, leaves),
         )
-        return _fused(
-            operands, objective, shape, w, normalizer, reduction, chunk_size,
-            implementation, layout,
-        )  # fmt: skip
-    soft = _dense(p, q, objective, temperature, w, pad_vocab, layout)
-    loss = soft if factors[1] is None else weigh(factors[1], soft)
-    if factors[0] is not None:
-        hard = rows.cross_entropy(dense_logits(q, w), known, w)
-        loss += weigh(factors[0], hard)
-    return _reduced(loss, w, normalizer, reduction)
+        return _fused(structure, operands, tokens, chunk_size, implementation, layout)
+    loss = _dense(p, q, objective, temperature, tokens, pad_vocab, layout)
+    loss = loss if share is None else weigh(share, loss)
+    if hard is not None:
+        logits = dense_logits(q, tokens.weights)
+        own = rows.cross_entropy(logits, tokens.labels, tokens.weights)
+        loss += weigh(hard, own)
+    return _reduced(loss, tokens)
 
 
 def label_cross_entropy(
@@ -229,49 +211,95 @@ def label_cross_entropy(
       >>> [round(float(x), 4) for x in loss]  # log 4
       [1.3863, 1.3863, 0.0]
     """
-    arguments.check_reduction(reduction, normalizer, implementation)
     side = q_logits
     if not isinstance(side, Logits | Hidden):
         side = Logits(floating("q_logits", side))
-    shape = jnp.shape(side[0])[:-1]
-    known, w = arguments.labels_and_weights(labels, weights, shape, vocabulary(side))
+    arguments.check_fused(chunk_size, implementation, reduction)
+    tokens = arguments.tokens_of(side, labels, weights, normalizer, reduction)
     warmth = arguments.number("temperature", temperature, 1.0)
     if isinstance(side, Hidden):
+        arguments.check_side("q", side, (Hidden,))
         model = arguments.head_side("q", side, warmth)
-        operands = Operands(model, labels=known.reshape(-1))
-        return _fused(
-            operands, None, shape, w, normalizer, reduction, chunk_size, implementation
-        )
-    z = dense_logits(side, w)
+        w = tokens.weights.reshape(-1)
+        operands = Operands(model, weights=w, labels=tokens.labels.reshape(-1))
+        return _fused(None, operands, tokens, chunk_size, implementation)
+    z = dense_logits(side, tokens.weights)
     z = z if warmth is None else z / warmth.astype(z.dtype)
-    return _reduced(rows.cross_entropy(z, known, w), w, normalizer, reduction)
+    return _reduced(rows.cross_entropy(z, tokens.labels, tokens.weights), tokens)
 
 
-def _factors(label_weight, divergence_weight) -> tuple[Array | None, Array | None]:
-    """Of the labels' part and of the divergence; None: no such part; or a 1."""
-    plain = arguments.is_number(label_weight, 0)
-    hard = None if plain else arguments.scalar("label_weight", label_weight)
-    if divergence_weight is not None:
-        return hard, arguments.scalar("divergence_weight", divergence_weight)
-    return hard, None if hard is None else 1 - hard
+def top_outcomes(
+    teacher: Logits | Hidden,
+    k: int,
+    *,
+    temperature: ArrayLike = 1.0,
+    chunk_size: int = 256,
+) -> TopK:
+    """The k likeliest outcomes of a teacher: what to store of a large one.
+
+    Args:
+      teacher: logits, or hidden states and head (then chunk by chunk).
+      k: how many, from 1 to the vocabulary.
+      temperature: of the loss that will use them; divides the logits.
+      chunk_size: tokens whose logits exist at a time.
+
+    Returns:
+      `TopK` with log-probabilities normalized over the full vocabulary, descending,
+      float32 or wider, ids in int32, and the log of what all others have, which keeps
+      its digits however confident the teacher is.
+
+    Raises:
+      ValueError: `k` or the temperature out of range.
+      TypeError: a teacher that is neither form.
+
+    Example:
+      >>> listed = top_outcomes(Logits(jnp.log(jnp.array([[0.2, 0.5, 0.3]]))), 2)
+      >>> listed.ids.tolist(), jnp.exp(listed.log_p).round(3).tolist()
+      ([[1, 2]], [[0.5, 0.30000001192092896]])
+    """
+    arguments.check_side("teacher", teacher, arguments.MODELS)
+    temperature = rows_shaped("temperature", temperature, ())
+    vocab = vocabulary(teacher)
+    k = whole("k", k)
+    if k > vocab:
+        raise ValueError(f"k must be 1 to {vocab}, the vocabulary, got {k}")
+    chunk_size = whole("chunk_size", chunk_size)
+
+    def listed(part: Array) -> TopK:
+        side = teacher._replace(**{teacher._fields[0]: part})
+        z = dense_logits(side)
+        z = jax.nn.log_softmax(z / temperature.astype(z.dtype), axis=-1)
+        log_p, ids = jax.lax.top_k(z, k)
+        others = jnp.put_along_axis(z, ids, -jnp.inf, axis=-1, inplace=False)
+        return TopK(log_p, ids, jax.nn.logsumexp(others, axis=-1))
+
+    given = jnp.asarray(teacher[0])
+    flat = given.reshape(-1, given.shape[-1])
+    size = max(1, min(chunk_size, len(flat)))
+    padded = jnp.pad(flat, ((0, -len(flat) % size), (0, 0)))
+    found = jax.lax.map(listed, padded.reshape(-1, size, flat.shape[-1]))
+    lead = given.shape[:-1]
+
+    def joined(x: Array) -> Array:
+        return x.reshape(-1, *x.shape[2:])[: len(flat)].reshape(*lead, *x.shape[2:])
+
+    return TopK(*map(joined, found))
 
 
 # --------------------------------------------------------------------- on logits
-def _dense(p, q, objective, temperature, weights, pad_vocab, layout) -> Array:
+def _dense(p, q, objective, temperature, tokens: Tokens, pad_vocab, layout) -> Array:
     """The divergence of each token, not weighted."""
+    weights = tokens.weights
     z = dense_logits(q, weights)
     if isinstance(p, TopK | Restricted):
-        lead = z.shape[:-1]
-        lists = arguments.list_side(p, lead, z.shape[-1], weights)
-        warmth = rows_shaped("temperature", temperature, lead)
-        return _list_rows(for_rows(objective, lead), lists, z, warmth, weights)
+        lists = arguments.list_side(p, tokens, z.shape[-1])
+        warmth = rows_shaped("temperature", temperature, tokens.shape)
+        return _list_rows(for_rows(objective, tokens.shape), lists, z, warmth, weights)
     target = dense_logits(p, weights)
     if isinstance(temperature, tuple):
-        given = arguments.pair("temperature", temperature)
-        warmth = [arguments.number("temperature", t) for t in given]
+        both = arguments.temperatures(temperature)
         target, z = (
-            x if t is None else x / t.astype(x.dtype)
-            for x, t in zip((target, z), warmth)
+            x if t is None else x / t.astype(x.dtype) for x, t in zip((target, z), both)
         )
         temperature = 1.0
     options = {"temperature": temperature, "pad_vocab": pad_vocab}
@@ -290,66 +318,36 @@ def _list_rows(objective, lists, q, temperature, weights):
     return rows.list_divergence(objective, lists, q, weights)
 
 
-def _reduced(loss, weights, normalizer, reduction) -> Array:
-    if reduction == "none":
-        return loss if weights is None else weigh(weights, loss)
-    w, divisor = arguments.weights_and_divisor(
-        weights, normalizer, loss.shape, loss.dtype
-    )
-    return arguments.quotient(jnp.sum(weigh(w, loss)), divisor)
+def _reduced(loss: Array, tokens: Tokens) -> Array:
+    if tokens.reduction == "none":
+        return loss if tokens.weights is None else weigh(tokens.weights, loss)
+    w = fused.wide_weights(tokens.weights, tokens.shape, loss.dtype)
+    return _mean(jnp.sum(weigh(w, loss)), w, tokens)
+
+
+def _mean(total: Array, weights: Array, tokens: Tokens) -> Array:
+    """0 where the divisor is; without derivative where the total is infinite."""
+    divisor = jnp.sum(weights) if tokens.normalizer is None else tokens.normalizer
+    divisor = divisor.astype(weights.dtype)
+    nothing, infinite = divisor == 0, jnp.isinf(total)
+    finite = jnp.where(infinite, 0, total) / jnp.where(nothing, 1, divisor)
+    bound = jax.lax.stop_gradient(total) * jnp.where(divisor < 0, -1, 1)
+    return jnp.where(nothing, 0, jnp.where(infinite, bound, finite))
 
 
 # ----------------------------------------------------------------------- on heads
-def _operands(p, q, temperature, weights, pad_vocab) -> Operands:
-    """Both sides as the kernel takes them."""
-    shape, vocab = jnp.shape(q.states)[:-1], vocabulary(q)
-    if not isinstance(p, Hidden):
-        cold = arguments.number("temperature", temperature, 1.0)
-        model = arguments.head_side("q", q, cold)
-        lists = arguments.list_side(p, shape, vocab, weights)
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :]), lists)
-        return Operands(model, flat)
-    sharpness, both = None, (None, None)
-    if isinstance(temperature, tuple):
-        given = arguments.pair("temperature", temperature)
-        both = [arguments.number("temperature", t, 1.0) for t in given]
-    elif (t := arguments.number("temperature", temperature, 1.0)) is not None:
-        sharpness = sharpness_of(t)
-    target, model = (
-        arguments.head_side(name, side, t)
-        for name, side, t in zip(("p", "q"), (p, q), both)
-    )
-    if vocabulary(p) != vocab and not pad_vocab:
-        raise ValueError(
-            f"p.head {target.head.shape} has {vocabulary(p)} outcomes and q.head "
-            f"{model.head.shape} has {vocab}; pad_vocab=True treats the missing ones "
-            "as impossible"
-        )
-    return Operands(model, target, sharpness=sharpness)
-
-
 def _fused(
-    operands: Operands, objective, shape, weights, normalizer, reduction, size,
-    implementation, layout=None,
+    structure, operands: Operands, tokens: Tokens, chunk_size, implementation,
+    layout=None,
 ) -> Array:  # fmt: skip
-    dtype = fused.accumulator(operands)
-    w, divisor = arguments.weights_and_divisor(weights, normalizer, shape, dtype)
-    if w.size == 0:
-        return jnp.zeros(() if reduction == "mean" else shape, divisor.dtype)
-    operands = operands._replace(
-        weights=w.reshape(-1), parameters=arguments.parameters(objective)
-    )
-    tokens, vocab = w.size, operands.q.head.shape[1]
-    if layout is not None:
-        operands = layout.padded(operands)
-        tokens = operands.weights.shape[0] // layout.size(layout.tokens)
-        vocab = operands.q.head.shape[1] // layout.size(layout.vocab)
-    chunk = arguments.chunk_size(size, tokens, vocab)
-    structure = None if objective is None else jax.tree.structure(objective)
-    plan = fused.make_plan(structure, chunk, vocab, weights is not None, layout)
-    if reduction == "mean" and implementation != "recompute":
-        return arguments.quotient(fused.weighted_sum(plan, operands), divisor)
-    found = recompute.weighted_rows(plan, operands)[: w.size]
-    if reduction == "none":
-        return found.reshape(shape)
-    return arguments.quotient(jnp.sum(found), divisor)
+    plan, operands = fused.planned(structure, operands, chunk_size, layout)
+    if 0 in tokens.shape:
+        shape = () if tokens.reduction == "mean" else tokens.shape
+        return jnp.zeros(shape, operands.weights.dtype)
+    if tokens.reduction == "mean" and implementation != "recompute":
+        total = fused.weighted_sum(plan, operands)
+        return _mean(total, operands.weights, tokens)
+    found = recompute.weighted_rows(plan, operands)[: math.prod(tokens.shape)]
+    if tokens.reduction == "none":
+        return found.reshape(tokens.shape)
+    return _mean(jnp.sum(found), operands.weights, tokens)

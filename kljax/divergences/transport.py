@@ -13,7 +13,6 @@ mode and order of differentiation works; they are those of the converged problem
 good as `converged` says.
 """
 
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -21,10 +20,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from kljax.arguments import floating
-from kljax.kernels.pairs.sums import squared_distances
 from kljax.kernels.transport import rules
-from kljax.kernels.transport.problem import checked, present
-from kljax.kernels.transport.rules import Matrix, SquaredDistances
+from kljax.kernels.transport.problem import (
+    Matrix,
+    SquaredDistances,
+    checked,
+    present,
+)
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 __all__ = [
@@ -41,21 +43,20 @@ _HELD = 2**20
 
 
 class SinkhornResult(NamedTuple):
-    """What `sinkhorn` found, one entry per leading index.
-
-    `f` and `g` are shifted so that their means under a and b are equal. The errors are
-    Σ|P1 − a| and Σ|Pᵀ1 − b|. `iterations` is the number asked for, or, with
-    `early_stop`, what each problem took. A problem of which something is NaN has not
-    converged.
-    """
+    """What `sinkhorn` found, one entry per leading index."""
 
     value: Float[Array, "*b"]
     f: Float[Array, "*b n"]
+    """Shifted so that its mean under a is that of `g` under b."""
     g: Float[Array, "*b m"]
     marginal_error_a: Float[Array, "*b"]
+    """Σ|P1 − a|."""
     marginal_error_b: Float[Array, "*b"]
+    """Σ|Pᵀ1 − b|."""
     converged: Bool[Array, "*b"]
+    """Not where anything is NaN."""
     iterations: int | Int[Array, "*b"]
+    """The number asked for or, with `early_stop`, what each problem took."""
 
 
 def sinkhorn(
@@ -121,16 +122,16 @@ def sinkhorn(
     problem = checked(a, b, cost, epsilon, iterations)
     if not tolerance >= 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}")
-    found = problem.potentials(iterations, tolerance if early_stop else None)
-    a, b, geometry, epsilon = problem.parts
-    f, g, taken = found
-    value = rules.dual_value(a, b, geometry, epsilon, f, g)
-    fixed = lax.stop_gradient((geometry, a, b, epsilon, f, g))
-    alpha, beta = rules.marginals(*fixed)
-    error_a = jnp.sum(jnp.abs(alpha - fixed[1]), axis=-1)
-    error_b = jnp.sum(jnp.abs(beta - fixed[2]), axis=-1)
+    f, g, taken = rules.find(problem, iterations, tolerance if early_stop else None)
+    value = rules.dual_value(problem, f, g)
+    fixed, *potentials = lax.stop_gradient((problem, f, g))
+    alpha, beta = rules.marginals(fixed, *potentials)
+    error_a = jnp.sum(jnp.abs(alpha - fixed.a), axis=-1)
+    error_b = jnp.sum(jnp.abs(beta - fixed.b), axis=-1)
     converged = (error_a <= tolerance) & (error_b <= tolerance)
     count = taken if early_stop else iterations
+    half = problem.offset[..., None] / 2
+    value, f, g = value + problem.shift, f + half, g + half
     return SinkhornResult(value, f, g, error_a, error_b, converged, count)
 
 
@@ -144,18 +145,12 @@ def transport_plan(
 ) -> Float[Array, "*b n m"]:
     """The entropic plan P itself, differentiable through the fixed point.
 
-    P_ij = a_i b_j e^{(f_i + g_j − C_ij)/ε}.
-
-    Args:
-      a, b, cost, epsilon, iterations: as in `sinkhorn`; the matrix of
-        `SquaredDistances` is formed, as the plan is as large.
+    P_ij = a_i b_j e^{(f_i + g_j − C_ij)/ε}. Arguments and errors as in `sinkhorn`; the
+    matrix of `SquaredDistances` is formed, as the plan is as large.
 
     Returns:
       Masses with the shape of `cost`; the columns sum to b, the rows to a as far as the
       iterations have converged.
-
-    Raises:
-      ValueError: as in `sinkhorn`.
 
     Example:
       >>> a = jnp.array([0.5, 0.5])
@@ -167,12 +162,11 @@ def transport_plan(
       As `sinkhorn`.
     """
     problem = checked(a, b, cost, epsilon, iterations)
-    held = problem.geometry
-    if isinstance(held, SquaredDistances):
-        held = Matrix(_matrix(held))
-    problem = dataclasses.replace(problem, geometry=held)
-    f, g, _ = problem.potentials(iterations)
-    return rules.plan(held, problem.a, problem.b, problem.epsilon, f, g)
+    if isinstance(problem.geometry, SquaredDistances):
+        held = Matrix(problem.geometry.near, problem.offset)
+        problem = problem._replace(geometry=held)
+    f, g, _ = rules.find(problem, iterations)
+    return rules.plan(problem, f, g)
 
 
 def transport_cost(
@@ -187,17 +181,11 @@ def transport_cost(
 
     Its gradient in `cost` is P + (∂P/∂C)·C: taking P alone can be tens of percent off.
     It is found by conjugate gradients on a linear system of size m at the fixed point,
-    through products with the plan.
-
-    Args:
-      a, b, cost, epsilon, iterations: as in `sinkhorn`.
+    through products with the plan. Arguments and errors as in `sinkhorn`.
 
     Returns:
       One value per leading index, units of the cost; at least the unregularised
       optimum once converged.
-
-    Raises:
-      ValueError: as in `sinkhorn`.
 
     Example:
       >>> a = jnp.array([0.5, 0.5])
@@ -210,9 +198,8 @@ def transport_cost(
       Wasserstein distance" (2018), who call it the sharp Sinkhorn distance.
     """
     problem = checked(a, b, cost, epsilon, iterations)
-    f, g, _ = problem.potentials(iterations)
-    a, b, geometry, epsilon = problem.parts
-    return rules.sharp_cost(geometry, a, b, epsilon, f, g)
+    f, g, _ = rules.find(problem, iterations)
+    return rules.sharp_cost(problem, f, g) + problem.shift
 
 
 def sinkhorn_divergence(
@@ -267,11 +254,7 @@ def sinkhorn_divergence(
     def value(x, y, mass_x, mass_y):
         cost = SquaredDistances(x, y)
         if max(math.prod(x.shape[:-1]), math.prod(y.shape[:-1])) ** 2 <= _HELD:
-            cost = _matrix(cost)
+            cost = cost.near
         return sinkhorn(mass_x, mass_y, cost, epsilon, iterations=iterations).value
 
     return value(x_p, x_q, a, b) - 0.5 * (value(x_p, x_p, a, a) + value(x_q, x_q, b, b))
-
-
-def _matrix(cost: SquaredDistances) -> Array:
-    return squared_distances(cost.x[..., :, None, :], cost.y[..., None, :, :])

@@ -276,6 +276,14 @@ def _split(log_p, log_q, log_u):
     return p_zero, q_zero, log_p, log_q, log_u
 
 
+class Symmetric(FDivergence):
+    """A divergence that is its own dual."""
+
+    @property
+    def dual(self):
+        return self
+
+
 @generator
 class Swapped(FDivergence):
     """The dual of `base`, for generators that do not name theirs."""

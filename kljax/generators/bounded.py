@@ -4,19 +4,15 @@ import jax
 import jax.numpy as jnp
 
 from kljax.generators import accurate as el
-from kljax.generators.base import FDivergence, generator
+from kljax.generators.base import Symmetric, generator
 
 
 @generator
-class TotalVariation(FDivergence):
+class TotalVariation(Symmetric):
     """``½ Σ |p − q|``, in [0, 1]: f(u) = ½|u − 1|. Its curvature is 0."""
 
     limits_included = True
     at_zero, dual_at_zero = 0.5, 0.5
-
-    @property
-    def dual(self):
-        return self
 
     def curvature(self, log_u):
         return jnp.zeros_like(jnp.asarray(log_u))
@@ -29,15 +25,11 @@ class TotalVariation(FDivergence):
 
 
 @generator
-class LeCam(FDivergence):
+class LeCam(Symmetric):
     """``½ Σ (p − q)²/(p + q)``, in [0, 1]: the triangular discrimination, halved."""
 
     limits_included = True
     at_zero, dual_at_zero = 0.5, 0.5
-
-    @property
-    def dual(self):
-        return self
 
     def curvature(self, log_u):
         l = jnp.asarray(log_u)

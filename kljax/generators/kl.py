@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from kljax.generators import accurate as el
 from kljax.generators import one_pass as sums
-from kljax.generators.base import INF, FDivergence, generator
+from kljax.generators.base import INF, FDivergence, Symmetric, generator
 
 
 @generator
@@ -53,16 +53,12 @@ class ReverseKL(FDivergence):
 
 
 @generator
-class Jeffreys(FDivergence):
+class Jeffreys(Symmetric):
     """Forward plus reverse KL: f(u) = (u − 1) log u. Symmetric."""
 
     limits_included = True
     at_zero, dual_at_zero = INF, INF
     one_pass = sums.JEFFREYS
-
-    @property
-    def dual(self):
-        return self
 
     def curvature(self, log_u):
         return 1 + jnp.exp(log_u)

@@ -15,12 +15,6 @@ def _log(x: Any) -> Any:
     return math.log(x) if isinstance(x, (int, float)) else jnp.log(x)
 
 
-def _skew_bound(beta: Any) -> Any:
-    if isinstance(beta, (int, float)):
-        return -math.log(beta) - (1 - beta) if beta > 0 else INF
-    return -jnp.log(beta) - (1 - beta)
-
-
 def _log_odds(beta: Any) -> Array:
     """``log(β/(1 − β))``; hugely negative at β = 0."""
     beta = jnp.asarray(beta, float)
@@ -80,13 +74,16 @@ class JensenShannon(FDivergence):
 
 
 @generator
-class SkewForwardKL(FDivergence):
-    """``KL(p‖βp + (1−β)q)``, 0 <= β < 1; forward KL at β = 0."""
-
+class _Skew(FDivergence):
     limits_included = True
     beta: Any = 0.1
 
     ranges: ClassVar = {"beta": Range(0, 1, "[)")}
+
+
+@generator
+class SkewForwardKL(_Skew):
+    """``KL(p‖βp + (1−β)q)``, 0 <= β < 1; forward KL at β = 0."""
 
     @property
     def dual(self):
@@ -95,10 +92,6 @@ class SkewForwardKL(FDivergence):
     @property
     def at_zero(self):
         return 1 - self.beta
-
-    @property
-    def dual_at_zero(self):
-        return _skew_bound(self.beta)
 
     def curvature(self, log_u):
         l = jnp.asarray(log_u)
@@ -118,13 +111,8 @@ class SkewForwardKL(FDivergence):
 
 
 @generator
-class SkewReverseKL(FDivergence):
+class SkewReverseKL(_Skew):
     """``KL(q‖(1−β)p + βq)``, 0 <= β < 1; reverse KL at β = 0."""
-
-    limits_included = True
-    beta: Any = 0.1
-
-    ranges: ClassVar = {"beta": Range(0, 1, "[)")}
 
     @property
     def dual(self):
@@ -132,11 +120,10 @@ class SkewReverseKL(FDivergence):
 
     @property
     def at_zero(self):
-        return _skew_bound(self.beta)
-
-    @property
-    def dual_at_zero(self):
-        return 1 - self.beta
+        beta = self.beta
+        if isinstance(beta, (int, float)) and beta <= 0:
+            return INF
+        return -_log(beta) - (1 - beta)
 
     def curvature(self, log_u):
         return jax.nn.sigmoid(log_u - _log_odds(self.beta)) ** 2

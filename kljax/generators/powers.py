@@ -10,6 +10,7 @@ from kljax.generators.base import (
     FDivergence,
     Outcomes,
     Range,
+    Symmetric,
     generator,
 )
 
@@ -84,14 +85,10 @@ class Alpha(_Power):
 
 
 @generator
-class SquaredHellinger(_Power):
+class SquaredHellinger(Symmetric, _Power):
     """``1 − Σ √(pq)``, in [0, 1]: f(u) = 1 − √u. Symmetric."""
 
     exponent, scale = 0.5, 0.25
-
-    @property
-    def dual(self):
-        return self
 
 
 @generator

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kljax.arguments import whole
 from kljax.typing import ArrayLike, Bool, Float
 
 __all__ = [
@@ -152,8 +153,7 @@ def precision_recall(
     References: Kynkäänniemi et al. 2019 (arXiv 1904.06991), Eqs. 1-2; Naeem et al. 2020
     (arXiv 2002.09797), section 3. Balls are closed here, so that ties count as inside.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    k = whole("k", k)
     real_set = _vectors("real", real, at_least=k + 1)
     fake_set = _vectors("fake", fake, at_least=k + 1)
     _same_width("real", real_set, "fake", fake_set)

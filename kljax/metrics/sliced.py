@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kljax.arguments import whole
 from kljax.typing import ArrayLike
 
 __all__ = ["sliced_wasserstein2"]
@@ -43,8 +44,7 @@ def sliced_wasserstein2(
         )
     if not (np.isfinite(p).all() and np.isfinite(q).all()):
         raise ValueError("x_p and x_q must be finite, got NaN or infinity")
-    if directions < 1:
-        raise ValueError(f"directions must be at least 1, got {directions}")
+    directions = whole("directions", directions)
     axes = _axes(p.shape[1], directions)
     gap = np.sort(p @ axes, axis=0) - np.sort(q @ axes, axis=0)
     return float(np.sqrt(np.mean(gap**2)))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kljax.arguments import whole
 from kljax.models.layers import Table, linear
 from kljax.typing import Array, Float, Int
 
@@ -67,9 +68,7 @@ class ConditionEmbedding(nnx.Module):
     def __init__(
         self, size: int, num_classes: int, *, sinusoids: int = 64, rngs: nnx.Rngs
     ):
-        if num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes}; it must be at least 0")
-        self.num_classes = num_classes
+        self.num_classes = whole("num_classes", num_classes, least=0)
         self.sinusoids = sinusoids
         self.noise_in = linear(sinusoids, size, rngs=rngs)
         self.classes = Table(num_classes + 1, size, init=CLASSES, rngs=rngs)

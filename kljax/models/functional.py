@@ -11,11 +11,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import jax
+import numpy as np
 from flax import nnx
 
 from kljax.typing import Array, ArrayLike, Key, PyTree
 
-__all__ = ["PureModule", "StatefulModule", "functional", "parameter_count", "pure"]
+__all__ = [
+    "PureModule",
+    "StatefulModule",
+    "functional",
+    "parameter_count",
+    "pure",
+    "random_params",
+]
 
 
 @dataclass(frozen=True)
@@ -172,3 +180,31 @@ def parameter_count(params: PyTree) -> int:
       9
     """
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def random_params(initial: Callable[..., PyTree], seed: int) -> PyTree:
+    """Parameters without any training for measurements of time: nothing is compiled.
+
+    Args:
+      initial: of `pure`.
+      seed: of NumPy's generator.
+
+    Returns:
+      Float32 as `initial` shapes it: normal with deviation 0.02, ones where it is a
+      vector or a number.
+
+    Example:
+      >>> make = lambda key: {"w": jax.numpy.zeros((3, 2)), "scale": jax.numpy.zeros(2)}
+      >>> params = random_params(make, 0)
+      >>> params["w"].shape, params["scale"].tolist()
+      ((3, 2), [1.0, 1.0])
+    """
+    random = np.random.default_rng(seed)
+
+    def leaf(shape: jax.ShapeDtypeStruct) -> Array:
+        if len(shape.shape) < 2:
+            return jax.numpy.ones(shape.shape, shape.dtype)
+        values = random.standard_normal(shape.shape, np.float32)
+        return jax.numpy.asarray(0.02 * values)
+
+    return jax.tree.map(leaf, jax.eval_shape(initial, jax.random.key(0)))

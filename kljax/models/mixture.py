@@ -11,7 +11,6 @@ of experts".
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -24,11 +23,7 @@ from kljax.typing import Array, Bool, Float, Int
 __all__ = ["Mixture", "Routing"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["load", "probability", "dropped"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Routing:
     """What the routers did with the tokens that count; the leading axis is the layers.

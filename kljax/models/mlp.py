@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kljax.arguments import whole
 from kljax.models.embedding import ConditionEmbedding
 from kljax.models.layers import ZEROS, linear, modulated, standardized
 from kljax.typing import Array, Float, Int
@@ -68,14 +69,10 @@ class MLPDenoiser(nnx.Module):
         embedding: int = 128,
         rngs: nnx.Rngs,
     ):
-        for name, value in (
-            ("event_size", event_size),
-            ("width", width),
-            ("depth", depth),
-            ("embedding", embedding),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        whole("event_size", event_size)
+        whole("width", width)
+        whole("depth", depth)
+        whole("embedding", embedding)
         self.event_size = event_size
         self.feature_shapes = ((width,),) * depth
         self.condition = ConditionEmbedding(embedding, num_classes, rngs=rngs)

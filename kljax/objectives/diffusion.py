@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax import generators
+from kljax.arguments import whole
 from kljax.divergences import scores
 from kljax.kernels.weights import settled, shown
 from kljax.objectives.ratio import (
@@ -137,7 +138,7 @@ def karras_sigma(
     (3,)
     """
     _check_range("low, high", low, high)
-    if not 0 <= skip[0] <= skip[1] < levels:
+    if not 0 <= skip[0] <= skip[1] < whole("levels", levels, least=2):
         raise ValueError(f"skip: expected 0 <= first <= last < {levels}, got {skip}")
     i = jax.random.randint(key, shape, skip[0], skip[1] + 1)
     ends = low ** (1 / rho), high ** (1 / rho)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax import generators
-from kljax.arguments import traced
+from kljax.arguments import traced, whole
 from kljax.kernels.weights import settled
 from kljax.typing import Array, Float, Int
 
@@ -78,8 +78,7 @@ class RatioBins:
                 "sigma_min, sigma_max: expected 0 < sigma_min < sigma_max, "
                 f"got {sigma_min}, {sigma_max}"
             )
-        if bins < 1:
-            raise ValueError(f"bins: expected at least 1, got {bins}")
+        bins = whole("bins", bins)
         return cls(jnp.ones(bins), jnp.zeros(bins, jnp.int32), sigma_min, sigma_max)
 
     def index(self, sigma: Float[Array, "*b"]) -> Int[Array, "*b"]:

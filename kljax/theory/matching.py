@@ -14,11 +14,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.generators import FDivergence, get
+from kljax.generators import Choice, FDivergence, get
 from kljax.theory.mixtures import GaussianMixture
 from kljax.typing import Array, ArrayLike, Float
 
-__all__ = ["FixedPoint", "LineMatching", "fixed_point"]
+__all__ = [
+    "FixedPoint",
+    "LineMatching",
+    "fixed_point",
+    "fixed_points",
+    "log_std",
+    "with_std",
+]
 
 
 @functools.partial(
@@ -178,3 +185,50 @@ def fixed_point(
     theta, _ = jax.lax.scan(sharpen, near, None, length=newton)
     norm = jnp.linalg.norm(direction(theta))
     return FixedPoint(theta, norm, jnp.linalg.norm(theta - near))
+
+
+@functools.partial(jax.jit, static_argnames=("divergences", "steps"))
+def fixed_points(
+    task: LineMatching,
+    divergences: tuple[str, ...],
+    starts: Float[Array, "m 2"],
+    *,
+    steps: int = 600,
+) -> Float[Array, "k m 2"]:
+    """`fixed_point` of several divergences from several starts, in one program.
+
+    Args:
+      task: target, levels and grid.
+      divergences: k names.
+      starts: (log a, b).
+      steps: of the descent.
+
+    Example:
+      >>> law = GaussianMixture(jnp.zeros(1), jnp.ones((1, 1)), jnp.ones(1))
+      >>> task = LineMatching.build(law, jnp.array([0.5]))
+      >>> names = ("reverse_kl", "forward_kl")
+      >>> fixed_points(task, names, jnp.zeros((3, 2)), steps=5).shape
+      (2, 3, 2)
+    """
+    options = tuple(get(name) for name in divergences)
+    one = lambda index, start: fixed_point(  # noqa: E731
+        task, Choice(index, options), start, steps=steps
+    )
+    every = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
+    return every(jnp.arange(len(options)), starts).theta
+
+
+def log_std(students: ArrayLike) -> Float[Array, "*b 2"]:
+    """(a, b), standard deviation and mean, as the (log a, b) of a descent.
+
+    Example:
+      >>> log_std([[1.0, 2.0]]).tolist()
+      [[0.0, 2.0]]
+    """
+    students = jnp.asarray(students)
+    return jnp.stack([jnp.log(students[..., 0]), students[..., 1]], axis=-1)
+
+
+def with_std(theta: Float[Array, "*b 2"]) -> Float[Array, "*b 2"]:
+    """The inverse of `log_std`."""
+    return jnp.stack([jnp.exp(theta[..., 0]), theta[..., 1]], axis=-1)

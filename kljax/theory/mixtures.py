@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import shadow
+from kljax.arguments import shadow, whole
 from kljax.typing import Array, ArrayLike, Float, Int, Key
 
 __all__ = ["GaussianMixture"]
@@ -56,7 +56,7 @@ class GaussianMixture:
         cls, modes: int = 8, *, radius: float = 1.0, std: float = 0.08
     ) -> "GaussianMixture":
         """Equal modes evenly spaced on a circle in the plane."""
-        angle = 2 * math.pi * jnp.arange(modes) / modes
+        angle = 2 * math.pi * jnp.arange(whole("modes", modes)) / modes
         means = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
         return cls(jnp.zeros(modes), means, jnp.full(modes, std))
 
@@ -108,6 +108,16 @@ class GaussianMixture:
         # A draw by NaN weights is any component.
         unknown = jnp.sum(shadow(self.log_weights))
         return self.means[k] + self.std[k, None] * z + unknown
+
+    def balanced(self, key: Key[Array, ""], n: int) -> Float[Array, "n d"]:
+        """n draws with equally many of every component: a reference of less noise.
+
+        >>> GaussianMixture.ring(4).balanced(jax.random.key(0), 8).shape
+        (8, 2)
+        """
+        k = jnp.arange(n) % len(self.std)
+        z = jax.random.normal(key, (n, self.means.shape[1]), self.means.dtype)
+        return self.means[k] + self.std[k, None] * z
 
     def nearest(self, x: Float[Array, "*b d"]) -> tuple[Int[Array, "*b"], Array]:
         """The component with the nearest mean, and the distance in its std.

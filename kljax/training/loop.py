@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kljax.arguments import described, whole
+from kljax.arguments import described, text, whole
 from kljax.errors import CheckpointError
 from kljax.training.arguments import (
     check_batch,
@@ -104,6 +104,7 @@ def fit(
         >>> state = fit(make_step(players), state, lambda n: {}, steps=3)
     """
     steps, every = whole("steps", steps), _intervals(every)
+    text("stage", stage)
     check_calls(step, batches, evaluate, progress)
     check_state(state, TrainState, frozen, donated=not hasattr(step, "lower"))
     _check_run(run)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kljax.arguments import whole
 from kljax.training.arguments import check_batch
 from kljax.training.state import is_key
 from kljax.typing import PyTree
@@ -72,7 +73,7 @@ def model_mesh(
         {'data': 1, 'fsdp': 1, 'tensor': 1}
     """
     found = np.asarray(jax.devices() if devices is None else devices)
-    if fsdp < 1 or tensor < 1 or found.size % (fsdp * tensor):
+    if found.size % (whole("fsdp", fsdp) * whole("tensor", tensor)):
         raise ValueError(
             f"fsdp is {fsdp} and tensor {tensor}; their product must divide the "
             f"number of devices, {found.size}"

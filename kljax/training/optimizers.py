@@ -2,7 +2,9 @@
 
 import optax
 
-__all__ = ["adam", "clipped", "warmup_cosine"]
+from kljax.arguments import whole
+
+__all__ = ["adam", "clipped", "momentum", "warmup_cosine"]
 
 
 def warmup_cosine(
@@ -24,7 +26,7 @@ def warmup_cosine(
         >>> [round(float(schedule(n)), 3) for n in (0, 10, 100)]
         [0.0, 1.0, 0.05]
     """
-    rising = max(1, int(warmup * steps))
+    rising = max(1, int(warmup * whole("steps", steps)))
     return optax.warmup_cosine_decay_schedule(
         0.0, rate, rising, max(2, steps), rate * final
     )
@@ -70,3 +72,28 @@ def adam(
     """
     rule = clipped(optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay), clip)
     return optax.flatten(rule) if flat else rule
+
+
+def momentum(
+    rate: float | optax.Schedule, *, decay: float = 0.9, weight_decay: float = 5e-4
+) -> optax.GradientTransformation:
+    """Nesterov's momentum with an L2 penalty: what image classifiers are trained by.
+
+    Args:
+        rate: learning rate, a number or a schedule such as optax's cosine.
+        decay: share of the velocity that a step leaves.
+        weight_decay: added to the gradient, times the parameters.
+
+    Returns:
+        An optax transformation.
+
+    References:
+        Sutskever et al. (2013), "On the importance of initialization and momentum".
+
+    Example:
+        >>> optimizer = momentum(optax.cosine_decay_schedule(0.1, 1000))
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.sgd(rate, momentum=decay, nesterov=True),
+    )

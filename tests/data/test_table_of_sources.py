@@ -144,6 +144,17 @@ def test_tables_are_those_of_scikit_learn(tmp_path, name, shape, classes):
     assert len(test) == -(-shape[0] // 5) and test.num_classes == len(classes)
 
 
+def test_a_table_of_spaces_is_that_of_scikit_learn(tmp_path):
+    datasets = pytest.importorskip("sklearn.datasets")
+    found = load("diabetes", "all", kind="table", root=tmp_path)
+    theirs = datasets.load_diabetes(scaled=False)
+    np.testing.assert_array_equal(found.examples, theirs.data)
+    assert found.labels is None and found.manifest["known_content"]
+    (tmp_path / "own.csv").write_text("x  label\n1.5 0\n2 1\n")
+    own = load(tmp_path / "own.csv", "all", kind="table")
+    assert own.examples.tolist() == [[1.5], [2]] and own.labels.tolist() == [0, 1]
+
+
 def test_what_is_a_path_and_what_a_name(tmp_path, monkeypatch):
     for missing in ("mine.npz", "some/where", "./digits"):
         with pytest.raises(DataError, match="does not exist"):

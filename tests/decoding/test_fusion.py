@@ -196,6 +196,7 @@ def test_no_worse_than_a_fine_scan_on_a_thousand_rows(init, x64):
     assert all(x < y for x, y in zip(ours, grid)), (ours, grid)
 
 
+@pytest.mark.optimized
 def test_float32_and_four_iterations_are_near_float64():
     z, s, e = (np.float32(x) for x in rows(N, V, "mid"))
     four, eight = (np.asarray(solve(z, s, e, iterations=n).alpha) for n in (4, 8))
@@ -391,6 +392,7 @@ def test_half_precision_is_raised_and_no_gradient_passes():
     assert alpha.dtype == jnp.float32 and (slope == 0).all()
 
 
+@pytest.mark.optimized
 def test_memory_is_that_of_a_few_rows():
     z, e = (jax.ShapeDtypeStruct(x, jnp.float32) for x in ((64, 4096), (64, 1, 4096)))
     program = solve.lower(z, z, e).compile()
@@ -434,7 +436,7 @@ def test_settings_of_the_literature():
         ({"rule": "dinamic"}, "rule: expected one of dynamic, kl_ball"),
         ({"init": "grid"}, "init: expected one of analytic, scan"),
         ({"rule": "axis", "target": "all"}, "target: expected one of mean, own"),
-        ({"iterations": 0}, "iterations: expected at least 1"),
+        ({"iterations": 0}, "iterations must be at least 1"),
         ({"max_weight": 0.0}, "max_weight: expected > 0"),
         ({"max_weight": (1.0, 2.0)}, r"max_weight: expected one number or one per"),
         ({"where": np.ones((1, 2, 9), bool)}, "where: expected the rank"),

@@ -196,6 +196,7 @@ def test_inside_jit_with_stacked_layers():
     np.testing.assert_array_equal(found.tokens, [t[:4] for t, _ in EXPECTED])
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("slots", [1024, 8192])
 def test_one_row_steps_copy_no_cache(slots):
     """Temporaries of the decode program do not grow with the cache (6 MiB a layer)."""
@@ -242,7 +243,7 @@ BAD = {
     r"prompt has shape \(7,\); expected": {"prompt": PROMPT[0], "where": None},
     r"where has shape \(3, 6\)": {"where": WHERE[:, :6]},
     r"where ends with False in rows \[1\]; pad": {"where": WHERE & [[1], [0], [1]] > 0},
-    "max_new_tokens is 0": {"max_new_tokens": 0},
+    "max_new_tokens must be at least 1, got 0": {"max_new_tokens": 0},
     "7 tokens and max_new_tokens is 122; model 0 has a context of 128": {
         "max_new_tokens": 122
     },
@@ -271,7 +272,7 @@ def test_bad_types():
         greedy(PROMPT.astype(np.float32))
     with pytest.raises(TypeError, match="function without init_cache"):
         greedy(others=[(lambda *a, **k: None, {})], combine=Mean())
-    with pytest.raises(ValueError, match="chunk is 0"):
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
         stream([(APPLY, PARAMS)], PROMPT, Decoding(3, GREEDY), chunk=0)
     with pytest.raises(TypeError, match="is a PureTransformer; expected a pair"):
         generate((APPLY, PARAMS), PROMPT, Decoding(3, GREEDY))

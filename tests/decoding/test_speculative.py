@@ -175,7 +175,7 @@ def test_bad_arguments():
         return speculate(models, prompt, settings, **options)
 
     prompt = np.zeros((1, 2), int)
-    with pytest.raises(ValueError, match="draft: expected 1 or more"):
+    with pytest.raises(ValueError, match="draft must be at least 1"):
         call(models, prompt, draft=0)
     with pytest.raises(ValueError, match="drafter: expected 1 to 2"):
         call(models, prompt, drafter=3)

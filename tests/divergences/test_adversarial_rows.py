@@ -6,6 +6,8 @@ import pytest
 
 import kljax.divergences as kd
 
+pytestmark = pytest.mark.optimized
+
 # A sum over the row, two, terms of a mixture, a kink, a heavy tail.
 KINDS = "forward_kl", "jeffreys", "jensen_shannon", "total_variation", "neyman_chi2"
 SIZES = {50: 60_000, 300: 30_000, 1000: 9_000, 4096: 900, 32768: 90, 152_000: 10}

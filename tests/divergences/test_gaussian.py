@@ -129,6 +129,7 @@ def test_diagonal_is_full_on_diagonal_matrices(x64):
     )
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("scale", [3e-5, 1e-3, 0.1])
 def test_nearly_equal_gaussians_in_float32(scale):
     rng = np.random.default_rng(2)
@@ -148,6 +149,7 @@ def test_nearly_equal_gaussians_in_float32(scale):
     )
 
 
+@pytest.mark.optimized
 def test_far_apart_scales_in_float32():
     zero = np.zeros(2)
     for p, q in ((1e-10, 1.0), (1e10, 1e-10), (1.0, 1e10)):

@@ -1,7 +1,5 @@
 """Ten thousand rows of finite masks, impossible outcomes and NaN for every distance."""
 
-from functools import partial
-
 import closed_forms
 import jax
 import jax.numpy as jnp
@@ -65,8 +63,7 @@ def cases():
 def found():
     p, q, where, spoiled = cases()
 
-    # Most of the time is that of compiling: what it is compiled to counts less.
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def every(p, q, where):
         def one(distance):
             def total(p, q, t):

@@ -6,7 +6,9 @@ import sys
 
 import jax
 import numpy as np
+import public_rooms as rooms
 from public_calls import OTHERS, TABLE, VARIANTS, public_functions
+from public_plain import PLAIN
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 
@@ -16,6 +18,11 @@ def test_every_public_function_has_a_row():
     for function, name in public_functions():
         homes.setdefault(function, name)
     assert set(homes.values()) - OTHERS == set(TABLE)
+
+
+def test_every_public_function_of_arrays_of_the_other_rooms_has_a_row():
+    known = {*rooms.TRACED, *PLAIN, *rooms.OTHERS}
+    assert not {*rooms.public_functions()} - known
 
 
 def test_annotations_hold():

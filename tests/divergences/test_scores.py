@@ -8,8 +8,6 @@ import pytest
 from kljax import generators
 from kljax.divergences import scores
 
-pytestmark = pytest.mark.quick
-
 
 def mixture_terms(log_p, log_q):
     """q f(p/q) for six divergences, written in log densities, textbook forms."""

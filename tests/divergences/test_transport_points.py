@@ -149,6 +149,7 @@ def test_batches_and_early_stopping(x64):
         np.testing.assert_allclose(batch.value[i], value, rtol=1e-6)
 
 
+@pytest.mark.optimized
 def test_far_from_the_origin():
     """Norms cancel after the points are moved to the origin together."""
     x, y = np.float32(X), np.float32(Y)

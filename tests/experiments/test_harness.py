@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import discovery, execution, harness
-from experiments.harness import Claim, Figure, Results, Table, Verdict
+from experiments import discovery, execution, harness, kit, storing
+from experiments.harness import Figure, Results, Table, Verdict
 from kljax.errors import unknown
 
 
@@ -72,7 +72,7 @@ def test_stored_values_are_strict_json(tmp_path):
         "nested": (np.int32(1), [np.bool_(True)]),
         "path": tmp_path,
     }
-    harness.write_json(path, value)
+    storing.write_json(path, value)
     stored = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert stored == {
         "nan": "nan",
@@ -86,27 +86,28 @@ def test_stored_values_are_strict_json(tmp_path):
         harness.plain(object())
     path.write_text("{")
     with pytest.raises(ValueError, match=r"x\.json is not valid JSON"):
-        harness.read_json(path)
+        storing.read_json(path)
 
 
 def test_problems_name_what_is_missing(tmp_path):
-    claims = [Claim("A", "s", "t", "m", "b"), Claim("B", "s", "t", "m", "b")]
+    claims = [
+        kit.Claim(name, "s", "t", lambda found: 1, kit.shown(), measure)
+        for name, measure in (("A", "m"), ("B", ""))
+    ]
     results = Results(
         metrics={},
         tables=(Table("short", ("x", "y"), ((1,),)),),
-        figures=(Figure("none.png", ""), Figure("a/b.png", "")),
-        verdicts={"A": Verdict("1", True), "C": Verdict("1", True)},
+        figures=(Figure("none.png", ""),),
+        verdicts={"A": Verdict("1", True), "B": Verdict("1", True)},
     )
-    found = "; ".join(harness.problems(results, claims, tmp_path))
+    found = "; ".join(storing.problems(results, claims, tmp_path))
     for part in (
-        "claim B",
-        "verdict C",
+        "claim B does not say",
         "none.png",
-        "'a/b.png'",
         "'short' has 2 columns",
     ):
         assert part in found
-    assert not harness.problems(
+    assert not storing.problems(
         Results({}, (), (), {"A": Verdict("1", True)}), claims[:1], tmp_path
     )
 
@@ -116,12 +117,14 @@ def test_problems_name_what_is_missing(tmp_path):
     [(None, "–"), (True, "yes"), (0.581234, "0.5812"), (12, "12"), ("a", "a")],
 )
 def test_cells(value, text):
-    assert harness.format_cell(value) == text
+    assert storing.format_cell(value) == text
 
 
-def test_title_is_the_first_sentence():
-    assert harness.title_of("One\ntwo.\n\nThree.", "x") == "One two"
-    assert harness.title_of(None, "x") == "x"
+def test_what_introduces_a_paper_is_its_first_sentences():
+    doc = "One:\ntwo. Three in arXiv 1.2? Four.\n\n    python -m x\n\nFive."
+    assert storing.sentences(doc, 2) == "One: two. Three in arXiv 1.2?"
+    assert storing.sentences(doc, 9).endswith("Four. Five.")
+    assert storing.sentences(None, 1) == ""
 
 
 def test_discovery_does_not_import(broken):
@@ -131,7 +134,9 @@ def test_discovery_does_not_import(broken):
 
 
 def test_incomplete_experiment_is_named(package, tmp_path):
-    (tmp_path / package / "half.py").write_text("CLAIMS = ()\ndef run(): ...\n")
+    (tmp_path / package / "papers" / "half.py").write_text(
+        "CLAIMS = ()\ndef run(): ...\n"
+    )
     with pytest.raises(TypeError, match=r"half\.py lacks PAPER, Config, PRESETS"):
         discovery.load(discovery.find(package)["half"])
 
@@ -152,11 +157,11 @@ def test_rerun_command_has_only_what_differs(package):
     config = dataclasses.replace(
         default,
         teacher=module.Teacher(steps=7, augment=False),
-        seeds=(3,),
+        widths=(3,),
         seed=1,
         log_every=99,
     )
     assert execution.rerun_command("ring", "cpu", config, default) == (
         "python -m experiments run ring --preset cpu --seed 1 --teacher.steps 7 "
-        "--teacher.no-augment --seeds 3"
+        "--teacher.no-augment --widths 3"
     )

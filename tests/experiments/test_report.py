@@ -1,16 +1,15 @@
 """The report: nothing from outside, nothing lost, nothing that is not escaped."""
 
-import base64
 import html.parser
 import json
 import pathlib
 import re
+import urllib.parse
 
 import pytest
 
 from experiments import report
 from experiments.cli import main
-from experiments.harness import Results
 
 
 class Page(html.parser.HTMLParser):
@@ -32,6 +31,10 @@ class Page(html.parser.HTMLParser):
     def handle_data(self, data):
         self.words.append(data)
 
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
 
 def read(path):
     page = Page()
@@ -45,89 +48,141 @@ def results(package, capsys):
     """Published runs: smoke with synthetic data, cpu, and gpu with an override."""
     for words in ("--preset smoke", "--preset gpu --teacher.steps 8", "--preset cpu"):
         assert main(["run", "ring", "--publish", *words.split()], package=package) == 0
-    assert main(["report"], package=package) == 0
+    assert main(["report", "--publish"], package=package) == 0
     folder = pathlib.Path(package, "results")
-    assert str(folder / "report.html") in capsys.readouterr().out
+    assert str(folder / "README.md") in capsys.readouterr().out
     return folder
 
 
-def test_html_is_self_contained_and_complete(results):
-    page = read(results / "report.html")
-    images = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(images) == 3
-    for attrs, label in zip(images, ("smoke", "cpu", "gpu*")):
-        kind, _, data = attrs["src"].partition(";base64,")
-        (path,) = results.glob(f"ring/{label}/figures/curve.png")
-        assert kind == "data:image/png"
-        assert base64.b64decode(data) == path.read_bytes()
-        assert (attrs["width"], attrs["height"]) == ("4", "2")
-        assert attrs["alt"] == 'Curves of "both" <models>.'
-    assert all(link.startswith(("data:", "#")) for link in page.links)
-    style = (results / "report.html").read_text()
-    assert not re.search(r"https?://|@import|url\(|<script|<link", style)
-    assert "prefers-color-scheme: dark" in style
-    text = " ".join(" ".join(page.words).split())
+def test_pages_are_whole_and_load_nothing_from_outside(results):
+    for name in ("index", "ring"):
+        path = results / "site" / f"{name}.html"
+        page = read(path)
+        for link in page.links:
+            there = path.parent / urllib.parse.unquote(link)
+            assert there.is_file(), f"{path}: {link}"
+        text = path.read_text()
+        assert not re.search(r"https?://|@import|url\(|<script|<link", text)
+        assert "prefers-color-scheme: dark" in text and "max-width: 46rem" in text
+        assert len(text) < 100_000
+        images = [attrs for tag, attrs in page.tags if tag == "img"]
+        assert len(images) == (1 if name == "index" else 3)
+        assert {one["alt"] for one in images} == {'Curves of "both" <models>.'}
+        names = {attrs.get("data-is") for tag, attrs in page.tags if tag == "td"}
+        assert {"claim", "paper's figure", "ours", "verdict"} < names
+
+
+def test_what_the_pages_say(results):
+    index = read(results / "site" / "index.html").text
     for part in (
-        "One-step students that cover a ring",
+        "One-step students that cover a ring.",
         "Nobody, On rings (2025)",
-        "Claims that fail: 1",
         "It keeps up & more: a|b <c>.",
         "1.07",
-        "table 2",
-        "<= 1.1",
-        "0.76 to 0.84",
+        "0.8 (0.75 to 0.85, 3 seeds)",
         "✓ holds",
+        "all claims: 1 holds, 1 fails, 1 not measured",
+        "Claims that fail: 1",
+    ):
+        assert part in index, part
+    page = read(results / "site" / "ring.html").text
+    for part in (
+        "All papers · Nobody, On rings (2025)",
+        'Paper: nobody, "On rings".',  # the sentences behind the title
+        "The paper's claims",
+        "Our own extensions",
+        "cpu: 0.8 (0.75 to 0.85, 3 seeds)",
+        "<= 1.1",
         "✗ fails",
         "– not measured",
-        "needs the gpu preset",
-        "worst seed 0.2",
-        "1 holds, 1 fails, 1 not measured",
-        "synthetic stand-in data",
-        "teacher.steps = 8",
+        "T3 (a talk; cpu): rank. Not measured: needs the gpu preset.",
+        "T2 (table 10; cpu): difference. worst seed 0.2",
+        "changed from the preset: teacher.steps = 8",
         "python -m experiments run ring --preset gpu --teacher.steps 8",
+        "Run cpu (published; 0.1 minutes)",
         "jax 0.",
+        "0.5812",
     ):
-        assert part in text, part
-    assert text.count("synthetic stand-in data") == 1
+        assert part in page, part
+    paper, ours = page.index("The paper's claims"), page.index("Our own extensions")
+    assert paper < page.index("T1. It keeps up") < ours < page.index("T3. At scale.")
 
 
 def test_markdown_has_rows_of_equal_length_and_its_pictures(results):
-    text = (results / "REPORT.md").read_text()
-    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
-        rows = [re.sub(r"\\\|", "", row).count("|") for row in block.splitlines()]
-        assert len(set(rows)) == 1, block
-    pictures = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert len(pictures) == 3
-    assert all((results / picture).is_file() for picture in pictures)
-    assert "- ❌ **ring T2**: The term helps." in text
-    assert "Synthetic stand-in data" in text
-    assert "python -m experiments run ring --preset smoke" in text
+    for path in (results / "README.md", results / "ring" / "README.md"):
+        text = path.read_text()
+        for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+            rows = [re.sub(r"\\\|", "", row).count("|") for row in block.splitlines()]
+            assert len(set(rows)) == 1, block
+        pictures = re.findall(r'<img src="(.*?)"', text)
+        links = re.findall(r"\]\((.*?)\)", text)
+        assert pictures and all((path.parent / one).is_file() for one in pictures)
+        assert links and all((path.parent / one).is_file() for one in links)
+    assert "`a\\|b` &lt;c>." in text and "❌ **fails**" in text
+
+
+def test_local_runs_stand_beside_the_published_and_stay_out_of_the_tree(
+    results, package, capsys
+):
+    before = {p: p.read_bytes() for p in results.rglob("*") if p.is_file()}
+    assert main(["run", "ring", "--seed", "3"], package=package) == 0
+    assert main(["report"], package=package) == 0
+    assert "runs/report/index.html" in capsys.readouterr().out
+    page = read(pathlib.Path("runs/report/ring.html")).text
+    assert "Run cpu (published;" in page
+    assert re.search(r"Run cpu-s3-\w+ \(on this machine, not published;", page)
+    assert before == {p: p.read_bytes() for p in results.rglob("*") if p.is_file()}
+    for link in read(pathlib.Path("runs/report/index.html")).links:
+        assert pathlib.Path("runs/report", urllib.parse.unquote(link)).is_file()
 
 
 def test_report_is_a_function_of_the_results(results, package):
-    names = ("REPORT.md", "report.html")
-    before = [(results / name).read_bytes() for name in names]
-    assert main(["report", "--results", str(results)], package=package) == 0
-    assert [(results / name).read_bytes() for name in names] == before
+    before = {p: p.read_bytes() for p in results.rglob("*") if p.is_file()}
+    words = ["report", "--publish", "--results", str(results)]
+    assert main(words, package=package) == 0
+    assert before == {p: p.read_bytes() for p in results.rglob("*") if p.is_file()}
+
+
+def test_a_short_run_says_what_decides(results, package):
+    path = results / "ring" / "smoke" / "results.json"
+    stored = json.loads(path.read_text())
+    stored["config"]["decide"] = False
+    for verdict in stored["verdicts"].values():
+        verdict |= {"holds": None, "measured": verdict["measured"] or "1"}
+    path.write_text(json.dumps(stored))
+    for label in ("cpu", "gpu*"):
+        (other,) = results.glob(f"ring/{label}/results.json")
+        other.unlink()
+    assert main(["report", "--publish"], package=package) == 0
+    text = read(results / "site" / "ring.html").text
+    assert text.count("? undecided (smoke); --preset cpu decides") == 3
+    assert "Synthetic stand-in data" in text
 
 
 def test_statuses_over_several_runs(results):
     path = results / "ring" / "cpu" / "results.json"
     stored = json.loads(path.read_text())
     stored["verdicts"]["T1"]["holds"] = False
-    stored["verdicts"]["T3"] = {
-        "measured": "-0.4",
-        "holds": True,
-        "interval": "",
-        "note": "",
-    }
+    blank = {"interval": "", "note": "", "measured": "-0.4", "holds": None}
+    stored["verdicts"]["T3"] = blank | {"shown": True}
     path.write_text(json.dumps(stored))
     (section,) = report.gather(results)
-    assert [run.label[:3] for run in section.runs] == ["smo", "cpu", "gpu"]
+    assert [run.label[:3] for run in section.runs] == ["cpu", "gpu", "smo"]
     # One failing run is enough to fail; one that measured is enough to have measured.
-    assert section.counts() == {"holds": 1, "fails": 2, "not measured": 0}
-    assert [len(section.measured(i)) for i in ("T1", "T2", "T3")] == [3, 3, 1]
-    assert [claim["id"] for _, claim, _ in report.failing([section])] == ["T1", "T2"]
+    assert section.counts() == {"fails": 2, "shown": 1}
+    assert [len(section.verdicts(i)) for i in ("T1", "T2", "T3")] == [3, 3, 1]
+
+
+def test_a_bar_that_was_moved_after_publishing_is_said(results, package):
+    path = results / "ring" / "cpu" / "results.json"
+    stored = json.loads(path.read_text())
+    stored["claims"][0]["bar"] = "<= 1.0"
+    path.write_text(json.dumps(stored))
+    for _ in range(2):
+        assert main(["run", "ring", "--publish"], package=package) == 0
+    assert main(["report", "--publish"], package=package) == 0
+    said = "the bar of T1 was '<= 1.0' when it was published before, and is '<= 1.1'"
+    assert said in read(results / "site" / "ring.html").text
 
 
 @pytest.mark.parametrize("damage", ["schema", "json", "figure"])
@@ -147,13 +202,4 @@ def test_damaged_results_are_named(results, package, capsys, damage):
 def test_nothing_published_yet(tmp_path):
     written = report.write_report(tmp_path / "none")
     assert all("Nothing is published yet" in path.read_text() for path in written)
-    read(written[1])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(48.3, "48 s"), (312, "5.2 min"), (None, "time not recorded")],
-)
-def test_durations(seconds, text):
-    nothing = Results({}, (), (), {})
-    assert report.Run("cpu", pathlib.Path(), {}, nothing, seconds).duration == text
+    read(written[0])

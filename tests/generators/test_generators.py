@@ -26,6 +26,7 @@ RNG = np.random.default_rng(0)
 P, Q = RNG.normal(size=(2, 5, 7))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_phi_and_psi_against_extended_precision(dtype, x64):
     size = np.geomspace(1e-6, 80, 2000)

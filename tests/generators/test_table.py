@@ -14,6 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # The least an author writes: the term of two masses.
 CLASS = '''
+from kljax.generators.base import FDivergence
+
 
 @generator
 class Triangular(FDivergence):

@@ -180,6 +180,22 @@ ARRAYS = {
     "small gaps": (npz(images=X, y=Y * 10), "up to 20 would be 21 classes"),
     "huge label": (npz(images=X, y=Y * 5_000_000), "10,000,001 classes, and 3 of"),
     "beyond said": (npz(images=X, y=Y, num_classes=2), "label 2 among 2 classes"),
+    "from 1": (
+        npz(images=X, y=Y + 1),
+        r"1 .. 3 and none is 0.*labels - 1.*num_classes=4",
+    ),
+    "from 1, all splits": (
+        npz(**KERAS | {"y_train": [1, 2, 1, 2], "y_test": [2, 1]}),
+        "labels are 1 .. 2 and none is 0, so 2 classes numbered from 1, or 3",
+    ),
+    "from 1, by chance": (
+        npz(images=X, y=[1, 2, 3, 3, 1, 3]),
+        is_data(labels=[1, 2, 3, 3, 1, 3]),
+    ),
+    "from 1, as said": (
+        npz(images=X, y=Y + 1, num_classes=4),
+        is_data(labels=Y + 1, classes=4),
+    ),
     "unseen label": (
         npz(**KERAS | {"y_train": [0, 1, 0, 1], "y_test": Y[4:]}),
         "label 2 occurs in test and never in train",
@@ -193,6 +209,18 @@ ARRAYS = {
     "NaN": (npz(images=np.where(X == 0, np.nan, UNIT)), "finite floats"),
     "infinite": (npz(images=np.where(X == 0, -np.inf, UNIT)), "between -inf"),
     "parts differ": (npz(**KERAS | {"x_test": UNIT[4:]}), "x_train are .* x_test as"),
+    "a part above -0.5": (
+        npz(x_train=2 * UNIT[:4] - 1, x_test=2 * (UNIT[4:] * 0.7 + 0.3) - 1),
+        is_data(np.concatenate([X[:4], np.rint(X[4:] * 0.7 + 76.5)]), None),
+    ),
+    "all above -0.5": (
+        npz(x_train=1.4 * UNIT[:4] - 0.4, x_test=1.4 * UNIT[4:] - 0.4),
+        r"x_train holds .* -0.4 and 1, .* in \[-1, 1\] and some below -0.5",
+    ),
+    "a part in [0, 1]": (
+        npz(x_train=2 * UNIT[:4] - 1, x_test=UNIT[4:]),
+        r"x_train are read as floats in \[-1, 1\].*x_test as floats in \[0, 1\]",
+    ),
     "constant": (npz(images=X * 0 + 7, levels=9), "every pixel of every image is 7"),
     "complex": (npz(images=X * 1j), "kind c"),
     "dates": (npz(images=G.astype("M8[D]")), "kind M"),
@@ -326,7 +354,7 @@ FOLDERS = {
         },
         "a.png: holds 2 pictures",
     ),
-    "16-bit gray": ({"a.png": deep_png(0, 1)}, "a.png: more than 8 bits"),
+    "16-bit gray": ({"a.png": deep_png(0, 1)}, "a.png: more than 8 bits.* // 257"),
     "16-bit color": ({"a.png": deep_png(2, 3)}, "a.png: more than 8 bits"),
     "16-bit gray, alpha": ({"a.png": deep_png(4, 2)}, "a.png: more than 8 bits"),
     "16-bit color, alpha": ({"a.png": deep_png(6, 4)}, "a.png: more than 8 bits"),

@@ -13,7 +13,6 @@ import kljax.divergences as kd
 from kljax.divergences import _probabilities, estimators
 
 NAN, INF = np.nan, np.inf
-pytestmark = pytest.mark.quick
 LEAST = float(np.finfo(np.float32).min)
 P = np.float32([[1, 0, 0, 1], [0.3, -1, 2, 0.1], [0, 0, 0, 0], [3, 1, -2, 0]])
 Q = np.float32([[0, 1, 2, 3], [1, 0.2, -1, 0.4], [1, 0, 0, 0.5], [0, 1, -1, 2]])

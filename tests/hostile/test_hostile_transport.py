@@ -30,6 +30,13 @@ def _traced(field, **given):
 CASES = {
     "epsilon 1e8": (lambda: _sinkhorn(epsilon=1e8).value, APART),
     "epsilon 1e10": (lambda: _sinkhorn(epsilon=1e10).value, APART),
+    "epsilon 1e30": (lambda: _sinkhorn(epsilon=1e30).value, APART),
+    "epsilon 1e38": (lambda: _sinkhorn(epsilon=1e38).value, APART),
+    "cost at epsilon 1e30": (lambda: t.transport_cost(A, B, COST, 1e30), APART),
+    "epsilon 1e30 of points": (
+        lambda: _sinkhorn(cost=t.SquaredDistances(X, X + 1), epsilon=1e30).value,
+        POINTS,
+    ),
     "epsilon 1e8 of points": (
         lambda: _sinkhorn(cost=t.SquaredDistances(X, X + 1), epsilon=1e8).value,
         POINTS,
@@ -82,6 +89,40 @@ def test_refused(name):
 
 def test_right():
     check_right(CASES, rtol=1e-6)
+
+
+def test_what_all_costs_have_in_common_takes_no_digits():
+    """All but the value and the potentials is that of the same costs near 0."""
+    far = np.float32(10000)
+
+    @jax.jit
+    @jax.vmap
+    def answers(cost):
+        def solve(cost, epsilon=0.1):
+            return _sinkhorn(cost=cost, epsilon=epsilon, iterations=400)
+
+        result = solve(cost)
+        return {
+            "value": result.value,
+            "potentials": (result.f, result.g),
+            "errors": (result.marginal_error_a, result.converged),
+            "plan": t.transport_plan(A, B, cost, 0.1, iterations=400),
+            "slope": jax.grad(lambda c: solve(c).value)(cost),
+            "in epsilon": jax.grad(lambda e: solve(cost, e).value)(0.1),
+            "sharp": jax.grad(t.transport_cost, 2)(A, B, cost, 1.0),
+            "of a potential": jax.grad(lambda c: solve(c).f[0])(cost),
+        }
+
+    found = answers(np.stack([COST, COST + far]))
+    near, moved = (jax.tree.map(lambda x, i=i: x[i], found) for i in (0, 1))
+    assert moved["errors"][1]
+    moved["value"] -= far
+    moved["potentials"] = [x - far / 2 for x in moved["potentials"]]
+    for name, want in near.items():
+        # A potential of 5000 has digits to 5e-4.
+        atol = 2e-3 if name in ("value", "potentials") else 2e-6
+        for x, y in zip(jax.tree.leaves(moved[name]), jax.tree.leaves(want)):
+            np.testing.assert_allclose(x, y, atol=atol, rtol=1e-5, err_msg=name)
 
 
 def test_points_without_mass_may_hold_anything():

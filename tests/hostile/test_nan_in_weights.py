@@ -11,7 +11,6 @@ from kljax.objectives.ratio import RatioBins, ratio_weights
 from kljax.theory.mixtures import GaussianMixture
 
 RNG = np.random.default_rng(0)
-quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def test_weights_of_a_fusion():
@@ -22,7 +21,7 @@ def test_weights_of_a_fusion():
     where[3:, 1] = False
     z[[0, 4], 1] = s[1, 1] = expert[2, 1] = np.nan
 
-    @quick
+    @jax.jit
     def both(z, s, expert, where):
         found = solve_weights(z, s, expert[:, None], where=where)
         return found, fuse(z, s, expert[:, None], found.alpha)
@@ -40,7 +39,7 @@ def test_ratios_and_their_bins():
     logits = np.float32([0.3, np.nan, -0.2])
     sigma = np.float32([0.2, 5.0, 5.0])
 
-    @quick
+    @jax.jit
     def weigh(logits, sigma, weights):
         return ratio_weights(logits, sigma, "le_cam", bins, example_weights=weights)
 
@@ -55,7 +54,7 @@ def test_ratios_and_their_bins():
 
 
 def test_components_of_a_mixture():
-    @quick
+    @jax.jit
     @partial(jax.vmap, in_axes=(0, None))
     def every(law, x):
         draws = law.sample(jax.random.key(0), 3)

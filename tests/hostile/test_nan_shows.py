@@ -1,7 +1,5 @@
 """A NaN in any array of any public distance shows in the value and in the gradient."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +20,9 @@ FLAT = {
 @pytest.mark.parametrize("name", {**TABLE, **VARIANTS})
 def test_nan_shows(name):
     function, arrays = {**TABLE, **VARIANTS}[name]
+    arrays = jax.tree.map(np.asarray, arrays)
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def run(arrays):
         def total(arrays):
             leaves = map(jnp.asarray, jax.tree.leaves(function(**arrays)))
@@ -36,7 +35,8 @@ def test_nan_shows(name):
     assert np.isfinite(value)
     leaves, shape = jax.tree.flatten(arrays)
     for i, (path, array) in enumerate(jax.tree.leaves_with_path(arrays)):
-        spoiled = jnp.ravel(array).at[0].set(jnp.nan).reshape(array.shape)
+        spoiled = array.copy()
+        spoiled.flat[0] = np.nan
         value, gradients = run(
             shape.unflatten([*leaves[:i], spoiled, *leaves[i + 1 :]])
         )

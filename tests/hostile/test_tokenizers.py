@@ -149,7 +149,7 @@ INPUTS = {
     "half a column": (
         lambda: FOUND.rows(["a"], length=2.5),
         TypeError,
-        "length is 2.5",
+        "length must be an int",
     ),
     "a number in rows": (lambda: FOUND.rows(["a", 3]), TypeError, "text is a int"),
     "an id below": (lambda: FOUND.decode([2, -1]), ValueError, "holds -1; .* 0 to 3"),

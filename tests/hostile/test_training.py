@@ -173,8 +173,8 @@ ROWS = {
     ),
     "stage as a number": (
         lambda folder: fitted(run=RunFolder(folder, {}, env={}), stage=3),
-        ValueError,
-        "stage must be letters, digits .* got 3",
+        TypeError,
+        "stage must be text, got the int 3",
     ),
     # ---- losses
     "a loss without state": (

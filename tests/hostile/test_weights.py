@@ -302,7 +302,7 @@ REFUSED = [
         "a window of 0",
         LLAMA,
         fields(model_type="mistral", sliding_window=0),
-        "window is 0",
+        "window must be at least 1",
     ),
     (
         "layers of a third type",

@@ -41,6 +41,7 @@ def products(program):
 SMALL = shapes(64, 48, 24, 16)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "wanted, implementation, expected",
     [
@@ -68,6 +69,7 @@ def test_number_of_products_and_no_full_array(wanted, implementation, expected):
     assert 16 * 48 in sizes
 
 
+@pytest.mark.optimized
 def test_memory_is_flat_in_tokens_and_a_25th_of_the_naive():
     temporary = {}
     for n in (2048, 8192):
@@ -90,6 +92,7 @@ def test_memory_is_flat_in_tokens_and_a_25th_of_the_naive():
     assert full >= 3000
 
 
+@pytest.mark.optimized
 def test_forward_mode_and_second_order_keep_to_their_chunks():
     shape = shapes(1024, 8192, 64, 64)
     given = {k: x for k, x in shape.items() if k != "q_hidden"}
@@ -117,6 +120,7 @@ def test_forward_mode_and_second_order_keep_to_their_chunks():
         assert high - low < 4 < low, (function, low, high)
 
 
+@pytest.mark.optimized
 def test_bfloat16_gradients_of_a_small_divergence():
     n, v, d = 96, 4096, 128
     rng = np.random.default_rng(0)
@@ -141,10 +145,10 @@ def test_bfloat16_gradients_of_a_small_divergence():
     arrays = {"q_hidden": q_hidden, "q_head": head}
     fixed = {"p_hidden": p_hidden, "p_head": head}
     leaves, structure = jax.tree.flatten(kd.JensenShannon())
-    plan = kernel.make_plan(structure, 8, v, False)
     sides = Side(q_hidden, head), Side(p_hidden, head)
     parameters = tuple(map(jnp.asarray, leaves))
-    given = Operands(*sides, jnp.ones(n), parameters=parameters)
+    given = Operands(*sides, parameters=parameters)
+    plan, given = kernel.planned(structure, given, 8)
     wanted = jax.tree.map(lambda _: False, given)._replace(q=Side(True, True))
     found = jax.jit(lambda given: kernel.sum_and_gradient(plan, wanted, given))(given)
     found = jax.tree.leaves(found[1])
@@ -217,13 +221,16 @@ def test_masked_chunks_are_not_computed():
     assert not np.asarray(gradient["q_hidden"])[~mask].any()
 
 
+@pytest.mark.optimized
 def test_chunks_follow_the_budget_and_are_never_shrunk():
     assert kernel.default_chunk(8192, 32768) == 256
     assert kernel.default_chunk(8192, 128256) == 128
     assert kernel.default_chunk(50, 32768) == 50
     assert kernel.default_chunk(0, 10) == 1
     for chunk, vocab in ((256, 32768), (37, 50), (100, 32768), (1, 128256), (7, 9)):
-        plan = kernel.make_plan(None, chunk, vocab, False)
+        shapes_of = (chunk, 2), (2, vocab)
+        side = Side(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes_of))
+        plan, _ = kernel.planned(None, Operands(side), chunk)
         assert plan.chunk % plan.block == 0
         assert chunk <= plan.chunk < chunk + plan.chunk // plan.block
     # 8519 tokens, a prime: filled up, not cut into tiles of one.

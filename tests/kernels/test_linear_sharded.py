@@ -20,7 +20,6 @@ SIDES = {
     "q_bias": RNG.normal(size=V),
 }
 SIDES = {k: np.float32(x) for k, x in SIDES.items()}
-QUICK = {"xla_backend_optimization_level": 0}
 AUTO = (jax.sharding.AxisType.Auto,) * 2
 
 
@@ -74,6 +73,7 @@ def test_value_and_gradients_equal_one_device(name, axes, shape):
         close(got, exact, 1e-4, 1e-6 * np.abs(exact).max())
 
 
+@pytest.mark.optimized
 def test_digits_of_a_small_divergence_survive_the_exchange():
     """Against float64 NumPy, with logits that are the heads themselves."""
     n, v = 8, 4096
@@ -114,6 +114,7 @@ def test_missing_outcomes_and_infinite_tokens():
             close(gradient[k], expected[k], 1e-4, 1e-6)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("name, gathers, reductions", [("forward_kl", 1, 4)])
 def test_collectives_of_the_compiled_program(name, gathers, reductions):
     """One exchange of ten numbers a token and chunk; nothing as long as a head."""
@@ -177,7 +178,7 @@ def test_every_derivative_equals_one_device(reduction):
         gradient = jax.grad(loss, argnums=(0, 1, 2, 3))
         moved = tangent, *(np.float32(x) for x in (0.3, 0.2, 0.1))
         second = lambda at, v: jax.jvp(gradient, at, v)
-        return jax.jit(second, compiler_options=QUICK)(point, moved)
+        return jax.jit(second)(point, moved)
 
     got = both(sharded)
     want = both(lambda name, arrays, **options: fused.divergence(

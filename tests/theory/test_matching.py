@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from kljax import generators
-from kljax.theory.matching import LineMatching, fixed_point
+from kljax.theory.matching import (
+    LineMatching,
+    fixed_point,
+    fixed_points,
+    log_std,
+    with_std,
+)
 from kljax.theory.mixtures import GaussianMixture
-
-pytestmark = pytest.mark.quick
 
 NAMES = (
     "softened_reverse_kl",
@@ -143,3 +147,13 @@ def test_gradient_is_that_of_the_value(x64):
 def test_bad_input_names_the_argument():
     with pytest.raises(ValueError, match="target: expected a mixture on the line"):
         LineMatching.build(GaussianMixture.ring(), jnp.ones(1))
+
+
+def test_fixed_points_in_one_program_are_those_one_by_one(x64):
+    task = LineMatching.build(two_modes(), jnp.array([0.2, 0.4]), points=401)
+    starts, names = log_std(STARTS[:2]), ("reverse_kl", "forward_kl")
+    np.testing.assert_allclose(with_std(starts), STARTS[:2], rtol=1e-12)
+    found = fixed_points(task, names, starts, steps=60)
+    for i, name in enumerate(names):
+        alone = fixed_point(task, name, starts[i], steps=60).theta
+        np.testing.assert_allclose(found[i, i], alone, rtol=1e-9)

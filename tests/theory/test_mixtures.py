@@ -3,12 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from scipy import stats
 
 from kljax.theory.mixtures import GaussianMixture
-
-pytestmark = pytest.mark.quick
 
 
 def law():
@@ -57,3 +54,10 @@ def test_samples_and_ring():
     mode, distance = ring.nearest(jnp.array([[2.05, 0.0], [0.0, -1.8]]))
     np.testing.assert_array_equal(mode, [0, 6])
     np.testing.assert_allclose(distance, [0.5, 2.0], rtol=1e-4)
+
+
+def test_balanced_samples_have_every_component_alike():
+    ring = GaussianMixture.ring(4, std=0.01)
+    mode, distance = ring.nearest(ring.balanced(jax.random.key(0), 40))
+    assert np.bincount(mode).tolist() == [10] * 4
+    assert 0.5 < np.mean(np.asarray(distance) ** 2) / 2 < 2  # chi-square, two degrees

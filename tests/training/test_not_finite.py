@@ -9,8 +9,6 @@ import pytest
 from kljax.errors import NonFiniteLoss
 from kljax.training import Loss, Player, fit, init_state, jit_step, make_step
 
-pytestmark = pytest.mark.quick
-
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 2)).astype(np.float32)
 Y = RNG.normal(size=6).astype(np.float32)

@@ -28,8 +28,6 @@ from kljax.training import (
     warmup_cosine,
 )
 
-pytestmark = pytest.mark.quick
-
 RATE = optax.linear_schedule(0.1, 0.02, 4)
 TREE = {"w": np.full((3, 2), 0.5, np.float32), "b": np.zeros(2, np.float32)}
 

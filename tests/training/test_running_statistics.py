@@ -23,8 +23,6 @@ from kljax.training import (
     state_digest,
 )
 
-pytestmark = pytest.mark.quick
-
 
 class Residual(nnx.Module):
     """Two normalized convolutions beside a skip; the mean over pixels; logits."""

@@ -16,8 +16,6 @@ from kljax.training import (
     state_digest,
 )
 
-pytestmark = pytest.mark.quick
-
 
 def linear_loss(params, *, state, frozen, batch, key):
     error = batch["x"] @ params["w"] - batch["y"]

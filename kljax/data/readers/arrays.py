@@ -36,8 +36,8 @@ def read_npz(path: pathlib.Path) -> Raw:
 
     Values follow one rule for the whole file, which goes into the manifest as
     `value_rule`. Integers in 0 .. 255 are grey levels, 0 and 1 alone (or booleans) are
-    two levels. Floats in [0, 1] and, where they reach below -0.5, in [-1, 1] are
-    scaled; either range may be missed by 1e-3. Anything else is refused, and so are
+    two levels. Floats in [0, 1] and, where some of any split lie below -0.5, in [-1, 1]
+    are scaled; either range may be missed by 1e-3. Anything else is refused, and so are
     images that use so few of 256 levels that their number must be said.
 
     Args:

@@ -47,7 +47,8 @@ def read_rows(path: pathlib.Path, labelled: bool | None = None) -> Raw:
     """Reads a table of numbers: float64 `[n, d]`, and the labels of its last column.
 
     Args:
-      path: a .csv file, plain or gzipped; a first line that is no row is its header.
+      path: a .csv file, plain or gzipped, of commas or else of spaces; a first line
+        that is no row is its header.
       labelled: whether the last column holds class indices; None: where the header
         calls it `label`, `class`, `target` or `y`.
 
@@ -57,7 +58,7 @@ def read_rows(path: pathlib.Path, labelled: bool | None = None) -> Raw:
     content = path.read_bytes()
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     lines = content.splitlines()
-    header = lines[0].decode().split(",") if lines else []
+    header = lines[0].decode().split(_delimiter(lines)) if lines else []
     if header and not all(map(_is_number, header)):
         lines = lines[1:]
     rows = _numbers(lines, np.float64)
@@ -77,7 +78,13 @@ def read_rows(path: pathlib.Path, labelled: bool | None = None) -> Raw:
 
 def _numbers(lines: list[bytes], dtype: Any) -> np.ndarray:
     text = [line.decode() for line in lines]
-    return np.loadtxt(text, delimiter=",", dtype=dtype, ndmin=2)
+    return np.loadtxt(text, delimiter=_delimiter(lines), dtype=dtype, ndmin=2)
+
+
+def _delimiter(lines: list[bytes]) -> str | None:
+    """Commas, or None for any space: some tables have no commas."""
+    spaced = lines and b"," not in lines[0] and len(lines[0].split()) > 1
+    return None if spaced else ","
 
 
 def _is_number(cell: str) -> bool:

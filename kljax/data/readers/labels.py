@@ -62,7 +62,7 @@ def _one_hot(labels: np.ndarray) -> bool:
 def check_classes(
     origin: str, labels: Mapping[str, Labels | None], num_classes: int
 ) -> None:
-    """Whether the labels of the splits number the same classes, without large gaps.
+    """Whether the splits number the same classes, from 0 and without large gaps.
 
     A class may be missing by chance where there are few images: that is so where some
     class is shown by a single one (after Good and Turing, the share of single images
@@ -74,8 +74,8 @@ def check_classes(
       num_classes: as the data declare it, 0 where they do not.
 
     Raises:
-      DataError: a label beyond the declared classes, one that training never shows, or
-        numbers of which most belong to no class.
+      DataError: a label beyond the declared classes, one that training never shows,
+        numbers of which most belong to no class, or classes numbered from 1.
     """
     seen = {split: np.unique(y) for split, y in labels.items() if y is not None}
     if not seen:
@@ -85,7 +85,7 @@ def check_classes(
     if not num_classes:
         by_chance = _has_single(labels.get("train", labels.get("all")))
         _check_shown(origin, seen, by_chance)
-        _check_gaps(origin, count, len(occurring), by_chance)
+        _check_gaps(origin, occurring, by_chance)
     elif count > num_classes:
         raise DataError(
             f"{origin}: found the label {count - 1} among {num_classes} classes. "
@@ -104,12 +104,20 @@ def _check_shown(origin: str, seen: Mapping[str, np.ndarray], by_chance: bool) -
             )
 
 
-def _check_gaps(origin: str, count: int, occurring: int, by_chance: bool) -> None:
-    if count > 2 * occurring and (count > MOST_BY_CHANCE or not by_chance):
+def _check_gaps(origin: str, occurring: np.ndarray, by_chance: bool) -> None:
+    count, used = int(occurring[-1]) + 1, len(occurring)
+    if count > 2 * used and (count > MOST_BY_CHANCE or not by_chance):
         raise DataError(
             f"{origin}: labels up to {count - 1} would be {count:,} classes, and "
-            f"{occurring} of them occur. Remedy: save np.unique(labels, "
+            f"{used} of them occur. Remedy: save np.unique(labels, "
             "return_inverse=True)[1], or an integer num_classes beside the labels in "
+            "an .npz file."
+        )
+    if occurring[0] == 1 and used == count - 1 > 1 and not by_chance:
+        raise DataError(
+            f"{origin}: the labels are 1 .. {used} and none is 0, so {used} classes "
+            f"numbered from 1, or {count} of which the first never occurs. Remedy: "
+            f"save labels - 1, or an integer num_classes={count} beside the labels in "
             "an .npz file."
         )
 

@@ -231,7 +231,8 @@ class _Reader:
         if deep or image.mode.startswith(("I", "F")):
             raise DataError(
                 f"{file}: more than 8 bits per channel (mode {image.mode}). Remedy: "
-                "convert it to 8 bits."
+                "save its pixels // 257 as 8 bits (Pillow's convert would clip them), "
+                "or all images in one .npz file, divided by 65535."
             )
         if getattr(image, "n_frames", 1) > 1:
             raise DataError(

@@ -12,6 +12,8 @@ __all__ = ["as_levels", "byte_levels"]
 
 NOISE = 1e-3
 """By how much a float may miss its range: less than half a grey level of 256."""
+HALF = -0.5 - NOISE
+"""[-0.5, 0.5] is a range in use as well: only what goes below is part of [-1, 1]."""
 BYTE_DIM, WIDE_DIM = 32, 128
 """Below this largest value images do not look like 256 levels: bytes say by their type
 that they are, wider numbers do not."""
@@ -59,7 +61,8 @@ def as_levels(
     Raises:
       DataError: values outside, not finite, of no clear meaning, or of two meanings.
     """
-    rules = {key: _rule(origin, key, x, levels) for key, x in arrays.items()}
+    signed = any(x.dtype.kind == "f" and _reach(x)[0] < HALF for x in arrays.values())
+    rules = {key: _rule(origin, key, x, levels, signed) for key, x in arrays.items()}
     first, *others = rules
     for other in others:
         if rules[other] != rules[first]:
@@ -80,13 +83,16 @@ def as_levels(
     return found, levels, rule.text
 
 
-def _rule(origin: str, key: str, images: np.ndarray, levels: int | None) -> Rule:
+def _rule(
+    origin: str, key: str, images: np.ndarray, levels: int | None, signed: bool
+) -> Rule:
+    """`signed`: whether some images of the file reach below half of [-1, 1]."""
     kind = images.dtype.kind
     if not images.size:
         raise DataError(f"{origin}: no images in {key}. Remedy: name another file.")
     low = high = 0.0
     if kind in "biuf":
-        low, high = float(images.min()), float(images.max())
+        low, high = _reach(images)
         byte = 0 <= low and high <= 255
         if kind == "f":
             byte = byte and high > 1 + NOISE and bool((images % 1 == 0).all())
@@ -94,14 +100,19 @@ def _rule(origin: str, key: str, images: np.ndarray, levels: int | None) -> Rule
             return BINARY if high <= 1 and levels is None else BYTES
         if kind == "f" and -NOISE <= low and high <= 1 + NOISE:
             return UNIT
-        # [-0.5, 0.5] is a range in use as well: it is not half of [-1, 1].
-        if kind == "f" and -1 - NOISE <= low < -0.5 - NOISE and high <= 1 + NOISE:
+        inside = kind == "f" and -1 - NOISE <= low < -NOISE and high <= 1 + NOISE
+        if inside and signed:
             return SIGNED
     raise DataError(
         f"{origin}: {key} holds image values of kind {kind} ({images.dtype}) between "
         f"{low:g} and {high:g}, expected integers in 0 .. 255 or finite floats in "
-        f"[0, 1] or [-1, 1]. Remedy: {_remedy(images, low, high)}."
+        "[0, 1], or in [-1, 1] and some below -0.5. Remedy: "
+        f"{_remedy(images, low, high)}."
     )
+
+
+def _reach(images: np.ndarray) -> tuple[float, float]:
+    return (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
 
 
 def _remedy(images: np.ndarray, low: float, high: float) -> str:
@@ -115,13 +126,14 @@ def _remedy(images: np.ndarray, low: float, high: float) -> str:
         if high <= 255:
             return "shift or clip them to 0 .. 255"
         return "rescale them, save images / n with n the largest value of their type"
-    return "undo their normalization, so that they lie in [0, 1]"
+    return "undo their normalization, so that all of them lie in [0, 1]"
 
 
 def _constant(arrays: Iterable[np.ndarray]) -> bool:
     """Whether every pixel is the same, which is another fault than being dark."""
     ends = [(x.min(), x.max()) for x in arrays if x.size]
-    return min((x for x, _ in ends), default=0) == max((x for _, x in ends), default=0)
+    low, high = zip(*ends) if ends else ((0,), (0,))
+    return bool(min(low) == max(high))
 
 
 def _check_all_dim(origin: str, arrays: Mapping[str, np.ndarray], rule: Rule) -> None:

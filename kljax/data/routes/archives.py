@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Generator
 
 from kljax.data.guard import reader
-from kljax.data.routes.downloads import Report
 from kljax.data.routes.packaged import verify
 from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
@@ -24,24 +23,8 @@ def _file(source: Source, root: pathlib.Path) -> pathlib.Path:
     raise Missing(f"get {source.package} from {source.url} and put it at {file}")
 
 
-def _state(source: Source, root: pathlib.Path) -> str:
-    try:
-        return f"ready, {_file(source, root).name}"
-    except Missing as missing:
-        return str(missing)
-
-
-def _fetch(source: Source, root: pathlib.Path, report: Report) -> None:
-    verify(_file(source, root), source)
-    report(f"{source.name}: nothing to fetch, {source.package} is here")
-
-
 @contextlib.contextmanager
-def _opened(
-    source: Source, root: pathlib.Path, fetch: bool, report: Report
-) -> Generator[pathlib.Path]:
-    archive = _file(source, root)
-    verify(archive, source)
+def _content(source: Source, archive: pathlib.Path) -> Generator[pathlib.Path]:
     with tempfile.TemporaryDirectory(prefix=".part-", dir=archive.parent) as folder:
         _unpack(archive, pathlib.Path(folder))
         member = pathlib.Path(folder) / source.member
@@ -64,4 +47,4 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
             files.extractall(folder, filter="data")
 
 
-ROUTE = Route("an archive of one's own", _state, _fetch, _opened)
+ROUTE = Route("an archive of one's own", _file, verify, content=_content)

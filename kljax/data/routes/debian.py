@@ -11,7 +11,7 @@ from collections.abc import Generator
 from kljax.data.guard import reader
 from kljax.data.routes.downloads import Report, run
 from kljax.data.routes.packaged import verify
-from kljax.data.routes.route import Route, to_fetch
+from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
@@ -92,18 +92,12 @@ def extract(archive: pathlib.Path, member: str, target: pathlib.Path) -> pathlib
     Raises:
       DataError: the archive is damaged or holds no such folder.
     """
-    try:
-        content = io.BytesIO(_data_member(archive))
-        with tarfile.open(fileobj=content, mode="r:*") as files:
-            for entry in files:
-                name = entry.name.removeprefix("./")
-                if entry.isfile() and name.startswith(f"{member}/"):
-                    files.extract(entry, target, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(
-            f"{archive}: cannot be unpacked ({error}). Remedy: delete it and fetch it "
-            "again."
-        ) from error
+    content = io.BytesIO(_data_member(archive))
+    with tarfile.open(fileobj=content, mode="r:*") as files:
+        for entry in files:
+            name = entry.name.removeprefix("./")
+            if entry.isfile() and name.startswith(f"{member}/"):
+                files.extract(entry, target, filter="data")
     if not (target / member).is_dir():
         raise DataError(
             f"{archive}: holds no folder {member}. Remedy: delete it and fetch "
@@ -135,32 +129,23 @@ def _data_member(archive: pathlib.Path) -> bytes:
     raise damaged
 
 
-def _state(source: Source, root: pathlib.Path) -> str:
-    if installed_member(source):
-        return "ready, installed"
-    return "fetched" if archive_file(source, root).is_file() else "to fetch"
+def _found(source: Source, root: pathlib.Path) -> pathlib.Path | None:
+    archive = archive_file(source, root)
+    return installed_member(source) or (archive if archive.is_file() else None)
 
 
-def _fetch(source: Source, root: pathlib.Path, report: Report) -> None:
-    if installed_member(source):
-        report(f"{source.name}: nothing to fetch, {source.package} is installed")
-    else:
-        download(source, root, report)
+def _check(found: pathlib.Path, source: Source) -> None:
+    if found.is_file():  # else it is installed, and what was read is compared
+        verify(found, source)
 
 
 @contextlib.contextmanager
-def _opened(
-    source: Source, root: pathlib.Path, fetch: bool, report: Report
-) -> Generator[pathlib.Path]:
-    if installed := installed_member(source):
-        yield installed
+def _content(source: Source, found: pathlib.Path) -> Generator[pathlib.Path]:
+    if found.is_dir():
+        yield found
         return
-    archive = archive_file(source, root)
-    if not archive.is_file() and not fetch:
-        raise to_fetch(source)
-    archive = download(source, root, report)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=archive.parent) as folder:
-        yield extract(archive, source.member, pathlib.Path(folder))
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=found.parent) as folder:
+        yield extract(found, source.member, pathlib.Path(folder))
 
 
-ROUTE = Route("part of a Debian package", _state, _fetch, _opened)
+ROUTE = Route("part of a Debian package", _found, _check, download, _content)

@@ -1,13 +1,10 @@
 """Data inside an installed Python package, read but never imported."""
 
-import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
 import pathlib
-from collections.abc import Generator
 
-from kljax.data.routes.downloads import Report
 from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
@@ -15,7 +12,7 @@ from kljax.errors import DataError
 __all__ = ["ROUTE", "package_file", "verify"]
 
 
-def package_file(source: Source) -> pathlib.Path:
+def package_file(source: Source, root: pathlib.Path | None = None) -> pathlib.Path:
     """The data file of `source` in site-packages.
 
     Raises:
@@ -59,26 +56,4 @@ def verify(file: pathlib.Path, source: Source, expected: str = "") -> None:
         )
 
 
-def _state(source: Source, root: pathlib.Path) -> str:
-    try:
-        package_file(source)
-    except Missing as missing:
-        return str(missing)
-    return f"ready, inside {source.package}"
-
-
-def _fetch(source: Source, root: pathlib.Path, report: Report) -> None:
-    verify(package_file(source), source)
-    report(f"{source.name}: nothing to fetch, it is inside {source.package}")
-
-
-@contextlib.contextmanager
-def _opened(
-    source: Source, root: pathlib.Path, fetch: bool, report: Report
-) -> Generator[pathlib.Path]:
-    file = package_file(source)
-    verify(file, source)
-    yield file
-
-
-ROUTE = Route("part of a Python package", _state, _fetch, _opened)
+ROUTE = Route("part of a Python package", package_file, verify)

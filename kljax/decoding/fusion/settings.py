@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import traced, whole
 from kljax.decoding.fusion.curve import prepare
 from kljax.decoding.fusion.logits import differ, fuse, padded, triple, wide
 from kljax.decoding.fusion.rules import RULES, SINGLE, Options, Weights
@@ -86,8 +87,8 @@ class Fusion:
                 choices = ", ".join(known)
                 raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
         steps, most, share = self.iterations, self.max_weight, self.plausibility
-        if isinstance(steps, int) and steps < 1:
-            raise ValueError(f"iterations: expected at least 1, got {steps}")
+        if not traced(steps):
+            whole("iterations", steps)
         if isinstance(most, int | float) and not 0 < most < jnp.inf:
             raise ValueError(f"max_weight: expected > 0 and finite, got {most}")
         if share is not None and not 0 < share <= 1:

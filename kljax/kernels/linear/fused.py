@@ -21,33 +21,11 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from kljax.kernels.linear.operands import Operands, Side
-from kljax.kernels.linear.products import dot, finish, possible, slope_dot
+from kljax.kernels.linear.products import dots, finish, possible, slope_dots
 from kljax.kernels.linear.rows import token_values
 from kljax.kernels.logits import own_divergence, row_divergence
 from kljax.kernels.weights import settled, slope_in_weight, weigh
 from kljax.typing import Array, Float
-
-__all__ = [
-    "Pair",
-    "Plan",
-    "accumulator",
-    "chunk_values",
-    "chunked",
-    "combine",
-    "default_chunk",
-    "in_blocks",
-    "keep",
-    "make_plan",
-    "part",
-    "scan",
-    "settled_states",
-    "sum_and_gradient",
-    "token_wise",
-    "unskipped",
-    "wanted_of",
-    "weighted_sum",
-    "widened",
-]
 
 
 class Pair(NamedTuple):
@@ -121,26 +99,45 @@ class Plan(NamedTuple):
     block: int
     """Tokens whose logits are worked on at a time on a CPU; divides `chunk`."""
     masked: bool
-    """Whether weights may be 0: such tokens are put last and their chunks skipped."""
-    weighted: bool
-    """Whether there are weights: what those of 0 take away may hold anything."""
+    """Whether weights may be 0: what such tokens hold may be anything."""
     layout: Any = None
     """How the operands lie on a mesh; None on one device."""
+    skipping: bool = True
+    """Whether such tokens are put last, and their chunks left out."""
     axis: str | None = None
     """Inside `jax.shard_map`, the mesh's axis over which outcomes are split."""
 
 
-def make_plan(
-    structure: Any, chunk: int, vocab: int, masked: bool, layout: Any = None
-) -> Plan:
-    """A plan whose blocks stay in a core's cache: at least 8 rows, about 2^19 logits.
+def planned(
+    structure: Any, operands: Operands, chunk: int | None, layout: Any = None
+) -> tuple[Plan, Operands]:
+    """How to run a loss, and its operands as that wants them.
 
-    The chunk becomes a multiple of the block: larger by less than one token per block.
-    Over a mesh a chunk is one block, and exchanges once.
+    Weights become as wide as sums are, ones if there are none. Blocks stay in a core's
+    cache: at least 8 rows, about 2^19 logits; the chunk becomes a multiple of them,
+    larger by less than one token per block. Over a mesh, tokens of weight 0 and
+    impossible outcomes are added until it divides both, and a chunk is one block, which
+    exchanges once.
     """
+    masked, count = operands.weights is not None, operands.q.states.shape[0]
+    w = wide_weights(operands.weights, (count,), accumulator(operands))
+    operands = operands._replace(weights=w)
+    tokens, vocab = count, operands.q.head.shape[1]
+    if layout is not None:
+        operands = layout.padded(operands)
+        tokens = operands.weights.shape[0] // layout.size(layout.tokens)
+        vocab = operands.q.head.shape[1] // layout.size(layout.vocab)
+    chunk = default_chunk(tokens, vocab) if chunk is None else min(chunk, tokens)
+    chunk = max(chunk, 1)
     blocks = 1 if layout else -(-chunk // max(8, 2**19 // vocab))
     block = -(-chunk // blocks)
-    return Plan(structure, block * blocks, block, masked, masked, layout)
+    return Plan(structure, block * blocks, block, masked, layout), operands
+
+
+def wide_weights(weights: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
+    """In `dtype` or wider; ones for None."""
+    w = jnp.ones(shape, dtype) if weights is None else weights
+    return w.astype(jnp.promote_types(w.dtype, dtype))
 
 
 def default_chunk(tokens: int, vocab: int) -> int:
@@ -159,7 +156,7 @@ def chunk_values(plan: Plan, raw: Pair, local: Operands, rows: Callable) -> Arra
     """The chunk's values from its products; `rows` is the divergence of logits."""
 
     def logits_of(z: Array, side: Side) -> Array:
-        z = settled(local.weights, z) if plan.weighted else z
+        z = settled(local.weights, z) if plan.masked else z
         plain = side.bias is None and side.soft_cap is None
         return z if plain else finish(z, side.bias, side.soft_cap)
 
@@ -202,7 +199,7 @@ def chunked(
     heads = Pair.of(operands).each(_head)
     operands, weights = heads.put(operands, "head"), operands.weights
     n, c = weights.shape[0], plan.chunk
-    packed = plan.masked and n > c
+    packed = plan.masked and plan.skipping and n > c
     order = jnp.argsort(weights == 0, stable=True) if packed else None
 
     def split(x: Array) -> Array:
@@ -229,13 +226,13 @@ def scan(plan: Plan, live: Callable, start: Any, chunks: Operands) -> Any:
         some = jnp.any(chunk.weights != 0)
         return lax.cond(some, live, dead, carry, chunk)
 
-    return lax.scan(body if plan.masked else live, start, chunks)
+    return lax.scan(body if plan.masked and plan.skipping else live, start, chunks)
 
 
 def settled_states(plan: Plan, chunk: Operands) -> tuple[Operands, Pair]:
     """The chunk without hidden states; these, finite where the weight is 0."""
     states = Pair.of(chunk).each(lambda side: side.states)
-    if plan.weighted:
+    if plan.masked:
         states = states.each(lambda x: settled(chunk.weights, x))
     return Pair(None, None).put(chunk, "states"), states
 
@@ -252,7 +249,7 @@ def wanted_of(operands: Operands, tangents: Operands) -> Operands:
 
 def unskipped(plan: Plan, wanted: Operands) -> Plan:
     """The derivative in the weight of a masked token is its value: no skipping then."""
-    return plan._replace(masked=False) if wanted.weights else plan
+    return plan._replace(skipping=False) if wanted.weights else plan
 
 
 # ------------------------------------------------- gradient in the forward pass
@@ -329,21 +326,13 @@ def sum_and_gradient(
         total, heads, summed = carry
         chunk, states = settled_states(plan, chunk)
         head = Pair.of(shared).each(lambda side: side.head)
-        raw = states.each(dot, head)
+        raw = Pair(*dots(states, head))
         summed, out = in_blocks(plan, block, summed, (raw, chunk))
         values, slopes, found = out
 
-        def back(slope, on, other, *, first):
-            product = partial(slope_dot, slope, other[not first], first=first)
-            return product(dtype=jnp.result_type(*other)) if on else None
-
-        both = states.each(lambda *pair: pair, head)
-        # Wide, as it is yet to be multiplied by a cotangent.
-        found = slopes.each(partial(back, first=False), of_states, both).put(
-            found, "states"
-        )
-        more = slopes.each(partial(back, first=True), of_head, both)
-        heads = jax.tree.map(jnp.add, heads, more)
+        in_states, in_heads = slope_dots(slopes, states, head, of_states, of_head)
+        found = Pair(*in_states).put(found, "states")
+        heads = jax.tree.map(jnp.add, heads, Pair(*in_heads))
         if wanted.weights:
             found = found._replace(weights=slope_in_weight(chunk.weights, values))
         total += jnp.sum(weigh(chunk.weights, values))

@@ -1,7 +1,7 @@
 """The products of a linear loss, and what makes logits of them."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from kljax.typing import Array
 
-__all__ = ["dot", "finish", "possible", "slope_dot", "wide_product"]
+__all__ = ["dot", "dots", "finish", "possible", "slope_dots", "wide_product"]
 
 
 def dot(x: Array, y: Array, x_axis: int = 1, y_axis: int = 0) -> Array:
@@ -22,26 +22,52 @@ def dot(x: Array, y: Array, x_axis: int = 1, y_axis: int = 0) -> Array:
     return lax.dot_general(x, y, axes, preferred_element_type=wide)
 
 
-def slope_dot(slope: Array, y: Array, dtype: Any, *, first: bool) -> Array:
-    """The product of a gradient in the logits and hidden states or a head.
+def dots(states: Sequence, heads: Sequence) -> list:
+    """The product of each side; None of one that has no head."""
+    return [None if x is None else dot(x, y) for x, y in zip(states, heads)]
 
-    In `dtype`, that of the forward product; but on a CPU, which multiplies in float32
-    whatever it is given, the gradient is not rounded to less.
+
+def slope_dots(
+    slopes: Sequence,
+    states: Sequence,
+    heads: Sequence,
+    of_states: Sequence,
+    of_heads: Sequence,
+) -> tuple[list, list]:
+    """From gradients in the logits to those in hidden states and in heads.
+
+    In the type of the forward product; but on a CPU, which multiplies in float32
+    whatever it is given, the gradient is not rounded to less. Results are wide, as
+    they are yet to be multiplied by a cotangent.
 
     Args:
-      slope: ``[c, v]``.
-      y: the head ``[d, v]``; or, with `first`, the hidden states ``[c, d]``.
-      dtype: what the gradient is rounded to.
-      first: whether to sum over the tokens, with `y` on the left.
+      slopes: ``[c, v]`` of each side, None where it has none.
+      states, heads: ``[c, d]`` and ``[d, v]`` of each side.
+      of_states, of_heads: which of them are wanted; None for the others.
     """
 
-    def product(slope):
-        return dot(y, slope, 0, 0) if first else dot(slope, y, 1, 1)
+    def rounded(slope, dtype, product):
+        if slope.dtype == dtype:
+            return product(slope)
+        narrow = lambda slope: product(slope.astype(dtype))  # noqa: E731
+        return lax.platform_dependent(slope, cpu=product, default=narrow)
 
-    if slope.dtype == dtype:
-        return product(slope)
-    narrow = lambda slope: product(slope.astype(dtype))  # noqa: E731
-    return lax.platform_dependent(slope, cpu=product, default=narrow)
+    in_states: list = [None] * len(slopes)
+    in_heads: list = [None] * len(slopes)
+    for i, slope in enumerate(slopes):
+        if slope is None:
+            continue
+        x, y = states[i], heads[i]
+        dtype = jnp.result_type(x, y)
+        if of_states[i]:
+            in_states[i] = rounded(slope, dtype, partial(_dot_with, y))
+        if of_heads[i]:
+            in_heads[i] = rounded(slope, dtype, partial(dot, x, x_axis=0, y_axis=0))
+    return in_states, in_heads
+
+
+def _dot_with(head: Array, slope: Array) -> Array:
+    return dot(slope, head, 1, 1)
 
 
 def possible(head: Array, bias: Array) -> Array:

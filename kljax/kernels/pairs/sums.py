@@ -37,44 +37,30 @@ def kernel_sums(
     points: Float[Array, "m d"],
     log_weights: Float[Array, " m"],
     bandwidth: Float[Array, " d"],
+    *,
+    log: bool,
 ) -> Float[Array, " n"]:
-    """Σ_j w_j exp(−‖(y_i − x_j)/h‖²/2) for each query y_i.
+    """Σ_j w_j exp(−‖(y_i − x_j)/h‖²/2) for each query y_i, or its logarithm.
 
-    Exponents below about −87 underflow to 0; `log_kernel_sums` keeps them. Log-weights
-    should not exceed 0 by much, −inf takes a point away whatever it holds.
+    The logarithm does not underflow, as the sum does of exponents below about −87; it
+    is −inf, with gradient 0, where no point has weight. Log-weights should not exceed 0
+    by much, −inf takes a point away whatever it holds.
     """
-    return _rows(False, *_problem(queries, points, log_weights, bandwidth))
-
-
-def log_kernel_sums(
-    queries: Float[Array, "n d"],
-    points: Float[Array, "m d"],
-    log_weights: Float[Array, " m"],
-    bandwidth: Float[Array, " d"],
-) -> Float[Array, " n"]:
-    """log Σ_j w_j exp(−‖(y_i − x_j)/h‖²/2) for each query y_i, without underflow.
-
-    −inf, with gradient 0, where no point has weight.
-    """
-    return _rows(True, *_problem(queries, points, log_weights, bandwidth))
+    return _rows(log, *_problem(queries, points, log_weights, bandwidth))
 
 
 def kernel_total(
     points: Float[Array, "n d"],
     log_weights: Float[Array, " n"],
     bandwidth: Float[Array, " d"],
+    *,
+    log: bool,
 ) -> Float[Array, ""]:
-    """Σ_ij w_i w_j exp(−‖(x_i − x_j)/h‖²/2), over half of the blocks of pairs."""
-    return _total(False, *_problem(None, points, log_weights, bandwidth)[1:])
+    """Σ_ij w_i w_j exp(−‖(x_i − x_j)/h‖²/2), or its logarithm.
 
-
-def log_kernel_total(
-    points: Float[Array, "n d"],
-    log_weights: Float[Array, " n"],
-    bandwidth: Float[Array, " d"],
-) -> Float[Array, ""]:
-    """log Σ_ij w_i w_j exp(−‖(x_i − x_j)/h‖²/2), over half of the blocks of pairs."""
-    return _total(True, *_problem(None, points, log_weights, bandwidth)[1:])
+    Over half of the blocks of pairs.
+    """
+    return _total(log, *_problem(None, points, log_weights, bandwidth)[1:])
 
 
 def _problem(queries, points, log_weights, bandwidth) -> Problem:

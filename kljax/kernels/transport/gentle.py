@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from kljax.kernels.transport.matrix import every, potential, usable
+from kljax.kernels.transport.problem import Matrix, Problem
 from kljax.typing import Array, Float
 
-_GENTLE = 0.5
-"""The range of exponents up to which updates are done over."""
-_UPDATES = 3
+_GENTLE = 1 / 6
+"""The range of costs, in units of epsilon, up to which updates are done over."""
+_UPDATES = 6
+"""Each brings the potentials nearer by 1e-3, or more, from any start."""
 _PAIRS = 2**18
 
 
@@ -69,31 +71,33 @@ def _mean(cost: Array, potential: Array, mass: Array, scale: Array, axis: int) -
 
 
 def polished(
-    given: Rows,
-    a: Float[Array, "*b n"],
-    b: Float[Array, "*b m"],
-    epsilon: Float[Array, "*b"],
-    f: Float[Array, "*b n"],
-    g: Float[Array, "*b m"],
+    problem: Problem, f: Float[Array, "*b n"], g: Float[Array, "*b m"]
 ) -> tuple[Float[Array, "*b n"], Float[Array, "*b m"]]:
-    """The potentials, done over in the problems whose exponents are all near 0."""
-    spread = sum(_range(x, mass != 0) for x, mass in ((f, a), (g, b)))
-    gentle = spread + given.spread(a, b) < _GENTLE * epsilon
-    wide = epsilon[..., None]
+    """The potentials, made anew in the problems whose exponents are all near 0."""
+    a, b, geometry, epsilon = problem
+    held = isinstance(geometry, Matrix)
+    given = Rows(geometry.cost) if held else Rows(*geometry)
+    spread = given.spread(a, b)
+    gentle = spread < _GENTLE * epsilon
+    # Beyond such an epsilon nothing changes, and exponents must not vanish.
+    most = 1e4 / jnp.finfo(epsilon.dtype).eps * jnp.where(spread > 0, spread, 1)
+    scale = jnp.minimum(epsilon, most)
+    wide = scale[..., None]
 
-    def over(f, g):
-        rows = given if given.right is not None else Rows(usable(given.left, a, b))
+    def anew(f, g):
+        rows = Rows(usable(geometry.near, a, b)) if held else given
 
         def update(_, state):
-            f, g = state
-            f = wide * potential(rows.mean(g, b, epsilon, -1), a)
-            return f, wide * potential(rows.mean(f, a, epsilon, -2), b)
+            _, g = state
+            f = wide * potential(rows.mean(g, b, scale, -1), a)
+            return f, wide * potential(rows.mean(f, a, scale, -2), b)
 
-        new = lax.fori_loop(0, _UPDATES, update, (f, g))
+        start = jnp.zeros_like(f), jnp.zeros_like(g)
+        new = lax.fori_loop(0, _UPDATES, update, start)
         chosen = gentle[..., None]
         return jnp.where(chosen, new[0], f), jnp.where(chosen, new[1], g)
 
-    return lax.cond(every(~gentle), lambda f, g: (f, g), over, f, g)
+    return lax.cond(every(~gentle), lambda f, g: (f, g), anew, f, g)
 
 
 def _range(x: Array, some: Array) -> Array:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from kljax.kernels.transport.problem import Problem
 from kljax.typing import Array, Bool, Float, Int
 
 BLOCK = 10
@@ -77,25 +78,19 @@ def potential(lse: Array, mass: Array) -> Array:
 
 
 def solve(
-    a: Float[Array, "*b n"],
-    b: Float[Array, "*b m"],
-    cost: Float[Array, "*b n m"],
-    epsilon: Float[Array, "*b"],
-    iterations: int,
-    tolerance: float | None = None,
+    problem: Problem, iterations: int, tolerance: float | None = None
 ) -> Solution:
     """Potentials after so many updates of f, each followed by one of g.
 
     Not differentiable: the rules of the fixed point are for that.
 
     Args:
-      a, b: masses ≥ 0.
-      cost: finite, or +inf for a pair that is forbidden.
-      epsilon: > 0.
+      problem: with a matrix of costs.
       iterations: how many; with a tolerance, how many at most.
       tolerance: Σ|P1 − a| at which a problem stops, looked at every ten iterations.
     """
-    problem = _Problem(a, b, cost, epsilon[..., None])
+    a, b, (cost, offset), epsilon = problem
+    costs = _Problem(a, b, cost, epsilon[..., None], offset)
     first, all_of = min(_START, iterations), jnp.ones(epsilon.shape, bool)
     state = _State(
         jnp.zeros_like(a),
@@ -116,14 +111,14 @@ def solve(
         return lax.cond(every(~state.anew), scale, over, state)
 
     def scale(state):
-        return _scaled(problem, state, iterations, tolerance)
+        return _scaled(costs, state, iterations, tolerance)
 
     def over(state):
-        return _log_steps(problem, state, tolerance)
+        return _log_steps(costs, state, tolerance)
 
     state = lax.while_loop(unfinished, step, state)
     positive = every(a > 0) & every(b > 0)
-    f, g = lax.cond(positive, lambda *fg: fg, problem.extended, state.f, state.g)
+    f, g = lax.cond(positive, lambda *fg: fg, costs.extended, state.f, state.g)
     return Solution(f, g, state.count)
 
 
@@ -133,10 +128,12 @@ class _Problem(NamedTuple):
     cost: Array
     scale: Array
     """ε, with an axis for the points."""
+    offset: Array
 
     def exponent(self, left: Array, right: Array) -> Array:
         # In this order: C/ε alone would be kept, an array as large as the kernel.
         cost = usable(self.cost, self.a, self.b)
+        cost -= self.offset[..., None, None]
         slack = left[..., :, None] + right[..., None, :] - cost
         return slack * (1 / self.scale)[..., None]
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from kljax.kernels.transport.matrix import BLOCK, Solution, log_mass, potential
+from kljax.kernels.transport.problem import Problem
 from kljax.typing import Array, Float
 
 
@@ -72,22 +73,12 @@ def side(
 
 
 def solve_points(
-    a: Float[Array, "*b n"],
-    b: Float[Array, "*b m"],
-    x: Float[Array, "*b n d"],
-    y: Float[Array, "*b m d"],
-    epsilon: Float[Array, "*b"],
-    iterations: int,
-    tolerance: float | None = None,
+    problem: Problem, iterations: int, tolerance: float | None = None
 ) -> Solution:
     """As `matrix.solve` with cost ‖x_i − y_j‖²; problems one after the other."""
+    a, b, (x, y), epsilon = problem
     if a.ndim > 1:
-
-        def one(problem):
-            a, b, x, y, epsilon = problem
-            return solve_points(a, b, x, y, epsilon, iterations, tolerance)
-
-        return lax.map(one, (a, b, x, y, epsilon))
+        return lax.map(lambda one: solve_points(one, iterations, tolerance), problem)
     limit = -1.0 if tolerance is None else tolerance  # never reached
     log_a, log_b = log_mass(a), log_mass(b)
     of_x, of_y = side(x, y, epsilon), side(y, x, epsilon)

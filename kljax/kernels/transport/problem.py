@@ -1,35 +1,64 @@
 """A problem of transport that is one: one dtype, equal leading axes, legal values."""
 
-import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kljax.arguments import floating, legal, shadow
-from kljax.kernels.transport import rules
-from kljax.kernels.transport.matrix import Solution
-from kljax.kernels.transport.rules import Matrix, SquaredDistances
-from kljax.typing import Array, ArrayLike
+from kljax.arguments import floating, legal, real, shadow, whole
+from kljax.kernels.pairs.sums import squared_distances
+from kljax.typing import Array, ArrayLike, Float
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """All in one dtype and with equal leading axes."""
+class Matrix(NamedTuple):
+    """A cost for each pair; +inf forbids it.
 
-    a: Array
-    b: Array
-    geometry: Matrix | SquaredDistances
-    epsilon: Array
+    Potentials are those of `near`: what all costs have in common would take digits, and
+    an array of differences memory.
+    """
+
+    cost: Float[Array, "*b n m"]
+    offset: Float[Array, "*b"]
 
     @property
-    def parts(self) -> tuple[Array, Array, Matrix | SquaredDistances, Array]:
-        return self.a, self.b, self.geometry, self.epsilon
+    def near(self) -> Float[Array, "*b n m"]:
+        """The costs less what they have in common."""
+        return self.cost - self.offset[..., None, None]
 
-    def potentials(self, iterations: int, tolerance: float | None = None) -> Solution:
-        """As `rules.find`."""
-        a, b, geometry, epsilon = self.parts
-        return rules.find(geometry, a, b, epsilon, iterations, tolerance)
+
+class SquaredDistances(NamedTuple):
+    """The cost ‖x_i − y_j‖²."""
+
+    x: Float[Array, "*b n d"]
+    y: Float[Array, "*b m d"]
+
+    @property
+    def near(self) -> Float[Array, "*b n m"]:
+        """Held as a matrix."""
+        return squared_distances(self.x[..., :, None, :], self.y[..., None, :, :])
+
+
+class Problem(NamedTuple):
+    """All in one dtype and with equal leading axes."""
+
+    a: Float[Array, "*b n"]
+    b: Float[Array, "*b m"]
+    geometry: Matrix | SquaredDistances
+    epsilon: Float[Array, "*b"]
+
+    @property
+    def offset(self) -> Float[Array, "*b"]:
+        """What was taken off the costs; half of it is each potential's."""
+        if isinstance(self.geometry, Matrix):
+            return self.geometry.offset
+        return jnp.zeros_like(self.epsilon)
+
+    @property
+    def shift(self) -> Float[Array, "*b"]:
+        """What the offset adds to a value."""
+        total = jnp.sum(self.a, axis=-1) + jnp.sum(self.b, axis=-1)
+        return self.offset * total / 2
 
 
 def checked(
@@ -67,15 +96,10 @@ def checked(
                 f"a [..., n], b [..., m] and cost [..., n, m] do not fit: {a.shape}, "
                 f"{b.shape}, {cost.shape}"
             )
-    if isinstance(epsilon, int | float) and not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
-    if not isinstance(iterations, int | np.integer):
-        raise TypeError(f"iterations must be an integer, got {iterations!r}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    whole("iterations", iterations)
     dtype = jnp.result_type(a, b, *arrays)
     with np.errstate(over="ignore"):
-        epsilon = jnp.asarray(epsilon, dtype)
+        epsilon = real("epsilon", epsilon).astype(dtype)
     what = f"positive and finite in {dtype}"
     epsilon = legal("epsilon", epsilon, lambda x: (x <= 0) | (x == jnp.inf), what)
     a, b = (_masses(name, x.astype(dtype)) for name, x in (("a", a), ("b", b)))
@@ -92,7 +116,11 @@ def checked(
     wide = [jnp.broadcast_to(x.astype(dtype), lead + x.shape[-2:]) for x in arrays]
     a = jnp.broadcast_to(a, lead + a.shape[-1:])
     b = jnp.broadcast_to(b, lead + b.shape[-1:])
-    geometry = Matrix(*wide) if len(wide) == 1 else _centered(a, b, *wide)
+    if len(wide) == 1:
+        (cost,) = wide
+        geometry = Matrix(cost, lax.stop_gradient(_least(a, b, cost)))
+    else:
+        geometry = _centered(a, b, *wide)
     # What counts and is NaN, or infinite where a point lies, is in the potentials of
     # its problem at least; this brings it into every derivative too.
     unknown = lax.stop_gradient(_unknown(a, b, geometry) + shadow(epsilon))
@@ -120,6 +148,13 @@ def _unknown(a: Array, b: Array, geometry: Matrix | SquaredDistances) -> Array:
     counts = (a != 0)[..., :, None] & (b != 0)[..., None, :]
     bad = counts & ~(cost > -jnp.inf)
     return jnp.where(jnp.any(bad, axis=(-2, -1)), jnp.nan, 0).astype(cost.dtype)
+
+
+def _least(a: Array, b: Array, cost: Array) -> Array:
+    """The lowest finite cost between points with mass; 0 if there is none."""
+    counts = (a != 0)[..., :, None] & (b != 0)[..., None, :] & jnp.isfinite(cost)
+    least = jnp.min(jnp.where(counts, cost, jnp.inf), axis=(-2, -1))
+    return jnp.where(least == jnp.inf, 0, least)
 
 
 def _centered(a: Array, b: Array, x: Array, y: Array) -> SquaredDistances:

@@ -20,26 +20,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.kernels.transport.gentle import Rows, polished
+from kljax.kernels.transport.gentle import polished
 from kljax.kernels.transport.matrix import Solution, every, log_mass, solve, usable
 from kljax.kernels.transport.points import side, solve_points
+from kljax.kernels.transport.problem import Matrix, Problem, SquaredDistances
 from kljax.typing import Array, Float
 
 _LARGEST = 60.0
 """Exponents between two points without mass are unbounded; nothing depends on them."""
-
-
-class Matrix(NamedTuple):
-    """A cost for each pair; +inf forbids it."""
-
-    cost: Float[Array, "*b n m"]
-
-
-class SquaredDistances(NamedTuple):
-    """The cost ‖x_i − y_j‖²."""
-
-    x: Float[Array, "*b n d"]
-    y: Float[Array, "*b m d"]
 
 
 class _Conditionals(NamedTuple):
@@ -54,25 +42,13 @@ class _Conditionals(NamedTuple):
     columns_of_mass: Callable[[Array], Array]
 
 
-def find(
-    geometry: Matrix | SquaredDistances,
-    a: Float[Array, "*b n"],
-    b: Float[Array, "*b m"],
-    epsilon: Float[Array, "*b"],
-    iterations: int,
-    tolerance: float | None = None,
-) -> Solution:
+def find(problem: Problem, iterations: int, tolerance: float | None = None) -> Solution:
     """Potentials whose derivatives are those of the fixed point."""
-    problem = lax.stop_gradient((a, b, geometry, epsilon))
-    mass_a, mass_b, fixed, scale = problem
-    if isinstance(fixed, Matrix):
-        found = solve(mass_a, mass_b, fixed.cost, scale, iterations, tolerance)
-    else:
-        x, y = fixed
-        found = solve_points(mass_a, mass_b, x, y, scale, iterations, tolerance)
-    f, g = polished(Rows(*fixed), mass_a, mass_b, scale, found.f, found.g)
-    f, g = _centered(mass_a, mass_b, f, g)
-    return Solution(*_fixed_point(a, b, geometry, epsilon, f, g), found.iterations)
+    fixed = lax.stop_gradient(problem)
+    way = solve if isinstance(fixed.geometry, Matrix) else solve_points
+    found = way(fixed, iterations, tolerance)
+    f, g = _centered(fixed.a, fixed.b, *polished(fixed, found.f, found.g))
+    return Solution(*_fixed_point(problem, f, g), found.iterations)
 
 
 def _centered(a: Array, b: Array, f: Array, g: Array) -> tuple[Array, Array]:
@@ -82,21 +58,24 @@ def _centered(a: Array, b: Array, f: Array, g: Array) -> tuple[Array, Array]:
     return f - shift, g + shift
 
 
-def plan(geometry: Matrix, a, b, epsilon, f, g) -> Float[Array, "*b n m"]:
+def plan(problem: Problem, f, g) -> Float[Array, "*b n m"]:
     """P_ij = a_i b_j e^{(f_i + g_j − C_ij)/ε}."""
+    a, b, geometry, epsilon = problem
     # Masses enter the exponent: the kernel alone may overflow between two points
     # without mass, where the potentials are mere extensions.
     log_masses = log_mass(a)[..., :, None] + log_mass(b)[..., None, :]
-    possible = (log_masses != -jnp.inf) & (geometry.cost != jnp.inf)
-    slack = _slack(jnp.where(possible, geometry.cost, 0), epsilon, f, g)
+    near = geometry.near
+    possible = (log_masses != -jnp.inf) & (near != jnp.inf)
+    slack = _slack(jnp.where(possible, near, 0), epsilon, f, g)
     exponent = jnp.where(possible, slack + jnp.where(possible, log_masses, 0), 0)
     return jnp.where(possible, jnp.exp(exponent), 0)
 
 
-def marginals(geometry, a, b, epsilon, f, g) -> tuple[Array, Array]:
+def marginals(problem: Problem, f, g) -> tuple[Array, Array]:
     """P1 and Pᵀ1."""
+    a, b, geometry, epsilon = problem
     if isinstance(geometry, Matrix):
-        found = plan(geometry, a, b, epsilon, f, g)
+        found = plan(problem, f, g)
         return found.sum(-1), found.sum(-2)
     x, y = geometry
     of_x, of_y = side(x, y, epsilon), side(y, x, epsilon)
@@ -104,12 +83,13 @@ def marginals(geometry, a, b, epsilon, f, g) -> tuple[Array, Array]:
     return alpha, _marginal(b, g, of_y(log_mass(a), f)[0], epsilon)
 
 
-def sharp_cost(geometry, a, b, epsilon, f, g) -> Float[Array, "*b"]:
-    """⟨P, C⟩."""
+def sharp_cost(problem: Problem, f, g) -> Float[Array, "*b"]:
+    """⟨P, C⟩ of the costs less their offset."""
+    a, b, geometry, epsilon = problem
     if isinstance(geometry, Matrix):
-        found = plan(geometry, a, b, epsilon, f, g)
+        found = plan(problem, f, g)
         used = found != 0
-        finite = jnp.where(used, geometry.cost, 0)
+        finite = jnp.where(used, geometry.near, 0)
         return jnp.sum(jnp.where(used, found * finite, 0), axis=(-2, -1))
     x, y = geometry
     square = jnp.sum(y**2, axis=-1, keepdims=True)
@@ -140,9 +120,9 @@ def _given(tangents: Any) -> Any:
 
 
 @jax.custom_jvp
-def dual_value(a, b, geometry, epsilon, f, g) -> Float[Array, "*b"]:
+def dual_value(problem: Problem, f, g) -> Float[Array, "*b"]:
     """⟨f, a⟩ + ⟨g, b⟩, stationary in f and g."""
-    return _by_halves(f * a) + _by_halves(g * b)
+    return _by_halves(f * problem.a) + _by_halves(g * problem.b)
 
 
 def _by_halves(x: Array) -> Array:
@@ -156,12 +136,13 @@ def _by_halves(x: Array) -> Array:
 @partial(dual_value.defjvp, symbolic_zeros=True)
 def _dual_value_jvp(primals, tangents):
     # Residuals are the arguments: the plan is made again in the backward pass.
-    change = jax.checkpoint(_envelope)(primals, _given(tangents[:4]))
+    change = jax.checkpoint(_envelope)(primals, _given(tangents[0]))
     return dual_value(*primals), change
 
 
 def _envelope(primals, tangents) -> Array:
-    a, b, geometry, epsilon, f, g = primals
+    problem, f, g = primals
+    a, b, geometry, epsilon = problem
     d_a, d_b, d_geometry, d_epsilon = tangents
     total = jnp.zeros_like(epsilon)
     if d_a is not None:
@@ -181,12 +162,12 @@ def _envelope(primals, tangents) -> Array:
             moved = _moved(geometry, d_geometry, f, g, epsilon, d_epsilon, rows)
             total += jnp.sum(alpha * moved, axis=-1)
         return total
-    weights = plan(geometry, a, b, epsilon, f, g)
+    weights = plan(problem, f, g)
     if d_geometry.cost is not None:
         total += jnp.sum(weights * d_geometry.cost, axis=(-2, -1))
     if d_epsilon is not None:
         used = weights != 0
-        finite = jnp.where(used, geometry.cost, 0)
+        finite = jnp.where(used, geometry.near, 0)
         slack = jnp.where(used, _slack(finite, epsilon, f, g), 0)
         total += jnp.sum(weights * slack, axis=(-2, -1)) * d_epsilon
     return total
@@ -213,7 +194,7 @@ def _moved(points, d_points, f, g, epsilon, d_epsilon, rows) -> Array:
 
 
 @jax.custom_jvp
-def _fixed_point(a, b, geometry, epsilon, f, g):
+def _fixed_point(problem, f, g):
     """f and g as functions of the problem whose solution they are."""
     return f, g
 
@@ -224,7 +205,7 @@ def _fixed_point_jvp(primals, tangents):
     # rule ignores the tangents of f and g, is differentiated.
     potentials = _fixed_point(*primals)
     change = jax.checkpoint(_implicit)
-    return potentials, change(primals[:4], potentials, _given(tangents[:4]))
+    return potentials, change(primals[0], potentials, _given(tangents[0]))
 
 
 def _implicit(problem, potentials, tangents) -> tuple[Array, Array]:
@@ -236,11 +217,9 @@ def _implicit(problem, potentials, tangents) -> tuple[Array, Array]:
     d_a, d_b, d_geometry, d_epsilon = tangents
     f, g = potentials
     if isinstance(geometry, Matrix):
-        c, right_f, right_g = _of_matrix(
-            geometry, a, b, epsilon, f, g, d_geometry.cost, d_epsilon
-        )
+        c, right_f, right_g = _of_matrix(problem, f, g, d_geometry.cost, d_epsilon)
     else:
-        c = _of_points(geometry, a, b, epsilon, f, g)
+        c = _of_points(problem, f, g)
         back, d_back = geometry[::-1], d_geometry[::-1]
         right_f = _moved(geometry, d_geometry, f, g, epsilon, d_epsilon, c.rows)
         right_g = _moved(back, d_back, g, f, epsilon, d_epsilon, c.columns)
@@ -267,8 +246,8 @@ def _implicit(problem, potentials, tangents) -> tuple[Array, Array]:
     return d_f - shift, d_g + shift
 
 
-def _of_points(points, a, b, epsilon, f, g) -> _Conditionals:
-    x, y = points
+def _of_points(problem, f, g) -> _Conditionals:
+    a, b, (x, y), epsilon = problem
     of_x, of_y = side(x, y, epsilon), side(y, x, epsilon)
     log_a, log_b = log_mass(a), log_mass(b)
 
@@ -290,16 +269,17 @@ def _of_points(points, a, b, epsilon, f, g) -> _Conditionals:
     )
 
 
-def _of_matrix(geometry, a, b, epsilon, f, g, d_cost, d_epsilon):
+def _of_matrix(problem, f, g, d_cost, d_epsilon):
     """Its conditionals, and Σ_j R_ij change_ij and Σ_i Q_ij change_ij."""
-    cost = usable(geometry.cost, a, b)
+    a, b, geometry, epsilon = problem
+    cost = usable(geometry.near, a, b)
     allowed = cost != jnp.inf
     finite = jnp.where(allowed, cost, 0)
     slack = jnp.where(allowed, _slack(finite, epsilon, f, g), 0)
     rows = _conditional(log_mass(b)[..., None, :], slack, allowed, -1)
     columns = _conditional(log_mass(a)[..., :, None], slack, allowed, -2)
     kernel = jnp.where(allowed, jnp.exp(jnp.minimum(slack, _LARGEST)), 0)
-    weights = plan(geometry, a, b, epsilon, f, g)
+    weights = plan(problem, f, g)
 
     def product(matrix, equation):
         precision = lax.Precision.HIGHEST

@@ -14,5 +14,6 @@ __all__ = [
     "special_tokens",
     "tensors",
     "tokenizer",
+    "trimmed",
     "weights",
 ]

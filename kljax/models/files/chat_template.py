@@ -1,7 +1,8 @@
 """Chat templates, rendered as `transformers` renders them.
 
 Templates come with weights from anywhere: they run in a sandbox, see plain data only,
-and what goes wrong inside one is said with the line of the template.
+and what goes wrong inside one is said with the line of the template. How long one runs
+and how much it writes is not bounded, as it is not in `transformers`.
 """
 
 import datetime
@@ -80,11 +81,14 @@ def render(
     }
     _environment()  # says what is not installed
     refused: list[str] = []
+
+    def refuse(message: Any = "") -> None:
+        refused.append(str(message))
+        raise ValueError(message)
+
     try:
         return _compiled(template).render(
-            seen,
-            raise_exception=functools.partial(_refuse, refused),
-            strftime_now=_strftime_now,
+            seen, raise_exception=refuse, strftime_now=_strftime_now
         )
     except Exception as error:  # a template may fail in every way that Python knows
         where = f"chat template {name!r}, {_line(error, template)}"
@@ -99,16 +103,11 @@ def render(
         ) from error
 
 
-def _refuse(refused: list[str], message: Any) -> None:
-    from jinja2 import TemplateError
-
-    refused.append(str(message))
-    raise TemplateError(str(message))
-
-
 def _line(error: Exception, template: str) -> str:
     """The line of the template where it happened, and how it reads."""
-    number = getattr(error, "lineno", None)
+    # That of a SyntaxError is of the Python code that Jinja wrote.
+    other = isinstance(error, SyntaxError)
+    number = None if other else getattr(error, "lineno", None)
     if number is None:
         # Jinja writes the template's own lines into the traceback.
         frames = traceback.extract_tb(error.__traceback__)

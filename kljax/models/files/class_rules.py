@@ -1,15 +1,29 @@
 """What the tokenizer classes of `transformers` put in the place of a file's rules.
 
-Its classes for Llama, GPT-2, Qwen2 and BERT take vocabulary and merges from
-tokenizer.json and bring the rest themselves; any other class takes the file as it is.
-What stands around every text (BOS, EOS) is the file's post-processor alone: where there
-is a tokenizer.json, `add_bos_token` and `add_eos_token` beside it are not read.
+Its class for GPT-2, for instance, takes vocabulary and merges from tokenizer.json and
+brings the rest itself. `CLASSES` has those whose way is followed here, `REBUILT` those
+that are recognized, read as the file has them and warned of; any other class takes the
+file as it is. What stands around every text (BOS, EOS) is the file's post-processor
+alone, unless the class brings one: where there is a tokenizer.json, `add_bos_token` and
+`add_eos_token` beside it are not read.
 """
 
-from collections.abc import Callable, Mapping
+import base64
+import functools
+import json
+import pathlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["QWEN2_SPLIT", "SAVED", "ClassRules", "class_rules", "metaspace"]
+__all__ = [
+    "QWEN2_SPLIT",
+    "SAVED",
+    "ClassRules",
+    "class_rules",
+    "metaspace",
+    "registered_class",
+]
 
 SAVED = "kljax_complete"
 """The field by which a tokenizer.json that we wrote is known: its rules are all there,
@@ -18,6 +32,9 @@ whatever the family of the model beside it."""
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN3_5_SPLIT = QWEN2_SPLIT.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(
+    r"\s\p{L}", r"\s\p{L}\p{M}"
 )
 
 
@@ -28,10 +45,26 @@ class ClassRules(NamedTuple):
     defaults: Mapping[str, str]
     model: str = "BPE"
     """The kind of tokenizer that the class is for; others it leaves as they are."""
+    around: Sequence[str] = ()
+    """What it puts around every text, by the names of tokens; () is the file's way."""
+    further: Sequence[str] = ()
+    """Special tokens without a name that it adds where the files list none."""
+
+    def surround(self, core: Any, named: Mapping[str, str]) -> None:
+        """Makes a tokenizer put the class's tokens around every text."""
+        from tokenizers import processors
+
+        if self.around:
+            parts = [named.get(x, x) for x in self.around]
+            ids = [(x, core.token_to_id(x)) for x in parts if x != "$A"]
+            core.post_processor = processors.TemplateProcessing(parts, None, ids)
 
 
 def class_rules(
-    core: Any, fields: Mapping[str, Any], model: Mapping[str, Any]
+    core: Any,
+    fields: Mapping[str, Any],
+    model: Mapping[str, Any],
+    folder: pathlib.Path,
 ) -> ClassRules:
     """The rules of the class that `AutoTokenizer` takes for these files.
 
@@ -39,19 +72,32 @@ def class_rules(
       core: the tokenizer as tokenizer.json describes it.
       fields: of tokenizer_config.json.
       model: of config.json.
+      folder: where they lie, for the warning of a class that is not followed.
     """
     if fields.get(SAVED):
         return AS_IT_IS
-    family = model.get("model_type")
+    family = str(model.get("model_type"))
     declared = fields.get("tokenizer_class") or model.get("tokenizer_class")
     declared = declared.removesuffix("Fast") if isinstance(declared, str) else None
-    registered = FAMILIES.get(family) if isinstance(family, str) else None
+    registered = registered_class(family)
     name = registered if declared is None or family in OVERRULED else declared
-    rules = CLASSES.get(name or "", AS_IT_IS)
-    as_it_is = type(core.model).__name__ != rules.model or (
-        name == "LlamaTokenizer" and (family in PLAIN_FAMILIES or _byte_level(core))
-    )
-    return AS_IT_IS if as_it_is else rules
+    if name is None or family in PLAIN_FAMILIES:
+        return AS_IT_IS
+    name = SAME.get(name, name)
+    if name in REBUILT:
+        warnings.warn(
+            f"{folder}: transformers makes a {name} by rules that are not in "
+            "tokenizer.json, which is read as it is: ids may differ. "
+            "Remedy: AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of "
+            "transformers, then tokenizer_class: PreTrainedTokenizerFast in "
+            "tokenizer_config.json.",
+            stacklevel=2,
+        )
+    rules = CLASSES.get(name, AS_IT_IS)
+    other = type(core.model).__name__ != rules.model
+    # Llama's class would be wrong for a file of bytes, as Llama 3's is.
+    bytewise = name == "LlamaTokenizer" and '"ByteLevel"' in _stages(core)
+    return AS_IT_IS if other or bytewise else rules
 
 
 def metaspace(core: Any, scheme: str) -> None:
@@ -74,30 +120,22 @@ def metaspace(core: Any, scheme: str) -> None:
     )
 
 
-def _byte_level(core: Any) -> bool:
-    """Whether Llama's class would be wrong for this file, as it is for Llama 3."""
-    import json
-
+def _stages(core: Any) -> str:
+    """How a tokenizer splits and joins, in JSON."""
     found = json.loads(core.to_str())
-    parts = [found["pre_tokenizer"], found["decoder"]]
-    while parts:
-        part = parts.pop() or {}
-        if part.get("type") == "ByteLevel":
-            return True
-        parts += [*part.get("pretokenizers", ()), *part.get("decoders", ())]
-    return False
+    return json.dumps([found["pre_tokenizer"], found["decoder"]])
 
 
-def _merging(core: Any, *, byte_fallback: bool) -> None:
+def _merging(core: Any, *, fall_back: bool, unknown: str | None = None) -> None:
     model = core.model
-    model.dropout, model.unk_token = None, None
-    model.byte_fallback = model.fuse_unk = byte_fallback
+    model.dropout, model.unk_token = None, unknown
+    model.byte_fallback = model.fuse_unk = fall_back
     model.ignore_merges = False
     core.normalizer = None
 
 
 def _llama(core: Any, fields: Mapping[str, Any]) -> None:
-    _merging(core, byte_fallback=True)
+    _merging(core, fall_back=True)
     prefix = fields.get("add_prefix_space")
     always = "always" if fields.get("legacy") else "first"
     metaspace(core, always if prefix is None or prefix else "never")
@@ -109,8 +147,19 @@ def _code_llama(core: Any, fields: Mapping[str, Any]) -> None:
         core.model.unk_token = "<unk>"
 
 
+def _gemma(core: Any, fields: Mapping[str, Any]) -> None:
+    from tokenizers import decoders, normalizers, pre_tokenizers
+
+    unknown = fields.get("unk_token", "<unk>")
+    _merging(core, fall_back=True, unknown=unknown)
+    core.normalizer = normalizers.Replace(" ", "▁")
+    core.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    spaces = decoders.Replace("▁", " ")
+    core.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse()])
+
+
 def _bert(core: Any, fields: Mapping[str, Any]) -> None:
-    from tokenizers import decoders, normalizers, pre_tokenizers, processors
+    from tokenizers import decoders, normalizers, pre_tokenizers
 
     core.normalizer = normalizers.BertNormalizer(
         handle_chinese_chars=bool(fields.get("tokenize_chinese_chars", True)),
@@ -119,38 +168,55 @@ def _bert(core: Any, fields: Mapping[str, Any]) -> None:
     )
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece(prefix="##")
-    ends = [("[CLS]", core.token_to_id("[CLS]")), ("[SEP]", core.token_to_id("[SEP]"))]
-    if all(index is not None for _, index in ends):
-        core.post_processor = processors.TemplateProcessing(
-            "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends
-        )
 
 
-def _gpt2(core: Any, fields: Mapping[str, Any]) -> None:
-    from tokenizers import decoders, pre_tokenizers
-
-    _merging(core, byte_fallback=False)
-    prefix = bool(fields.get("add_prefix_space"))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    core.decoder = decoders.ByteLevel()
-
-
-def _qwen2(core: Any, fields: Mapping[str, Any]) -> None:
+def _byte_level(
+    core: Any,
+    fields: Mapping[str, Any],
+    *,
+    composed: bool = True,
+    split: str = "",
+    digits: bool = False,
+) -> None:
+    """Bytes as characters, merged in the pieces of GPT-2's expression or of `split`."""
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
-    _merging(core, byte_fallback=False)
-    core.normalizer = normalizers.NFC()
+    _merging(core, fall_back=False)
+    core.normalizer = normalizers.NFC() if composed else None
     prefix = bool(fields.get("add_prefix_space"))
+    before = [pre_tokenizers.Split(Regex(split), "isolated")] if split else []
+    before += [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    level = pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=not split)
+    core.pre_tokenizer = pre_tokenizers.Sequence([*before, level])
+    core.decoder = decoders.ByteLevel()
+
+
+def _unigram(core: Any, fields: Mapping[str, Any], *, unknown: int) -> None:
+    """SentencePiece's unigrams; of a normalizer only its table of characters."""
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    found = json.loads(core.to_str())
+    pieces = [tuple(piece) for piece in found["model"]["vocab"]]
+    core.model = models.Unigram(pieces, unknown, False)
+    stages = found["normalizer"] or {}
+    tables = [
+        base64.b64decode(stage["precompiled_charsmap"])
+        for stage in stages.get("normalizers", [stages])
+        if stage.get("type") == "Precompiled"
+    ]
+    core.normalizer = normalizers.Precompiled(tables[0]) if tables else None
+    scheme = "always" if fields.get("add_prefix_space", True) else "never"
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(prepend_scheme=scheme),
         ]
     )
-    core.decoder = decoders.ByteLevel()
+    core.decoder = decoders.Metaspace(prepend_scheme=scheme)
 
 
 END = "<|endoftext|>"
+ENDS = {"unk_token": END, "bos_token": END, "eos_token": END}
 LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 INFILLING = {
     "prefix_token": "▁<PRE>",
@@ -159,38 +225,148 @@ INFILLING = {
     "eot_token": "▁<EOT>",
     "fill_token": "<FILL_ME>",
 }
+BERT = {
+    f"{name}_token": f"[{name.upper()}]"
+    for name in ("unk", "sep", "pad", "cls", "mask")
+}
+ROBERTA = {
+    **{"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"},
+    **{"cls_token": "<s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+    "mask_token": "<mask>",
+}
+GEMMA = {f"{name}_token": f"<{name}>" for name in ("unk", "bos", "eos", "pad", "mask")}
+T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+COHERE = {
+    **{"unk_token": "<UNK>", "bos_token": "<BOS_TOKEN>"},
+    **{"eos_token": "<|END_OF_TURN_TOKEN|>", "pad_token": "<PAD>"},
+    **{"cls_token": "<CLS>", "sep_token": "<SEP>", "mask_token": "<MASK_TOKEN>"},
+}
+PAD = {"unk_token": END, "eos_token": END, "pad_token": END}
+_part = functools.partial
 AS_IT_IS = ClassRules(lambda core, fields: None, {})
 CLASSES = {
     "LlamaTokenizer": ClassRules(_llama, LLAMA),
     "CodeLlamaTokenizer": ClassRules(_code_llama, {**LLAMA, **INFILLING}),
+    "GemmaTokenizer": ClassRules(_gemma, GEMMA),
     "BertTokenizer": ClassRules(
-        _bert,
-        {
-            "unk_token": "[UNK]",
-            "sep_token": "[SEP]",
-            "pad_token": "[PAD]",
-            "cls_token": "[CLS]",
-            "mask_token": "[MASK]",
-        },
-        "WordPiece",
+        _bert, BERT, "WordPiece", ("cls_token", "$A", "sep_token")
     ),
-    "GPT2Tokenizer": ClassRules(
-        _gpt2, {"unk_token": END, "bos_token": END, "eos_token": END}
+    "GPT2Tokenizer": ClassRules(_part(_byte_level, composed=False), ENDS),
+    "CodeGenTokenizer": ClassRules(_part(_byte_level, composed=False), ENDS),
+    "RobertaTokenizer": ClassRules(
+        _part(_byte_level, composed=False),
+        ROBERTA,
+        around=("cls_token", "$A", "sep_token"),
     ),
-    "Qwen2Tokenizer": ClassRules(
-        _qwen2, {"unk_token": END, "eos_token": END, "pad_token": END}
+    "GPTNeoXTokenizer": ClassRules(
+        _byte_level, {**ENDS, "pad_token": "<|padding|>"}, around=("$A",)
+    ),
+    "CohereTokenizer": ClassRules(_part(_byte_level, digits=True), COHERE),
+    "Qwen2Tokenizer": ClassRules(_part(_byte_level, split=QWEN2_SPLIT), PAD),
+    "Qwen3_5Tokenizer": ClassRules(_part(_byte_level, split=QWEN3_5_SPLIT), PAD),
+    "T5Tokenizer": ClassRules(
+        lambda core, fields: _unigram(core, {}, unknown=2),
+        T5,
+        "Unigram",
+        ("$A", "</s>"),
+        tuple(f"<extra_id_{i}>" for i in range(100)),
+    ),
+    "XLMRobertaTokenizer": ClassRules(
+        _part(_unigram, unknown=3), ROBERTA, "Unigram", ("bos_token", "$A", "eos_token")
     ),
 }
+SAME = {
+    f"{name}Tokenizer": f"{other}Tokenizer"
+    for other, names in {
+        "Bert": "DistilBert Electra Lxmert MobileBert SqueezeBert",
+        "Roberta": "Bart LED Longformer Mvp",
+    }.items()
+    for name in names.split()
+}
+"""Classes that do what another does."""
+REBUILT = frozenset(
+    f"{name}Tokenizer"
+    for name in (
+        "Albert Barthez Bartpho BertGeneration BertJapanese Bertweet BigBird BioGpt "
+        "Blenderbot BlenderbotSmall ByT5 CLIP CTRL Camembert Canine Clvp Cpm CpmAnt "
+        "DPRContextEncoder DPRQuestionEncoder DPRReader Deberta DebertaV2 Dia Esm Esmc "
+        "FSMT FastSpeech2Conformer Flaubert Funnel GPTNeoXJapanese GPTSw3 Herbert Lasr "
+        "LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart MBart50 MLuke MPNet Marian "
+        "MarkupLM Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Pegasus Perceiver Phobert "
+        "Pop2Piano ProphetNet Reformer RemBert RoCBert RoFormer SeamlessM4T Siglip "
+        "Siglip2 Speech2Text SpeechT5 Splinter Tapas Tipsv2 Udop VideoPrism Vits "
+        "Wav2Vec2CTC Wav2Vec2PhonemeCTC Whisper XGLM XLM XLNet"
+    ).split()
+)
+"""Classes that make a tokenizer of their own, in a way that is not followed here."""
+
+
+def registered_class(family: str) -> str | None:
+    """The class of a family: in the table, or the one that is called like it."""
+    if family in FAMILIES or family == "llama":
+        return FAMILIES.get(family)
+    return ALIKE.get(_squeezed(family))
+
+
+def _squeezed(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+ALIKE = {_squeezed(x.removesuffix("Tokenizer")): x for x in (*CLASSES, *REBUILT)}
 FAMILIES = {
-    "bert": "BertTokenizer",
-    "gpt2": "GPT2Tokenizer",
-    "qwen2": "Qwen2Tokenizer",
-    "qwen2_moe": "Qwen2Tokenizer",
-    "qwen3": "Qwen2Tokenizer",
-    "qwen3_moe": "Qwen2Tokenizer",
+    family: f"{name}Tokenizer"
+    for name, families in {
+        "GPT2": "blip-2 codegen dbrx emu3 gpt_neo gptj hyperclovax_vision_v2 "
+        "instructblip instructblipvideo jais2 opt phi starcoder2",
+        "Qwen2": "audioflamingo3 colqwen2 cosmos3_omni dots3_note fun_asr_nano "
+        "hunyuan_vl internvl lighton_ocr moss_transcribe_diarize ovis2 qianfan_ocr "
+        "qwen2_5_omni qwen2_5_vl qwen2_audio qwen2_moe qwen2_vl qwen3 qwen3_asr "
+        "qwen3_moe qwen3_next qwen3_omni_moe qwen3_vl qwen3_vl_moe vibevoice",
+        "Qwen3_5": "qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen4_exp",
+        "Bert": "align bark blip bros chinese_clip convbert distilbert electra ernie "
+        "flava git grounding-dino layoutlm lxmert megatron-bert mm-grounding-dino "
+        "mobilebert nezha nomic_bert qdqbert realm retribert squeezebert tvp vilt "
+        "visual_bert",
+        "Cohere": "aya_vision cohere2",
+        "Roberta": "bart bridgetower clap data2vec-text florence2 ibert led lilt "
+        "longformer mega mra mvp roberta-prelayernorm",
+        "Gemma": "diffusion_gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text "
+        "recurrent_gemma shieldgemma2 t5gemma zaya",
+        "GPTNeoX": "falcon_mamba mamba mamba2 mpt olmo olmoe rwkv xlstm",
+        "T5": "mt5 musicgen musicgen_melody switch_transformers",
+        "XLMRoberta": "gte jina_embeddings_v3 metaclip_2 trocr xmod",
+        "Llama": "idefics idefics2",
+        "Albert": "yoso",
+        "CLIP": "aimv2 clipseg groupvit omdet-turbo oneformer owlv2 owlvit sam3 "
+        "sam3_video xclip",
+        "DPRQuestionEncoder": "dpr",
+        "Esmc": "esmfold2",
+        "Lasr": "lasr_ctc lasr_encoder",
+        "Nllb": "nllb-moe",
+        "Nougat": "pp_formulanet",
+        "SeamlessM4T": "seamless_m4t_v2",
+    }.items()
+    for family in families.split()
 }
-"""The class of a family whose files name none."""
-OVERRULED = ("qwen2",)
+"""The class of a family that is not called like it, where its files name none."""
+OVERRULED = (
+    "hyperclovax_vision_v2 qwen2 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen4_exp siglip2"
+).split()
 """Families whose published files name a wrong class."""
-PLAIN_FAMILIES = ("mistral", "mixtral")
+PLAIN_FAMILIES = frozenset(
+    (
+        "EvollaModel arctic aria beam bigbird_pegasus camembertv2-base canary chatlm "
+        "cohere_asr ernie4_5 ernie4_5_moe flex_olmo fuyu glm glm4 glm4_moe "
+        "glm4_moe_lite glm4v glm4v_moe glm_image glmasr got_ocr2 gpt_bigcode "
+        "gradium_phonon_tts granite granitemoe granitemoehybrid granitemoeshared "
+        "h2ovl_chat hyperclovax hyperclovax_vlm internlm2 internlm3 iquestcoder jamba "
+        "kimi_k25 kimi_linear kosmos-2 llava llava_next mimo_v2_flash minicpm3 "
+        "minicpm_ocr minicpmv minicpmv4_6 minicpmv4_7 minimax_m2 ministral ministral3 "
+        "mistral mistral3 mistral_large4 mixtral modernbert modernbert-decoder molmo "
+        "molmo2 nemo_speechlm nemotron nvfp4 nystromformer olmo2 olmo3 olmo_hybrid "
+        "omniasr opencua openvla paddleocr_vl pegasus_x persimmon phi3 phi3_v phimoe "
+        "pix2struct pixtral pocket_tts smolvlm stablelm step3_vl umt5 vipllava voxtral "
+        "voxtral_realtime xlm-roberta-xl"
+    ).split()
+)
 """Families whose files are taken as they are, whatever class they name."""

@@ -1,14 +1,14 @@
 """config.json of the Hugging Face layout as a TransformerConfig, and back.
 
-A family is one entry of `FAMILIES`: how its fields are read, which configurations it
-can express, and what else its file says when one is written. What a file leaves out is
-what the family's configuration class in transformers says; what a field asks for and
+A family is one entry of `FAMILIES`: what its fields are called, what it has whatever a
+file says, and which configurations it can express. What a file leaves out is what the
+family's configuration class in transformers says; what a field asks for and
 `TransformerConfig` cannot do is refused by name, never ignored.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,166 +34,54 @@ from kljax.models.language.configuration import TransformerConfig
 __all__ = ["config_fields", "family_of", "read_config"]
 
 WRITTEN = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
-
-
-def _llama(fields: Fields, **choices: Any) -> TransformerConfig:
-    """What the Llama-shaped families have in common."""
-    fields.refuse("partial_rotary_factor", 1)
-    options: dict[str, Any] = {
-        "vocab_size": fields.whole("vocab_size"),
-        "width": fields.whole("hidden_size"),
-        "depth": fields.count("num_hidden_layers"),
-        "heads": fields.whole("num_attention_heads"),
-        "hidden": fields.whole("intermediate_size"),
-        "max_length": fields.whole("max_position_embeddings"),
-        "norm_eps": fields.number("rms_norm_eps"),
-        "activation": fields.activation("hidden_act"),
-        "tied": fields.flag("tie_word_embeddings"),
-        "rope": read_rope(fields, choices.pop("theta", 1e4)),
-        **read_window(fields, choices.pop("layered", False)),
-    }
-    derived = {"kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
-    for ours, name in derived.items():
-        if fields.get(name) is not None:
-            options[ours] = fields.whole(name)
-    return TransformerConfig(**(options | choices))
-
-
-def _llama_biases(fields: Fields) -> TransformerConfig:
-    biased = fields.flag("attention_bias")
-    mlp = fields.flag("mlp_bias")
-    return _llama(fields, qkv_bias=biased, output_bias=biased, mlp_bias=mlp)
-
-
-def _qwen2(fields: Fields) -> TransformerConfig:
-    return _llama(fields, qkv_bias=True, layered=True)
-
-
-def _qwen3(fields: Fields, **choices: Any) -> TransformerConfig:
-    biased = fields.flag("attention_bias")
-    shape = {"qkv_bias": biased, "output_bias": biased, "qk_norm": True}
-    return _llama(fields, **({"layered": True} | shape | choices))
-
-
-def _mixtral(fields: Fields) -> TransformerConfig:
-    return _llama(
-        fields,
-        theta=1e6,
-        experts=fields.count("num_local_experts"),
-        experts_per_token=fields.whole("num_experts_per_tok"),
-    )
-
-
-def _qwen3_moe(fields: Fields) -> TransformerConfig:
-    fields.refuse("mlp_only_layers", [])
-    return _qwen3(
-        fields,
-        layered=False,
-        experts=fields.count("num_experts"),
-        experts_per_token=fields.whole("num_experts_per_tok"),
-        expert_hidden=fields.whole("moe_intermediate_size"),
-        expert_sum=fields.flag("norm_topk_prob"),
-        moe_layers=fields.whole("decoder_sparse_step"),
-    )
-
-
-def _gpt2(fields: Fields) -> TransformerConfig:
-    fields.refuse("scale_attn_weights", True)
-    fields.refuse("scale_attn_by_inverse_layer_idx", False)
-    fields.refuse("add_cross_attention", False)
-    width = fields.whole("n_embd")
-    inner = fields.get("n_inner")
-    return TransformerConfig(
-        vocab_size=fields.whole("vocab_size"),
-        width=width,
-        depth=fields.count("n_layer"),
-        heads=fields.whole("n_head"),
-        hidden=4 * width if inner is None else fields.whole("n_inner"),
-        max_length=fields.whole("n_positions"),
-        norm="layer",
-        norm_eps=fields.number("layer_norm_epsilon"),
-        mlp="plain",
-        activation=fields.activation("activation_function"),
-        rope=None,
-        qkv_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        tied=fields.flag("tie_word_embeddings"),
-    )
-
-
-def _llama_fields(config: TransformerConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.hidden,
-        "max_position_embeddings": config.max_length,
-        "rms_norm_eps": config.norm_eps,
-        "hidden_act": WRITTEN[config.activation],
-        "attention_bias": config.output_bias,
-        "mlp_bias": config.mlp_bias,
-        "tie_word_embeddings": config.tied,
-        **rope_fields(config),
-    }
-
-
-def _mistral_fields(config: TransformerConfig) -> dict[str, Any]:
-    return _llama_fields(config) | {"sliding_window": config.window}
-
-
-def _qwen_fields(config: TransformerConfig) -> dict[str, Any]:
-    return _llama_fields(config) | window_fields(config)
-
-
-def _mixtral_fields(config: TransformerConfig) -> dict[str, Any]:
-    return _mistral_fields(config) | {
-        "intermediate_size": config.expert_hidden,
-        "num_local_experts": config.experts,
-        "num_experts_per_tok": config.experts_per_token,
-    }
-
-
-def _qwen3_moe_fields(config: TransformerConfig) -> dict[str, Any]:
-    return _mistral_fields(config) | {
-        "use_sliding_window": config.window is not None,
-        "moe_intermediate_size": config.expert_hidden,
-        "num_experts": config.experts,
-        "num_experts_per_tok": config.experts_per_token,
-        "decoder_sparse_step": config.moe_layers,
-        "norm_topk_prob": config.expert_sum,
-        "mlp_only_layers": [],
-    }
-
-
-def _gpt2_fields(config: TransformerConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocab_size,
-        "n_embd": config.width,
-        "n_layer": config.depth,
-        "n_head": config.heads,
-        "n_inner": config.hidden,
-        "n_positions": config.max_length,
-        "layer_norm_epsilon": config.norm_eps,
-        "activation_function": WRITTEN[config.activation],
-        "tie_word_embeddings": config.tied,
-    }
+READ = {
+    "depth": Fields.count,
+    "experts": Fields.count,
+    "norm_eps": Fields.number,
+    "activation": Fields.activation,
+    **dict.fromkeys(
+        ("tied", "qkv_bias", "output_bias", "mlp_bias", "expert_sum"), Fields.flag
+    ),
+}
+"""How a field of ours is read; every other is a whole number."""
+OPTIONAL = ("num_key_value_heads", "head_dim", "n_inner")
+"""Fields that follow from others where they are null."""
+NAMES = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "hidden": "intermediate_size",
+    "max_length": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "activation": "hidden_act",
+    "tied": "tie_word_embeddings",
+}
+"""What the Llama-shaped families call a field of ours."""
+ATTENTION_BIAS = {"qkv_bias": "attention_bias", "output_bias": "attention_bias"}
 
 
 @dataclass(frozen=True)
 class Family:
     """One `model_type`."""
 
-    read: Callable[[Fields], TransformerConfig]
+    architecture: str
     defaults: Mapping[str, Any]
     """What its configuration class in transformers says where a file says nothing."""
-    architecture: str
-    written: Callable[[TransformerConfig], dict[str, Any]]
     choices: Mapping[str, Any]
-    """Fields that must have this value for a configuration to be of this family."""
+    """What all of its configurations have."""
+    names: Mapping[str, str]
+    """What it calls the other fields."""
+    theta: float | None = 1e4
+    """The base of rotary positions where a file has none; None: learned positions."""
+    layered: bool = False
+    """Layers may differ in their windows."""
+    plain: Mapping[str, Any] = dataclasses.field(
+        default_factory=lambda: {"partial_rotary_factor": 1}
+    )
+    """Fields that may have this value alone."""
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields that this family does not have, whatever a file says."""
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -201,66 +89,86 @@ class Family:
 
 
 NO_BIAS = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
-RMS = {"norm": "rms", "mlp": "gated", "expert_sum": True}
-DENSE = RMS | {"experts": 0}
+RMS = {"norm": "rms", "mlp": "gated"}
+DENSE = RMS | {"experts": 0, "expert_sum": True}
 SHORT = {"window_layers": None}
 ALL_LAYERS = {"max_window_layers": 0}
 FAMILIES: dict[str, Family] = {
     "llama": Family(
-        _llama_biases,
-        LLAMA,
         "LlamaForCausalLM",
-        _llama_fields,
+        LLAMA,
         DENSE | {"qk_norm": False, "window": None},
+        NAMES | ATTENTION_BIAS | {"mlp_bias": "mlp_bias"},
         fixed={"use_sliding_window": False},
     ),
     "mistral": Family(
-        _llama,
-        MISTRAL,
         "MistralForCausalLM",
-        _mistral_fields,
+        MISTRAL,
         DENSE | NO_BIAS | SHORT | {"qk_norm": False},
+        NAMES,
         fixed={"use_sliding_window": True} | ALL_LAYERS,
     ),
     "qwen2": Family(
-        _qwen2,
-        QWEN2,
         "Qwen2ForCausalLM",
-        _qwen_fields,
+        QWEN2,
         DENSE | NO_BIAS | {"qkv_bias": True, "qk_norm": False},
+        NAMES,
+        layered=True,
     ),
     "qwen3": Family(
-        _qwen3,
-        QWEN3,
         "Qwen3ForCausalLM",
-        _qwen_fields,
+        QWEN3,
         DENSE | {"qk_norm": True, "mlp_bias": False},
+        NAMES | ATTENTION_BIAS,
+        layered=True,
     ),
     "mixtral": Family(
-        _mixtral,
-        MIXTRAL,
         "MixtralForCausalLM",
-        _mixtral_fields,
-        RMS | NO_BIAS | SHORT | {"qk_norm": False, "moe_layers": 1},
+        MIXTRAL,
+        RMS | NO_BIAS | SHORT | {"qk_norm": False, "moe_layers": 1, "expert_sum": True},
+        NAMES
+        | {"expert_hidden": "intermediate_size", "experts": "num_local_experts"}
+        | {"experts_per_token": "num_experts_per_tok"},
+        theta=1e6,
         fixed={"use_sliding_window": True} | ALL_LAYERS,
         aliases={"num_experts": "num_local_experts"},
     ),
     "qwen3_moe": Family(
-        _qwen3_moe,
-        QWEN3_MOE,
         "Qwen3MoeForCausalLM",
-        _qwen3_moe_fields,
-        {"norm": "rms", "mlp": "gated", "qk_norm": True, "mlp_bias": False} | SHORT,
+        QWEN3_MOE,
+        RMS | SHORT | {"qk_norm": True, "mlp_bias": False},
+        NAMES
+        | ATTENTION_BIAS
+        | {"experts": "num_experts", "experts_per_token": "num_experts_per_tok"}
+        | {"expert_hidden": "moe_intermediate_size", "expert_sum": "norm_topk_prob"}
+        | {"moe_layers": "decoder_sparse_step"},
+        plain={"partial_rotary_factor": 1, "mlp_only_layers": []},
         fixed=ALL_LAYERS,
         aliases={"num_local_experts": "num_experts"},
     ),
     "gpt2": Family(
-        _gpt2,
-        GPT2,
         "GPT2LMHeadModel",
-        _gpt2_fields,
+        GPT2,
         {"norm": "layer", "mlp": "plain", "qk_norm": False, "experts": 0}
-        | {"qkv_bias": True, "output_bias": True, "mlp_bias": True, "window": None},
+        | {"qkv_bias": True, "output_bias": True, "mlp_bias": True}
+        | {"rope": None, "window": None},
+        {
+            "vocab_size": "vocab_size",
+            "width": "n_embd",
+            "depth": "n_layer",
+            "heads": "n_head",
+            "hidden": "n_inner",
+            "max_length": "n_positions",
+            "norm_eps": "layer_norm_epsilon",
+            "activation": "activation_function",
+            "tied": "tie_word_embeddings",
+        },
+        theta=None,
+        plain={
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        },
         aliases={
             "hidden_size": "n_embd",
             "max_position_embeddings": "n_positions",
@@ -301,11 +209,24 @@ def read_config(values: Mapping[str, Any], file: pathlib.Path) -> TransformerCon
     fields = Fields(file, {**family.defaults, **named, **family.fixed})
     fields.refuse_unknown(KNOWN)
     try:
-        return family.read(fields)
+        return _read(family, fields)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(
             f"{file}: {error}. Remedy: get the model's own config.json."
         ) from error
+
+
+def _read(family: Family, fields: Fields) -> TransformerConfig:
+    for name, value in family.plain.items():
+        fields.refuse(name, value)
+    options = dict(family.choices)
+    for ours, name in family.names.items():
+        if name not in OPTIONAL or fields.get(name) is not None:
+            options[ours] = READ.get(ours, Fields.whole)(fields, name)
+    if family.theta is not None:
+        options["rope"] = read_rope(fields, family.theta)
+        options |= read_window(fields, family.layered)
+    return TransformerConfig(**options)
 
 
 def _by_one_name(
@@ -336,13 +257,14 @@ def family_of(config: TransformerConfig) -> str:
         if config.soft_cap or config.head_bias:
             continue
         same = all(getattr(config, x) == value for x, value in family.choices.items())
-        rotary = config.rope is not None and not config.rope.factors
-        plain = config.heads * config.head_dim == config.width
-        plain = plain and config.kv_heads == config.heads
-        learned = name == "gpt2"
-        biases = learned or name == "qwen2" or config.qkv_bias == config.output_bias
+        if family.theta is None:
+            square = config.heads * config.head_dim == config.width
+            positions = square and config.kv_heads == config.heads
+        else:
+            positions = config.rope is not None and not config.rope.factors
+        # One field of the file says both.
+        biases = "qkv_bias" not in family.names or config.qkv_bias == config.output_bias
         mixture = (config.experts > 0) == ("experts" not in family.choices)
-        positions = config.rope is None and plain if learned else rotary
         if same and mixture and biases and positions:
             return name
     raise ValueError(
@@ -362,10 +284,14 @@ def config_fields(config: TransformerConfig) -> dict[str, Any]:
       >>> config_fields(config)["architectures"]
       ['LlamaForCausalLM']
     """
-    name = family_of(config)
-    family = FAMILIES[name]
-    return {
-        "architectures": [family.architecture],
-        "model_type": name,
-        **family.written(config),
-    }
+    model_type = family_of(config)
+    family = FAMILIES[model_type]
+    values = dataclasses.asdict(config) | {"activation": WRITTEN[config.activation]}
+    fields = {name: values[ours] for ours, name in family.names.items()}
+    if family.theta is not None:
+        fields |= rope_fields(config)
+    if "window" not in family.choices:
+        fields["sliding_window"] = config.window
+    if "use_sliding_window" not in family.fixed:
+        fields |= window_fields(config)
+    return {"architectures": [family.architecture], "model_type": model_type, **fields}

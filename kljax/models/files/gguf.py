@@ -5,6 +5,7 @@ maps the file, so it is let go before the first tensor is read.
 """
 
 import functools
+import math
 import pathlib
 import re
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ VERSIONS = (2, 3)
 PART = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 FACTORS = "rope_freqs.weight"
 """What Llama 3 divides the frequencies of its rotation by: no parameter."""
+TOKENIZER = "tokenizer.ggml."
 READ = {
     "context_length",
     "embedding_length",
@@ -38,6 +40,26 @@ READ = {
     "expert_used_count",
 }
 """Keys of the architecture that are read, or say nothing that is computed."""
+TYPES: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("general.architecture", "llama.rope.scaling.type"), (str, "text")),
+    **dict.fromkeys((f"{TOKENIZER}{x}" for x in ("model", "pre")), (str, "text")),
+    **dict.fromkeys(
+        (f"{TOKENIZER}{x}" for x in ("tokens", "scores", "token_type", "merges")),
+        (list, "a list"),
+    ),
+    **dict.fromkeys(
+        (f"{TOKENIZER}add_{x}" for x in ("bos_token", "eos_token", "space_prefix")),
+        (bool, "true or false"),
+    ),
+    **dict.fromkeys(
+        (
+            f"{TOKENIZER}{x}_token_id"
+            for x in ("bos", "eos", "padding", "unknown", "eot", "eom")
+        ),
+        (int, "a whole number"),
+    ),
+}
+"""What lies under a key, where it is there."""
 PLAIN = {
     "attention.causal": (True,),
     "tensor_data_layout": ("Meta AI original pth",),
@@ -125,12 +147,17 @@ def open_gguf(file: pathlib.Path) -> GgufFile:
 
 def _number(file: GgufFile, key: str, default: float | None = None) -> float:
     value = file.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(
-            f"{file.file}: {key} is {value!r}; expected a number. Remedy: convert the "
-            "model again with a current converter."
-        )
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or not math.isfinite(value):
+        raise _other(file.file, key, value, "a finite number")
     return value
+
+
+def _other(file: pathlib.Path, key: str, value: Any, expected: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file}: {key} is {value!r:.60}; expected {expected}. Remedy: convert the "
+        "model again with a current converter."
+    )
 
 
 def _open_one(file: pathlib.Path) -> GgufFile:
@@ -159,10 +186,19 @@ def _open_one(file: pathlib.Path) -> GgufFile:
             f"{file}: damaged or truncated ({type(error).__name__}: {error}). Remedy: "
             "download it again."
         ) from error
+    for key, (kind, expected) in TYPES.items():
+        if key in metadata and type(metadata[key]) is not kind:
+            raise _other(file, key, metadata[key], expected)
+    ordered = sorted(tensors.values(), key=lambda stored: stored.start)
     size = file.stat().st_size
-    for stored in tensors.values():
+    for stored, after in zip(ordered, [*ordered[1:], None]):
         if stored.end > size:
             raise truncated(file, stored)
+        if after is not None and after.start < stored.end:
+            raise CheckpointError(
+                f"{file}: damaged, {after.name} begins within {stored.name}. Remedy: "
+                "download it again."
+            )
     return GgufFile(file, metadata, tensors)
 
 

@@ -20,13 +20,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from kljax.arguments import whole
 from kljax.data import model_file, names
 from kljax.data.sources import known
 from kljax.errors import CheckpointError, unknown
 from kljax.models.files.config import config_fields, read_config
 from kljax.models.files.gguf import FACTORS, open_gguf, read_gguf_config
 from kljax.models.files.layout import GGUF, LLAMA, SPELLINGS
-from kljax.models.files.saving import check_params, replaced, write_json, write_weights
+from kljax.models.files.saving import (
+    check_params,
+    is_unfinished,
+    replaced,
+    write_json,
+    write_weights,
+)
 from kljax.models.files.special_tokens import foreign_files, no_tokenizer
 from kljax.models.files.tensors import DTYPES, open_folder, read_json
 from kljax.models.files.tokenizer import Tokenizer, load_tokenizer, stop_ids
@@ -36,7 +43,13 @@ from kljax.models.language.stacking import unstack_layers
 from kljax.models.language.transformer import PureTransformer
 from kljax.typing import PyTree
 
-__all__ = ["Pretrained", "from_pretrained", "locate", "save_pretrained"]
+__all__ = [
+    "Pretrained",
+    "check_one_tokenizer",
+    "from_pretrained",
+    "locate",
+    "save_pretrained",
+]
 
 SHARD_BYTES = 5_000_000_000
 ADAPTERS = (
@@ -204,6 +217,12 @@ def _from_folder(
 ) -> Pretrained:
     fields = _fields(folder / "config.json")
     _check_adapters(folder, fields is not None)
+    if is_unfinished(folder):
+        raise CheckpointError(
+            f"{folder}: a save was stopped while it replaced the model there. Remedy: "
+            "save again, or, if no save is going on, end that one with finish_save "
+            "(kljax.models.files)."
+        )
     if fields is None:
         inside = sorted(x.name for x in folder.glob("*.gguf"))
         raise CheckpointError(
@@ -279,8 +298,8 @@ def save_pretrained(
 ) -> None:
     """Writes a model in the Hugging Face layout, which `transformers` also loads.
 
-    All of it is written beside and then renamed; a save that is stopped leaves the
-    weights that were there or the new ones.
+    All of it is written beside and then renamed; a save that is killed leaves the model
+    that was there, the new one, or a folder that says that `finish_save` ends it.
 
     Args:
       folder: made if need be; files of the same names are replaced, and weights of
@@ -320,7 +339,38 @@ def _check_saving(target: pathlib.Path, kind: np.dtype, shard_bytes: int) -> Non
     if kind not in DTYPES.values():
         known = ", ".join(x.name for x in DTYPES.values())
         raise ValueError(f"dtype is {kind.name}; expected one of {known}")
-    if shard_bytes < 1:
-        raise ValueError(f"shard_bytes is {shard_bytes}; expected 1 or more")
+    whole("shard_bytes", shard_bytes)
     if target.exists() and not target.is_dir():
         raise ValueError(f"folder is {str(target)!r}, a file; give a folder")
+
+
+def check_one_tokenizer(large: Pretrained, small: Pretrained) -> None:
+    """Whether the logits of two models are of the same tokens.
+
+    A small model without a tokenizer is taken at its word where it has as many.
+
+    Raises:
+      ValueError: they are not; names a token.
+    """
+    if small.tokenizer is None:
+        if small.config.vocab_size != large.config.vocab_size:
+            raise ValueError(
+                f"{small.source} has {small.config.vocab_size} tokens and no "
+                f"tokenizer.json, {large.source} has {large.config.vocab_size}; fusion "
+                "needs models of one vocabulary"
+            )
+        return
+    ours = large.tokenizer.vocabulary if large.tokenizer else {}
+    theirs = small.tokenizer.vocabulary
+    if ours == theirs:
+        return
+    differing = sorted(
+        token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token)
+    )
+    token = differing[0]
+    raise ValueError(
+        f"{small.source} has another tokenizer than {large.source}: {len(differing)} "
+        f"tokens differ, the first is {token!r} (id {theirs.get(token)} there, "
+        f"{ours.get(token)} here). Fusion adds logits of the same tokens: use small "
+        "models that share the large one's tokenizer"
+    )

@@ -1,10 +1,13 @@
 """A model written into a folder, where another may stand: all of it or nothing.
 
-Everything is written into a folder beside and then renamed. One rename (or removal)
-turns the old weights into the new ones, for every reader that takes model.safetensors
-before an index; what is replaced is removed after it.
+Everything is written into a folder beside and then renamed. Where the weights alone
+change, one rename (or removal) turns the old ones into the new, for every reader that
+takes model.safetensors before an index. Where more than they change, config.json is
+away while files are renamed: nobody reads a mixture, and a save that was killed then
+can be finished. What is replaced is removed after it.
 """
 
+import filecmp
 import itertools
 import json
 import os
@@ -20,12 +23,19 @@ import jax
 import numpy as np
 
 from kljax.models.files.layout import entries, spelling_of, stored_shape
-from kljax.models.files.tensors import INDEX, WEIGHTS, write_safetensors
+from kljax.models.files.tensors import INDEX, WEIGHTS, read_json, write_safetensors
 from kljax.models.files.weights import at, structure
 from kljax.models.language.configuration import TransformerConfig
 from kljax.typing import PyTree
 
-__all__ = ["check_params", "replaced", "write_json", "write_weights"]
+__all__ = [
+    "check_params",
+    "finish_save",
+    "is_unfinished",
+    "replaced",
+    "write_json",
+    "write_weights",
+]
 
 CONFIG = "config.json"
 STAGE = ".part"
@@ -38,41 +48,72 @@ ROWS = 1024
 def replaced(target: pathlib.Path) -> Generator[pathlib.Path]:
     """A folder to write a model into, which takes its place in `target` at the end.
 
-    Stopped in between, `target` holds the old weights or the new ones, whole. A
-    config.json that is to change is taken away first, so that neither is ever read
-    with the other's.
+    Stopped in between, `target` holds the old model or the new one, whole, or has no
+    config.json and can be finished (`finish_save`), as the next save does.
 
     Args:
       target: the folder, made if need be; of its files those of the same names are
         replaced, and weights that are no longer part of the model removed.
     """
+    finish_save(target)
     stage = target / STAGE
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     try:
         yield stage
-        _commit(stage, target)
-    finally:
+    except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
+        raise
+    _commit(stage, target)
+
+
+def finish_save(folder: str | os.PathLike) -> None:
+    """Ends a save that was killed once all was written; nothing where there is none.
+
+    Args:
+      folder: that was saved into. No save may be going on there.
+    """
+    target = pathlib.Path(folder).expanduser()
+    if is_unfinished(target):
+        _commit(target / STAGE, target)
+
+
+def is_unfinished(folder: pathlib.Path) -> bool:
+    """Whether a save was killed there while it renamed files."""
+    whole = (folder / STAGE / CONFIG).is_file()  # config.json is written last
+    return whole and not (folder / CONFIG).is_file()
 
 
 def _commit(stage: pathlib.Path, target: pathlib.Path) -> None:
+    """Renames what was written; again after a kill, it renames the rest."""
     new = {file.name for file in stage.iterdir()}
-    last = [name for name in (INDEX, WEIGHTS, CONFIG) if name in new]
-    # Shards first: nothing leads to them before the index does.
-    for name in sorted(new.difference(last), key=lambda x: not SHARD.fullmatch(x)):
-        (stage / name).replace(target / name)
-    before = target / CONFIG
-    if before.is_file() and before.read_bytes() != (stage / CONFIG).read_bytes():
-        before.unlink()
-    for name in last[:-1]:
-        (stage / name).replace(target / name)
-    for other in {INDEX, WEIGHTS} - new:
-        (target / other).unlink(missing_ok=True)
-    (stage / CONFIG).replace(target / CONFIG)
+    shards = {name for name in new if SHARD.fullmatch(name)}
+    weights = new & {INDEX, WEIGHTS}
+    others = new - shards - weights - {CONFIG}
+
+    def move(*names: str) -> None:
+        for name in names:
+            (stage / name).replace(target / name)
+
+    def drop() -> None:
+        for name in {INDEX, WEIGHTS} - weights if weights else ():
+            (target / name).unlink(missing_ok=True)
+
+    move(*sorted(shards))  # nothing leads to them before the index does
+    before = [(stage / name, target / name) for name in (*sorted(others), CONFIG)]
+    alike = all(y.is_file() and filecmp.cmp(x, y, False) for x, y in before)
+    if not alike:
+        (target / CONFIG).unlink(missing_ok=True)
+        drop()
+    move(*sorted(others), *sorted(weights))
+    drop()
+    move(CONFIG)
+    index = target / INDEX
+    listed = read_json(index)["weight_map"].values() if index.is_file() else ()
     for file in target.iterdir():
-        if SHARD.fullmatch(file.name) and file.name not in new:
+        if SHARD.fullmatch(file.name) and file.name not in listed:
             file.unlink(missing_ok=True)
+    shutil.rmtree(stage, ignore_errors=True)
 
 
 def write_weights(

@@ -10,7 +10,7 @@ out of a decoded one, and is appended to the vocabulary where it is missing ther
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +140,10 @@ def read_templates(beside: Beside) -> str | dict[str, str]:
 
 
 def add_tokens(
-    core: Any, beside: Beside, defaults: Mapping[str, str]
+    core: Any,
+    beside: Beside,
+    defaults: Mapping[str, str],
+    further: Sequence[str] = (),
 ) -> dict[str, str]:
     """Makes a tokenizer match the tokens that the files name.
 
@@ -148,6 +151,7 @@ def add_tokens(
       core: the tokenizer of the `tokenizers` package; it is changed.
       beside: what the files say.
       defaults: tokens that the model's class names where no file does.
+      further: tokens without a name that it adds where no file lists any.
 
     Returns:
       Named tokens, for instance {"bos_token": "<s>"}.
@@ -164,7 +168,7 @@ def add_tokens(
     ordered = [key for key in dict.fromkeys((*ORDER, *values)) if key in values]
     named = {key: name for key in ordered if (name := _name(values[key]))}
     special = [_added(beside, values[key], special=True) for key in named]
-    special += [_added(beside, value) for value in _further(beside.fields)]
+    special += [_added(beside, x) for x in _further(beside.fields) or further]
     _add_numbered(core, beside, _numbered(beside, special))
     rows, there = beside.model.get("vocab_size"), _contents(core)
     for token in special:

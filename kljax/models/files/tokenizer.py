@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from kljax.arguments import whole
 from kljax.errors import CheckpointError
 from kljax.models.files.chat_template import chosen, render
 from kljax.models.files.class_rules import SAVED, class_rules
@@ -156,8 +157,8 @@ class Tokenizer:
             raise ValueError(f"side is {side!r}; expected 'left' or 'right'")
         if isinstance(texts, str):
             raise TypeError("texts is one string; expected a list of strings")
-        if not isinstance(length, int | np.integer | None):
-            raise TypeError(f"length is {length!r}; expected an integer or None")
+        if length is not None:
+            whole("length", length)
         rows = [self.encode(text, special=special) for text in texts]
         if not rows or not all(rows):
             raise ValueError(f"texts has {len(rows)} texts; expected some, none empty")
@@ -242,8 +243,9 @@ class Tokenizer:
 def load_tokenizer(source: str | os.PathLike | GgufFile) -> Tokenizer:
     """The tokenizer of a folder in the Hugging Face layout, or of a GGUF file.
 
-    Ids are those of `transformers` for the same folder: of its class, if that is one
-    of Llama, GPT-2, Qwen2 or BERT, else of tokenizer.json as it stands. What comes with
+    Ids are those of `transformers` for the same folder, of its class (Llama, Gemma,
+    GPT-2, GPT-NeoX, Qwen, Cohere, BERT, RoBERTa, T5 and their kin) or of tokenizer.json
+    as it stands; a class that it rebuilds in another way is warned of. What comes with
     `special=True` is the post-processor's (in a GGUF file what `add_bos_token` and
     `add_eos_token` say); truncation, padding and the dropout of merges that a file
     stores are off.
@@ -320,10 +322,11 @@ def _from_folder(folder: pathlib.Path) -> Tokenizer:
         if hasattr(core.model, "dropout"):  # of training: it draws other ids each time
             core.model.dropout = None
         core.encode_special_tokens = bool(beside.fields.get("split_special_tokens"))
-        rules = class_rules(core, beside.fields, beside.model)
+        rules = class_rules(core, beside.fields, beside.model, folder)
         rules.apply(core, beside.fields)
         pad = {"pad_token": stored["pad_token"]} if stored else {}
-        named = add_tokens(core, beside, {**rules.defaults, **pad})
+        named = add_tokens(core, beside, {**rules.defaults, **pad}, rules.further)
+        rules.surround(core, named)
         core.encode("")  # a post-processor that names no token fails only here
     except CheckpointError:
         raise

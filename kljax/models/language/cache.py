@@ -5,24 +5,20 @@ has nothing to write (left padding, a rejected draft) leaves a hole: a slot that
 reads.
 """
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import whole
 from kljax.models.attention import write
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
 __all__ = ["Cache"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["keys", "values", "valid", "cursor", "next_position", "memory"],
-    meta_fields=["limit"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
     """What a model remembers of `b` rows.
@@ -44,7 +40,7 @@ class Cache:
     cursor: Int[Array, ""]
     next_position: Int[Array, " b"]
     memory: PyTree = None
-    limit: int | None = None
+    limit: int | None = field(default=None, metadata={"static": True})
 
     @classmethod
     def empty(
@@ -76,8 +72,8 @@ class Cache:
           (3, (2, 2, 16, 4), 16)
         """
         batch, _, slots, _ = shape
-        if batch < 1 or slots < 1:
-            raise ValueError(f"batch is {batch} and slots {slots}; expected 1 or more")
+        whole("batch", batch)
+        whole("slots", slots)
 
         def zeros() -> tuple[Array, ...]:
             # One array each: buffers that are donated must not be shared.

@@ -6,6 +6,7 @@ fields below and in nothing else.
 
 from dataclasses import dataclass
 
+from kljax.arguments import whole
 from kljax.models.language.rope import Rope
 from kljax.models.layers import ACTIVATIONS, NORMS
 
@@ -14,6 +15,10 @@ __all__ = ["TransformerConfig"]
 PLAIN = Rope()
 MOST = 10_000
 """Layers, or experts of a layer, that a model may have; a larger number is no size."""
+SIZES = (
+    *("vocab_size", "depth", "kv_heads", "head_dim", "hidden", "expert_hidden"),
+    *("max_length", "moe_layers"),
+)
 CHOICES = {"norm": NORMS, "mlp": ("gated", "plain"), "activation": ACTIVATIONS}
 
 
@@ -94,34 +99,20 @@ class TransformerConfig:
     window_layers: tuple[int, ...] | None = None
 
     def __post_init__(self):
+        for name in ("width", "heads"):
+            whole(name, getattr(self, name))
         for name, value in (
             ("kv_heads", self.heads),
-            ("head_dim", self.width // max(self.heads, 1)),
+            ("head_dim", self.width // self.heads),
             ("hidden", 4 * self.width),
+            ("expert_hidden", self.hidden or 4 * self.width),
         ):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        if self.expert_hidden is None:
-            object.__setattr__(self, "expert_hidden", self.hidden)
-        for name in (
-            "vocab_size",
-            "width",
-            "depth",
-            "heads",
-            "kv_heads",
-            "head_dim",
-            "hidden",
-            "expert_hidden",
-            "max_length",
-            "moe_layers",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("depth", "experts"):
-            if getattr(self, name) > MOST:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; expected at most {MOST}"
-                )
+        for name in SIZES:
+            whole(name, getattr(self, name))
+        whole("depth", self.depth, most=MOST)
+        whole("experts", self.experts, 0, MOST)
         for name, table in CHOICES.items():
             if getattr(self, name) not in table:
                 raise ValueError(
@@ -142,8 +133,8 @@ class TransformerConfig:
             raise ValueError(
                 f"capacity_factor is {self.capacity_factor}; expected above 0 or None"
             )
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window is {self.window}; expected 1 or more, or None")
+        if self.window is not None:
+            whole("window", self.window)
         for layer in self.window_layers or ():
             if self.window is None or not 0 <= layer < self.depth:
                 raise ValueError(

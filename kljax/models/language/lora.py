@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kljax.arguments import whole
 from kljax.models.language.cache import Cache
 from kljax.models.language.stacking import is_stacked
 from kljax.models.language.task_arithmetic import check_alike
@@ -186,8 +187,7 @@ def adapted(apply: PureTransformer, count: int | None = None) -> PureTransformer
     fields = {"graphdef": apply.graphdef, "stacked": apply.stacked}
     if count is None:
         return Adapted(**fields, config=apply.config)
-    if count < 1:
-        raise ValueError(f"count is {count}; expected 1 or more adapters")
+    whole("count", count)
     config = replace(
         apply.config,
         heads=apply.config.heads * count,
@@ -229,8 +229,7 @@ def init_adapter(
     References:
       Hu et al. 2022, section 4.1.
     """
-    if rank < 1:
-        raise ValueError(f"rank is {rank}; expected 1 or more")
+    whole("rank", rank)
     if is_stacked(params):
         raise ValueError("adapters need a list of layers; call unstack_layers(params)")
     found: dict[tuple, Array] = {}

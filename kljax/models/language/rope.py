@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import whole
 from kljax.typing import Array, Float, Int
 
 __all__ = ["Rope", "rotate", "rotation"]
@@ -67,10 +68,7 @@ class Rope:
             raise ValueError(f"base is {self.base}; it must be above 1")
         if not self.factor >= 1:
             raise ValueError(f"factor is {self.factor}; it must be at least 1")
-        if not self.original_length >= 1:
-            raise ValueError(
-                f"original_length is {self.original_length}; it must be at least 1"
-            )
+        whole("original_length", self.original_length)
         if not 0 < self.low_frequency_factor < self.high_frequency_factor:
             raise ValueError(
                 f"low_frequency_factor is {self.low_frequency_factor} and "

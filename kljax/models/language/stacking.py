@@ -8,6 +8,7 @@ cache out of the stack.
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import whole
 from kljax.typing import PyTree
 
 __all__ = ["is_stacked", "stack_layers", "unstack_layers"]
@@ -41,7 +42,7 @@ def stack_layers(params: PyTree, period: int = 1) -> dict:
     if is_stacked(params):
         return params
     layers = [params["layers"][i] for i in range(len(params["layers"]))]
-    if period < 1 or len(layers) % period:
+    if len(layers) % whole("period", period):
         raise ValueError(f"period is {period}; it must divide {len(layers)} layers")
     groups = {}
     for i in range(period):

@@ -327,6 +327,14 @@ class PureTransformer(PureModule):
             routing=routing,
         )
 
+    def logits_at(
+        self, params: PyTree, tokens: Int[Array, "b t"], place: Int[Array, "b m"]
+    ) -> Float[Array, "b m v"]:
+        """Logits at some tokens of every row alone: the head is dear."""
+        features = self(params, tokens, features=True)
+        picked = jnp.take_along_axis(features, place[..., None], axis=1)
+        return self.logits(params, picked)
+
     def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> Cache:
         """An empty cache for `batch` rows of `slots` tokens, padding included."""
         sizes = self.config

@@ -12,7 +12,7 @@ import numpy as np
 from kljax.models.language.configuration import TransformerConfig
 from kljax.typing import Int, PyTree
 
-__all__ = ["Bytes", "Characters", "Kept", "restricted"]
+__all__ = ["Bytes", "Characters", "Kept", "restricted", "widened"]
 
 
 def restricted(
@@ -46,6 +46,44 @@ def restricted(
         params["embedding"] = {"table": table}
     config = dataclasses.replace(config, vocab_size=len(ids))
     return config, jax.tree.map(jnp.asarray, params)
+
+
+def widened(
+    config: TransformerConfig, params: PyTree, ids: Int[np.ndarray, "v"], whole: PyTree
+) -> tuple[TransformerConfig, PyTree]:
+    """The inverse of `restricted`: a model of all tokens, whose law on `ids` is this.
+
+    The other tokens' rows of the embedding and columns of the head are those of another
+    model of the same width: the one that it was restricted from, say.
+
+    Args:
+      config: of the restricted model.
+      params: its parameters.
+      ids: where its tokens stand among all.
+      whole: parameters of the model that has all.
+
+    Returns:
+      Configuration and parameters of the larger model.
+
+    Raises:
+      ValueError: the two models are not of the same width.
+    """
+    width = np.shape(whole["head"]["kernel"])[0]
+    if config.width != width:
+        raise ValueError(
+            f"whole has width {width}, config {config.width}: tokens that are lacking "
+            "can come from a model of the same width alone"
+        )
+
+    def put(part: Any, every: Any) -> Any:
+        return jnp.asarray(every, jnp.asarray(part).dtype).at[..., ids].set(part)
+
+    head = {name: put(x, whole["head"][name]) for name, x in params["head"].items()}
+    wide = {**params, "head": head}
+    if "embedding" in params:
+        tables = (one["embedding"]["table"] for one in (params, whole))
+        wide["embedding"] = {"table": put(*(jnp.asarray(x).T for x in tables)).T}
+    return dataclasses.replace(config, vocab_size=head["kernel"].shape[1]), wide
 
 
 class Bytes:

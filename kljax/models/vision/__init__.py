@@ -1,4 +1,4 @@
-"""Networks over images: denoisers, discriminator heads, the classifier that judges."""
+"""Networks over images: denoisers, discriminator heads, classifiers."""
 
 __all__ = [
     "classifier",
@@ -6,5 +6,6 @@ __all__ = [
     "dit",
     "edm",
     "images",
+    "resnet",
     "unet",
 ]

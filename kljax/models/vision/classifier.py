@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kljax.arguments import whole
 from kljax.models.layers import linear
 from kljax.models.vision.images import check_batch, check_images
 from kljax.typing import Array, Float, Key
@@ -51,8 +52,7 @@ class ConvClassifier(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_images(size, channels)
-        if num_classes < 2:
-            raise ValueError(f"num_classes is {num_classes}; expected at least 2")
+        whole("num_classes", num_classes, least=2)
         self.size, self.channels = size, channels
         self.pools = 1 if size < 16 else 2
         stride = max(1, size // 16)

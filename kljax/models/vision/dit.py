@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kljax.arguments import whole
 from kljax.models.attention import SelfAttention
 from kljax.models.embedding import ConditionEmbedding, sinusoidal
 from kljax.models.layers import LECUN, MLP, ZEROS, linear, modulated
@@ -78,13 +79,10 @@ class DiT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_images(size, channels)
-        if not 1 <= patch <= size // 2:
-            raise ValueError(f"patch is {patch}; expected 1 to {size // 2} for {size}")
-        if depth < 1 or heads < 1 or width % heads or width % 4:
-            raise ValueError(
-                f"width is {width}, heads {heads}, depth {depth}; width must be "
-                "divisible by heads and by 4, and depth at least 1"
-            )
+        whole("patch", patch, most=size // 2)
+        whole("depth", depth)
+        if whole("width", width) % whole("heads", heads) or width % 4:
+            raise ValueError(f"width is {width}; heads, {heads}, and 4 must divide it")
         self.size, self.channels, self.patch = size, channels, patch
         self.side = -(-size // patch)
         self.feature_shapes = ((self.side, self.side, width),) * depth

@@ -5,16 +5,20 @@ generative models" (table 1, equations 5, 7 and 8, algorithm 1). Guidance is
 `kljax.objectives.diffusion.guide`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from kljax.typing import Array, ArrayLike, Float
+from kljax.arguments import whole
+from kljax.typing import Array, ArrayLike, Float, Int, PyTree
 
 __all__ = [
     "Coefficients",
+    "Critic",
+    "Denoiser",
     "coefficients",
     "edm_loss_weight",
     "evaluations",
@@ -109,6 +113,91 @@ def precondition(
     return skip * x + out * raw
 
 
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A network with its preconditioning, as a function of its parameters.
+
+    Args:
+      network: `F(params, x, noise_label, class_ids, features=...)`, from `pure`.
+      sigma_data: standard deviation of the clean data.
+
+    Example:
+      >>> denoise = Denoiser(lambda params, x, c, ids, features: params * x, 1.0)
+      >>> denoise(jnp.ones(()), jnp.ones((2, 3)), 1.0).shape
+      (2, 3)
+    """
+
+    network: Callable[..., Any]
+    sigma_data: float
+
+    def __call__(
+        self,
+        params: PyTree,
+        x: Float[Array, "b *event"],
+        sigma: ArrayLike,
+        class_ids: Int[Array, "b"] | None = None,
+        *,
+        features: bool = False,
+    ) -> Any:
+        """`D(x, sigma, class)`; with the network's features where asked."""
+
+        def raw(scaled: Array, label: Array) -> Any:
+            return self.network(params, scaled, label, class_ids, features=features)
+
+        return precondition(raw, x, sigma, sigma_data=self.sigma_data)
+
+    def generate(
+        self,
+        params: PyTree,
+        z: Float[Array, "b *event"],
+        class_ids: Int[Array, "b"] | None = None,
+        *,
+        sigma: float,
+    ) -> Float[Array, "b *event"]:
+        """A generator of one evaluation, `G(z, c) = D(sigma z, sigma, c)`."""
+        return self(params, sigma * z, sigma, class_ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic:
+    """Logits at noised examples: a discriminator's head, on features or on a body.
+
+    Args:
+      head: `Discriminator` from `pure`.
+      sigma_data: standard deviation of the clean data.
+      body: a network like that of `Denoiser`, which then sees the scaled examples and
+        is trained, too; None: the head is given the features of another network.
+    """
+
+    head: Callable[..., Array]
+    sigma_data: float
+    body: Callable[..., Any] | None = None
+
+    def __call__(
+        self,
+        params: PyTree,
+        seen: Any,
+        sigma: Float[Array, "b"],
+        class_ids: Int[Array, "b"] | None = None,
+    ) -> Float[Array, "b h"]:
+        """Large means real.
+
+        Args:
+          params: the head's; with a body, those of both by "head" and "body".
+          seen: features; with a body the noised examples `[b, *event]`.
+          sigma: noise levels.
+          class_ids: see `Discriminator`.
+        """
+        c = coefficients(sigma, self.sigma_data)
+        if self.body is None:
+            return self.head(params, seen, c.noise_label, class_ids)
+        scaled = c.scale_in.reshape(-1, *[1] * (seen.ndim - 1)) * seen
+        inside = self.body(
+            params["body"], scaled, c.noise_label, class_ids, features=True
+        )
+        return self.head(params["head"], inside[1], c.noise_label, class_ids)
+
+
 def edm_loss_weight(sigma: ArrayLike, sigma_data: ArrayLike) -> Array:
     """Weight of the squared denoising error that is 1 / c_out^2.
 
@@ -155,8 +244,7 @@ def karras_sigmas(
 
     Reference: Karras et al. 2022, equation 5.
     """
-    if n < 2:
-        raise ValueError(f"n is {n}; at least 2 noise levels are needed")
+    n = whole("n", n, least=2)
     if not 0.0 < sigma_min < sigma_max:
         raise ValueError(
             f"sigma_min is {sigma_min} and sigma_max {sigma_max}; expected "

@@ -1,10 +1,12 @@
 """Square images as the models of this room take them: sizes, margins."""
 
+import jax
 import jax.numpy as jnp
 
-from kljax.typing import Array, Float
+from kljax.arguments import whole
+from kljax.typing import Array, Float, Key
 
-__all__ = ["check_batch", "check_images", "cropped", "framed"]
+__all__ = ["check_batch", "check_images", "cropped", "framed", "random_crop"]
 
 SMALLEST, LARGEST = 8, 64
 
@@ -22,13 +24,12 @@ def check_images(size: int, channels: int) -> None:
     Example:
       >>> check_images(28, 1)
     """
-    if not SMALLEST <= size <= LARGEST:
+    if not SMALLEST <= whole("size", size) <= LARGEST:
         raise ValueError(
             f"size is {size}; square images of {SMALLEST} to {LARGEST} pixels a side "
             "are expected (resize them when loading)"
         )
-    if channels < 1:
-        raise ValueError(f"channels is {channels}; it must be at least 1")
+    whole("channels", channels)
 
 
 def check_batch(x: Array, size: int, channels: int) -> None:
@@ -55,3 +56,44 @@ def cropped(x: Float[Array, "b h h c"], size: int) -> Float[Array, "b size size 
     """The inverse of `framed`."""
     before = (x.shape[1] - size) // 2
     return x[:, before : before + size, before : before + size]
+
+
+def random_crop(
+    key: Key[Array, ""],
+    images: Float[Array, "b h w c"],
+    *,
+    margin: int = 4,
+    mirror: bool = True,
+) -> Float[Array, "b h w c"]:
+    """Each image moved by up to `margin` whole pixels, and half of them mirrored.
+
+    What comes in from outside is 0. The usual augmentation of CIFAR (He et al. 2016,
+    section 4.2).
+
+    Args:
+      key: random key.
+      images: in [-1, 1].
+      margin: the largest shift per axis in pixels, at least 0.
+      mirror: whether left and right are exchanged in half of the images.
+
+    Returns:
+      Images of the same shape.
+
+    Raises:
+      ValueError: a negative margin.
+
+    Example:
+      >>> random_crop(jax.random.key(0), jnp.ones((2, 8, 8, 1))).shape
+      (2, 8, 8, 1)
+    """
+    if margin < 0:
+        raise ValueError(f"margin is {margin}; it must be at least 0")
+    b, *shape = images.shape
+    places, turns = jax.random.split(key)
+    corners = jax.random.randint(places, (b, 2), 0, 2 * margin + 1)
+    frame = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+    wide = jnp.pad(images, frame)
+    cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), shape))
+    out = cut(wide, corners)
+    turned = jax.random.bernoulli(turns, 0.5 * mirror, (b, 1, 1, 1))
+    return jnp.where(turned, out[:, :, ::-1], out)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kljax.arguments import whole
 from kljax.models.attention import SelfAttention
 from kljax.models.embedding import ConditionEmbedding
 from kljax.models.layers import ZEROS, GroupNorm, linear
@@ -117,11 +118,9 @@ class UNet(nnx.Module):
         if multipliers is None:
             levels = min(4, int(math.log2(size / 4)) + 1)
             multipliers = (1,) + (2,) * (levels - 1)
-        if not multipliers or blocks < 1 or width < 1:
-            raise ValueError(
-                f"multipliers is {multipliers}, blocks {blocks} and width {width}; "
-                "each needs at least one"
-            )
+        whole("blocks", blocks)
+        whole("width", width)
+        whole("the number of multipliers", len(multipliers))
         unit = 2 ** (len(multipliers) - 1)
         padded = -(-size // unit) * unit
         if padded // unit < 2 and len(multipliers) > 1:

@@ -149,7 +149,7 @@ def test_interrupted_download_leaves_nothing(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"no archive", "cannot be unpacked"), (wheel({"a": b"b"}), "cannot be unpacked")],
+    [(b"no archive", "cannot be read"), (wheel({"a": b"b"}), "cannot be read")],
 )
 def test_foreign_wheels_are_refused(tiny, tmp_path, content, message):
     entry, root = tiny

@@ -5,10 +5,12 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.special import logsumexp
 
 from kljax.divergences import transport as t
 from kljax.kernels.transport import matrix as kernel
+from kljax.kernels.transport.problem import Matrix, Problem
 
 MIB = 2**20
 RNG = np.random.default_rng(0)
@@ -33,6 +35,11 @@ def log_domain(a, b, cost, epsilon, iterations):
     return epsilon[:, None] * f, epsilon[:, None] * g
 
 
+def solved(a, b, cost, epsilon, *options):
+    problem = Problem(a, b, Matrix(cost, jnp.zeros_like(epsilon)), epsilon)
+    return kernel.solve(problem, *options)
+
+
 def dual(f, g, a, b):
     return np.sum(f * a, 1) + np.sum(g * b, 1)
 
@@ -41,7 +48,7 @@ def test_potentials_are_those_of_the_log_domain(x64):
     f, g = log_domain(A, B, COST, EPSILONS, 57)
 
     def solve(*problem):
-        return kernel.solve(*problem, 57)[:2]
+        return solved(*problem, 57)[:2]
 
     together = jax.jit(solve)(A, B, COST, EPSILONS)
     mapped = jax.jit(jax.vmap(solve))(A, B, COST, EPSILONS)
@@ -57,7 +64,7 @@ def test_potentials_are_those_of_the_log_domain(x64):
 
 def test_some_problems_need_the_log_domain(x64):
     """The smallest epsilon leaves the range, and only it is done over."""
-    problem = kernel._Problem(A, B, COST, EPSILONS[:, None])
+    problem = kernel._Problem(A, B, COST, EPSILONS[:, None], jnp.zeros(3))
     all_of, two = jnp.ones(3, bool), jnp.int32(2)
     zero = jnp.zeros_like(A), jnp.zeros_like(B)
     start = kernel._State(*zero, all_of, jnp.full(3, 2), two, all_of, two)
@@ -77,7 +84,7 @@ def test_branches_stay_branches_under_vmap():
     shapes = [jax.ShapeDtypeStruct(x.shape, "float32") for x in (A, B, COST, EPSILONS)]
 
     def solve(*problem):
-        return kernel.solve(*problem, 57, 1e-3)
+        return solved(*problem, 57, 1e-3)
 
     together = str(jax.make_jaxpr(solve)(*shapes))
     mapped = str(jax.make_jaxpr(jax.vmap(solve))(*shapes))
@@ -88,7 +95,7 @@ def test_branches_stay_branches_under_vmap():
 
 def test_converged_problems_stop_and_stay(x64):
     epsilons = np.array([2e-4, 0.1, 0.3])
-    stops = jax.jit(lambda *p: kernel.solve(*p, 400, 1e-6))
+    stops = jax.jit(lambda *p: solved(*p, 400, 1e-6))
     found = stops(A, B, COST, epsilons)
     assert found.iterations.tolist() == [400, 32, 12]
     for i, count in enumerate(found.iterations.tolist()):
@@ -99,6 +106,7 @@ def test_converged_problems_stop_and_stay(x64):
         np.testing.assert_allclose(found.g[i], g[0], atol=1e-11)
 
 
+@pytest.mark.optimized
 def test_float32_value_to_an_ulp():
     """Relative to the log domain in float64, epsilon down to 0.003 of the cost."""
     x, y = RNG.normal(size=(2, 8, 64, 2))
@@ -123,6 +131,7 @@ def temporary(compiled):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.optimized
 def test_gradient_memory_is_a_hundredth_of_unrolled():
     def ours(cost, a, b):
         return jnp.sum(t.sinkhorn(a, b, cost, 0.01).value)
@@ -145,6 +154,7 @@ def test_gradient_memory_is_a_hundredth_of_unrolled():
     assert least <= most / 100 and least < MIB
 
 
+@pytest.mark.optimized
 def test_points_need_memory_of_their_number():
     """Not of the number of pairs: at 4n four times as much at most."""
 
@@ -162,6 +172,7 @@ def test_points_need_memory_of_their_number():
     assert taken[65536] < 4.2 * taken[16384]
 
 
+@pytest.mark.optimized
 def test_implicit_slopes_need_no_dense_system():
     def sharp(cost, a, b):
         return t.transport_cost(a, b, cost, 0.1)

@@ -19,7 +19,9 @@ import pytest
 from kljax.errors import CheckpointError, DataError
 from kljax.models.files.config import read_config
 from kljax.models.files.pretrained import from_pretrained, save_pretrained
+from kljax.models.files.saving import finish_save
 from kljax.models.files.tensors import open_safetensors, read, write_safetensors
+from kljax.models.files.tokenizer import Tokenizer
 from kljax.models.files.weights import structure
 from kljax.models.language.transformer import TransformerConfig
 
@@ -197,31 +199,114 @@ def test_a_save_that_is_stopped_leaves_one_model(before, after, tmp_path, monkey
     assert all((x == 2).all() for x in theirs.parameters())
 
 
-def test_a_config_that_changes_is_never_read_with_other_weights(
-    tmp_path, params, monkeypatch
+KILLED = (
+    *((pathlib.Path, name) for name in ("replace", "rename", "unlink", "mkdir")),
+    *((os, name) for name in ("replace", "rename", "unlink", "link")),
+    (shutil, "rmtree"),
+)
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(number, patched):
+    """The process does nothing more to the disk once so many changes were made."""
+    made = [0]
+
+    def counted(act):
+        def instead(*args, **kwargs):
+            if made[0] == number:
+                raise Killed
+            made[0] += 1
+            return act(*args, **kwargs)
+
+        return instead
+
+    for owner, name in KILLED:
+        patched.setattr(owner, name, counted(getattr(owner, name)))
+
+
+def tokenizer(words):
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {word: i for i, word in enumerate(words)}
+    return Tokenizer(tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary)))
+
+
+@pytest.mark.parametrize("before", FORMS)
+@pytest.mark.parametrize("after", FORMS)
+def test_a_save_that_is_killed_is_the_old_the_new_or_can_be_finished(
+    before, after, tmp_path, monkeypatch
 ):
+    """At every change of the disk, for a model of which all files change."""
+    old = dataclasses.replace(CONFIG, depth=1, hidden=32, expert_hidden=32)
+    new = dataclasses.replace(old, norm_eps=1e-3)
+    words = {1: ("a", "b"), 2: ("c", "d")}
+    shapes = structure(old)[1]
+    ones = jax.tree.map(lambda x: np.ones(x.shape, "f4"), shapes)
+    models = {1: ones, 2: jax.tree.map(lambda x: 2 * x, ones)}
+
+    def save(folder, value, form):
+        save_pretrained(
+            folder,
+            {1: old, 2: new}[value],
+            models[value],
+            tokenizer=tokenizer(words[value]),
+            stop_tokens=[value],
+            shard_bytes=FORMS[form],
+        )
+
+    def state(folder):
+        model = from_pretrained(folder)
+        leaves = map(np.asarray, jax.tree.leaves(model.params))
+        (value,) = {float(x) for leaf in leaves for x in (leaf.min(), leaf.max())}
+        assert model.config == {1: old, 2: new}[value]
+        assert set(model.tokenizer.vocabulary) == set(words[value])
+        assert model.stop_tokens == (value,)
+        return value
+
+    save(tmp_path / "old", 1, before)
+    states, finished = [], False
+    while not finished:
+        folder = tmp_path / f"{len(states)}"
+        shutil.copytree(tmp_path / "old", folder)
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            killed_at(len(states), patched)
+            save(folder, 2, after)
+            finished = True
+        try:
+            states.append(state(folder))
+        except CheckpointError as error:
+            assert "save was stopped" in str(error) and "finish_save" in str(error)
+            states.append(1.5)
+            again = tmp_path / "again"
+            shutil.copytree(folder, again)
+            finish_save(again)
+            assert state(again) == 2
+            shutil.rmtree(again)
+        save(folder, 1, before)
+        assert state(folder) == 1
+        # Shards have other names than those before; nothing is left of them.
+        count = len(list((tmp_path / "old").iterdir()))
+        assert len(list(folder.iterdir())) == count
+    assert states == sorted(states) and set(states) == {1, 1.5, 2}
+
+
+def test_what_fails_before_it_is_written_leaves_no_trace(tmp_path, params, monkeypatch):
     save_pretrained(tmp_path, CONFIG, params)
-    other = dataclasses.replace(CONFIG, norm_eps=1e-3)
-    moved = pathlib.Path.replace
-
-    def stopping(self, target):
-        if target.name == "config.json":
-            raise Stopped
-        return moved(self, target)
-
+    names = {x.name for x in tmp_path.iterdir()}
     with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr(type(tmp_path), "replace", stopping)
-        save_pretrained(tmp_path, other, params)
-    refuse(tmp_path, "no config.json")
-    save_pretrained(tmp_path, other, params)
-    assert from_pretrained(tmp_path).config == other
+        patched.setattr(Tokenizer, "save", stopping(None, [0]))
+        save_pretrained(tmp_path, CONFIG, params, tokenizer=tokenizer("ab"))
+    assert {x.name for x in tmp_path.iterdir()} == names
+    from_pretrained(tmp_path)
 
 
 def test_what_cannot_be_written_is_said(tmp_path, params):
     (tmp_path / "file").write_text("")
     for how, message in (
         ({"dtype": "int8"}, "dtype is int8; expected one of float64"),
-        ({"shard_bytes": 0}, "shard_bytes is 0"),
+        ({"shard_bytes": 0}, "shard_bytes must be at least 1"),
         ({"folder": tmp_path / "file"}, "folder is .*file', a file"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -4,9 +4,18 @@ Each case is a folder that is made here, tiny, in the manner of one family.
 """
 
 import json
+import warnings
 
 import pytest
 
+from kljax.models.files.class_rules import (
+    CLASSES,
+    OVERRULED,
+    PLAIN_FAMILIES,
+    REBUILT,
+    SAME,
+    registered_class,
+)
 from kljax.models.files.tokenizer import load_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -20,6 +29,7 @@ from tokenizers import (  # noqa: E402
     processors,
     trainers,
 )
+from transformers.models.auto import tokenization_auto as auto  # noqa: E402
 
 CORPUS = (
     "The ferry left at 7, twelve minutes late; 1984 gulls watched. Naïve? Yes, Ægir.",
@@ -37,7 +47,7 @@ TEXTS = (
     "late <|im_start|> gulls<|im_end|>",
     "a<tool> b <tool>c",
     "12345 1,000 IT'S we'll",
-    "naïve nai\u0308ve €5 日本 👋🏽",
+    "naïve nai\u0308ve हिन्दी €5 日本 👋🏽",
     "\ttab\r\n<unk>[UNK]<pad>",
 )
 LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -98,11 +108,17 @@ def sentencepiece(special=("<unk>", "<s>", "</s>")):
     return core
 
 
-def unigram():
+def pieces(special):
+    """Unigrams without the rules that make them of use."""
     words = sorted({c for text in CORPUS for c in text.replace(" ", "▁")})
-    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), ("▁ferry", -3.0)]
-    pieces += [("▁the", -3.5), ("gull", -4.0)] + [(word, -8.0) for word in words]
-    core = tokenizers.Tokenizer(models.Unigram(pieces, 0, False))
+    found = [(x, 0.0) for x in special] + [("▁ferry", -3.0)]
+    found += [("▁the", -3.5), ("gull", -4.0)] + [(word, -8.0) for word in words]
+    unknown = special.index("<unk>")
+    return tokenizers.Tokenizer(models.Unigram(found, unknown, False))
+
+
+def unigram():
+    core = pieces(("<unk>", "<s>", "</s>"))
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     core.decoder = decoders.Metaspace()
     core.add_special_tokens(["<s>", "</s>"])
@@ -247,6 +263,86 @@ KINDS = {
         {},
         {"config.json": {"model_type": "bert"}},
     ),
+    "gemma": lambda: (
+        around(sentencepiece(("<pad>", "<eos>", "<bos>", "<unk>")), "<bos>"),
+        {"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>"},
+        {"config.json": {"model_type": "gemma2"}},
+    ),
+    "gemma, by its family": lambda: (
+        sentencepiece(("<pad>", "<eos>", "<bos>", "<unk>")),
+        {"add_bos_token": True},
+        {"config.json": {"model_type": "gemma"}},
+    ),
+    "roberta": lambda: (
+        byte_level(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), normalizers.NFKC()),
+        {"tokenizer_class": "RobertaTokenizer"},
+        {},
+    ),
+    "roberta with a space in front": lambda: (
+        around(byte_level(("<s>", "</s>")), "<s>"),
+        {"tokenizer_class": "RobertaTokenizerFast", "add_prefix_space": True},
+        {"config.json": {"model_type": "roberta"}},
+    ),
+    "bart with its own ends": lambda: (
+        byte_level(("[A]", "[B]", "<unk>")),
+        {"tokenizer_class": "BartTokenizer", "cls_token": "[A]", "sep_token": "[B]"},
+        {"config.json": {"model_type": "bart"}},
+    ),
+    "gpt-neox": lambda: (
+        around(byte_level(("<|endoftext|>", "<|padding|>")), "<|endoftext|>"),
+        {"tokenizer_class": "GPTNeoXTokenizer", "add_prefix_space": False},
+        {"config.json": {"model_type": "gpt_neox"}},
+    ),
+    "olmo without a class": lambda: (
+        byte_level(split=LLAMA3),
+        {"eos_token": "<|endoftext|>"},
+        {"config.json": {"model_type": "olmo"}},
+    ),
+    "codegen": lambda: (
+        around(byte_level(split=LLAMA3), "<|endoftext|>"),
+        {"tokenizer_class": "CodeGenTokenizer"},
+        {},
+    ),
+    "cohere": lambda: (
+        around(byte_level(("<PAD>", "<UNK>", "<BOS_TOKEN>")), "<BOS_TOKEN>"),
+        {"tokenizer_class": "CohereTokenizerFast"},
+        {"config.json": {"model_type": "cohere2"}},
+    ),
+    "qwen3.5": lambda: (
+        byte_level(CHAT, split=QWEN2),
+        {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"},
+        {"config.json": {"model_type": "qwen3_5"}},
+    ),
+    "t5": lambda: (
+        pieces(("<pad>", "</s>", "<unk>")),
+        {"tokenizer_class": "T5Tokenizer"},
+        {"config.json": {"model_type": "t5"}},
+    ),
+    "t5 with sentinels of its own": lambda: (
+        pieces(("<pad>", "</s>", "<unk>")),
+        {"additional_special_tokens": ["<extra_id_0>"], "extra_ids": 1},
+        {"config.json": {"model_type": "mt5"}},
+    ),
+    "xlm-roberta": lambda: (
+        pieces(("<s>", "<pad>", "</s>", "<unk>")),
+        {"tokenizer_class": "XLMRobertaTokenizer"},
+        {"config.json": {"model_type": "xlm-roberta"}},
+    ),
+    "xlm-roberta, no space in front": lambda: (
+        pieces(("<s>", "<pad>", "</s>", "<unk>")),
+        {"tokenizer_class": "XLMRobertaTokenizerFast", "add_prefix_space": False},
+        {},
+    ),
+    "distilbert": lambda: (
+        wordpiece(),
+        {"tokenizer_class": "DistilBertTokenizer"},
+        {"config.json": {"model_type": "distilbert"}},
+    ),
+    "phi-3 with llama's class": lambda: (
+        around(sentencepiece(), "<s>"),
+        {**LLAMA, "legacy": True},
+        {"config.json": {"model_type": "phi3"}},
+    ),
     "qwen2 with tokens that it lacks": lambda: (
         byte_level(CHAT),
         {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "</s>", "bos_token": "<s>"},
@@ -356,3 +452,60 @@ def test_ids_are_those_of_transformers(kind, tmp_path):
             assert again.encode(text, special=special) == want
             assert theirs.encode(text, add_special_tokens=special) == want
     assert again.vocabulary == ours.vocabulary and again.eos_id == ours.eos_id
+
+
+PARTS = ("BasicTokenizer", "CharacterTokenizer", "MecabTokenizer", "WordpieceTokenizer")
+BASES = ("AutoTokenizer", "PreTrainedTokenizer", "RagTokenizer", *PARTS)
+
+
+def theirs(name):
+    """The class of a name there; None: there is none, or it takes files as they are."""
+    if name in BASES:
+        return None
+    found = auto.tokenizer_class_from_name(name)
+    base = transformers.TokenizersBackend
+    if found is None or found is base:
+        return None
+    plain = issubclass(found, base) and "__init__" not in vars(found)
+    return None if plain else found.__name__
+
+
+def test_every_class_that_leaves_the_file_is_followed_or_warned_of():
+    found = {x for x in dir(transformers) if x.endswith("Tokenizer")}
+    found |= {
+        x.removesuffix("Fast") for x in auto.TOKENIZER_MAPPING_NAMES.values() if x
+    }
+    own = {x for x in found if theirs(x)}
+    assert len(own) > 80
+    assert own <= SAME.keys() | CLASSES.keys() | REBUILT
+    for name, other in SAME.items():
+        assert theirs(name) in (other, name)
+
+
+def test_a_family_has_the_class_that_it_has_there():
+    names = auto.TOKENIZER_MAPPING_NAMES
+    plain = ("TokenizersBackend", "MistralCommonBackend")
+    assert {x for x, name in names.items() if name in plain} == PLAIN_FAMILIES
+    wrong = auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS - PLAIN_FAMILIES
+    assert wrong == set(OVERRULED)
+    for family, name in names.items():
+        kind = auto.tokenizer_class_from_name(name) if name and theirs(name) else int
+        if name in plain or not issubclass(kind, transformers.TokenizersBackend):
+            continue
+        ours, want = registered_class(family), name.removesuffix("Fast")
+        assert SAME.get(ours, ours) == SAME.get(want, want), family
+
+
+def test_a_class_that_is_not_followed_is_named(tmp_path):
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text('{"tokenizer_class": "WhisperTokenizerFast"}')
+    with pytest.warns(UserWarning, match="makes a WhisperTokenizer by rules") as caught:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path) in str(caught[0].message) and "Remedy" in str(
+        caught[0].message
+    )
+    settings.write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_tokenizer(tmp_path)

@@ -92,11 +92,11 @@ def test_experts_as_adapters_are_fused_as_models_are():
 
 
 def test_bad_adapters():
-    with pytest.raises(ValueError, match="rank is 0"):
+    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
         init_adapter(jax.random.key(0), PARAMS, 0)
     with pytest.raises(ValueError, match="no map is called one of q_proj"):
         init_adapter(jax.random.key(0), PARAMS, 2, targets=("q_proj",))
-    with pytest.raises(ValueError, match="count is 0"):
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         adapted(APPLY, 0)
     with pytest.raises(ValueError, match='no entry "lora"'):
         adapted(APPLY)(PARAMS, TOKENS)

@@ -209,12 +209,12 @@ def test_ids_that_are_known_are_looked_at():
 BAD_CONFIGS = {
     "kv_heads is 3; it must divide heads, 4": {"kv_heads": 3},
     "head_dim is 7; rotary": {"head_dim": 7},
-    "depth is 0": {"depth": 0},
+    "depth must be at least 1, got 0": {"depth": 0},
     "norm is 'batch'; expected one of": {"norm": "batch"},
     "activation is 'tanh'": {"activation": "tanh"},
     "mlp is 'deep'": {"mlp": "deep"},
     "soft_cap is -1": {"soft_cap": -1.0},
-    "window is 0": {"window": 0},
+    "window must be at least 1, got 0": {"window": 0},
     "window_layers is .2,.; expected layers below 2": {
         "window": 4,
         "window_layers": (2,),
@@ -275,5 +275,5 @@ def test_bad_calls():
         cache.keep(jnp.zeros(3, int), 2)
     with pytest.raises(ValueError, match="slots is 3; the cache has 4"):
         cache.grow(3)
-    with pytest.raises(ValueError, match="batch is 0"):
+    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
         m.apply.init_cache(0, 4)

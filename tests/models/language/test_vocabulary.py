@@ -2,11 +2,18 @@
 
 import jax
 import numpy as np
+import pytest
 import references
 from transformer_reference import draw
 
 from kljax.models.language.transformer import TransformerConfig, transformer
-from kljax.models.language.vocabulary import Bytes, Characters, Kept, restricted
+from kljax.models.language.vocabulary import (
+    Bytes,
+    Characters,
+    Kept,
+    restricted,
+    widened,
+)
 
 
 def test_restricted_model_is_the_law_given_the_kept_ids():
@@ -19,6 +26,25 @@ def test_restricted_model_is_the_law_given_the_kept_ids():
     kept = references.softmax(full)[..., ids]
     got = references.softmax(jax.jit(transformer(smaller)[0])(cut, window))
     np.testing.assert_allclose(got, kept / kept.sum(-1, keepdims=True), rtol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_widened_model_is_the_restricted_one_on_its_ids(tied):
+    config = TransformerConfig(12, width=8, depth=2, heads=2, max_length=16, tied=tied)
+    initial = transformer(config)[1]
+    whole, ids = draw(initial), np.array([0, 2, 3, 7, 11])
+    smaller, cut = restricted(config, whole, ids)
+    moved = jax.tree.map(lambda x: x + 0.1, cut)  # trained meanwhile
+    wide, params = widened(smaller, moved, ids, whole)
+    assert wide == config
+    again = restricted(wide, params, ids)[1]
+    jax.tree.map(np.testing.assert_array_equal, again, moved)
+    rest = np.setdiff1d(np.arange(12), ids)
+    got, want = (x["head"]["kernel"][:, rest] for x in (params, whole))
+    np.testing.assert_array_equal(got, want)
+    other = draw(transformer(TransformerConfig(12, width=4, depth=1, heads=2))[1])
+    with pytest.raises(ValueError, match="whole has width 4, config 8"):
+        widened(smaller, cut, ids, other)
 
 
 class Words:

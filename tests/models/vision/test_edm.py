@@ -114,7 +114,7 @@ def test_sampler_compiles_once_and_counts_its_evaluations():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: edm.karras_sigmas(1), "n is 1"),
+        (lambda: edm.karras_sigmas(1), "n must be at least 2, got 1"),
         (lambda: edm.karras_sigmas(4, 2.0, 1.0), "sigma_min is 2.0"),
         (lambda: edm.karras_sigmas(4, rho=0.5), "rho is 0.5"),
         (
@@ -129,3 +129,32 @@ def test_bad_arguments(call, message):
     """What is wrong is named."""
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_denoiser_and_a_critic_are_functions_of_their_parameters():
+    """D from the formula, G(z) = D(s z, s), logits on a body or on features."""
+    x, sigma = jnp.array([[1.0, -2.0], [0.5, 3.0]]), jnp.array([0.3, 2.0])
+
+    def network(params, x, label, ids, features=False):
+        out = params * x + label[:, None]
+        return (out, (2 * out,)) if features else out
+
+    denoise = edm.Denoiser(network, 0.5)
+    c = edm.coefficients(sigma, 0.5)
+    column = lambda v: np.asarray(v)[:, None]
+    raw = 3.0 * column(c.scale_in) * x + column(c.noise_label)
+    expected = column(c.skip) * x + column(c.out) * raw
+    np.testing.assert_allclose(denoise(3.0, x, sigma), expected, rtol=1e-6)
+    both, features = denoise(3.0, x, sigma, features=True)
+    np.testing.assert_allclose(both, expected, rtol=1e-6)
+    np.testing.assert_allclose(features[0], 2 * raw, rtol=1e-6)
+    made = denoise.generate(3.0, x, sigma=2.0)
+    np.testing.assert_allclose(made, denoise(3.0, 2 * x, 2.0), rtol=1e-6)
+
+    def head(params, seen, label, ids):
+        return params * seen[0] + label[:, None]
+
+    own = edm.Critic(head, 0.5, network)({"body": 3.0, "head": 5.0}, x, sigma)
+    np.testing.assert_allclose(own, 10 * raw + column(c.noise_label), rtol=1e-6)
+    given = edm.Critic(head, 0.5)(5.0, (x,), sigma)
+    np.testing.assert_allclose(given, 5 * x + column(c.noise_label), rtol=1e-6)

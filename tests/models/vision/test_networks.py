@@ -169,14 +169,18 @@ def test_sinusoidal_against_numpy():
 BAD = {
     "size is 7": lambda: UNet(7, 1, rngs=nnx.Rngs(0)),
     "size is 65": lambda: DiT(65, 3, rngs=nnx.Rngs(0)),
-    "channels is 0": lambda: UNet(8, 0, rngs=nnx.Rngs(0)),
-    "patch is 6": lambda: DiT(8, 1, patch=6, rngs=nnx.Rngs(0)),
+    "channels must be at least 1, got 0": lambda: UNet(8, 0, rngs=nnx.Rngs(0)),
+    "patch must be at most 4, got 6": lambda: DiT(8, 1, patch=6, rngs=nnx.Rngs(0)),
     "width is 30": lambda: DiT(8, 1, width=30, rngs=nnx.Rngs(0)),
     "multipliers has 5 levels": lambda: UNet(
         8, 1, multipliers=(1, 1, 1, 1, 1), rngs=nnx.Rngs(0)
     ),
-    "depth is 0": lambda: MLPDenoiser(4, depth=0, rngs=nnx.Rngs(0)),
-    "num_classes is -1": lambda: MLPDenoiser(4, -1, width=2, rngs=nnx.Rngs(0)),
+    "depth must be at least 1, got 0": lambda: MLPDenoiser(
+        4, depth=0, rngs=nnx.Rngs(0)
+    ),
+    "num_classes must be at least 0, got -1": lambda: MLPDenoiser(
+        4, -1, width=2, rngs=nnx.Rngs(0)
+    ),
     "size is 3; it must be even": lambda: embedding.sinusoidal(jnp.zeros(2), 3),
     "label has shape": lambda: embedding.sinusoidal(jnp.zeros((2, 2)), 4),
 }

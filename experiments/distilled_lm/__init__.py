@@ -1,1 +1,0 @@
-"""Parts of the experiment that distils a language model into a shallow one."""

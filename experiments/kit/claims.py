@@ -1,0 +1,153 @@
+"""A claim, its bar as data, and the verdict that follows from the two.
+
+The text of the bar, the verdict, the interval and what was measured in words are all
+derived from `Claim.value` and `Claim.bar`: there is no second place to keep in step.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.harness import Verdict
+from experiments.kit.bars import Bar, Value, point
+from experiments.kit.estimates import Estimate, Missing
+
+__all__ = ["Claim", "Noted", "digest", "verdict", "verdicts"]
+
+
+class Noted(NamedTuple):
+    """A claim's value with a remark for the report.
+
+    `undecided` says why this run cannot decide: its bar was set for another length of
+    training or other data, say. The number is shown.
+    """
+
+    value: Value
+    note: str = ""
+    undecided: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One statement of a paper with the number that decides it and the bar.
+
+    Args:
+        id: short name, unique in its paper.
+        statement: what is claimed, in our words; understood by who reads it alone.
+        source: table, figure or equation.
+        value: the number, from what `run` returned; `Missing` where it is not there.
+        bar: when the claim holds.
+        measure: the number in words. Estimates name their metric, methods and pairing
+            themselves and need none; of plain numbers the value's docstring stands in.
+        paper: the paper's own figure.
+        ours: whether it is our extension and not in the paper.
+        digits: significant digits in the report.
+
+    The first of a paper's claims is its headline.
+    """
+
+    id: str
+    statement: str
+    source: str
+    value: Callable[[Any], Value]
+    bar: Bar
+    measure: str = ""
+    paper: str = ""
+    ours: bool = False
+    digits: int = 3
+
+    def stored(self) -> dict[str, Any]:
+        """What results.json keeps of it."""
+        names = ("id", "statement", "source", "measure", "paper", "ours")
+        return {name: getattr(self, name) for name in names} | {"bar": str(self.bar)}
+
+
+def digest(claims: Sequence[Claim]) -> str:
+    """Twelve hexadecimal digits over what is claimed and the bars."""
+    text = json.dumps([claim.stored() for claim in claims], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def spelled(value: Value, digits: int) -> str:
+    """A value as the report shows it, without its interval."""
+    if isinstance(value, Mapping):
+        parts = (
+            f"{k.replace('_', ' ')} {spelled(v, digits)}" for k, v in value.items()
+        )
+        return ", ".join(parts)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return ", ".join(spelled(v, digits) for v in value)
+    number = point(value)
+    if not math.isfinite(number):
+        return str(number)
+    if isinstance(value, int) or (number.is_integer() and abs(number) < 1e6):
+        return f"{number:.0f}"
+    return f"{number:.{digits}g}"
+
+
+def _estimates(value: Value) -> list[tuple[str, Estimate]]:
+    """The estimates inside a value, with their names in a dict."""
+    if isinstance(value, Mapping):
+        pairs = [(f"{k}: ", v) for k, v in value.items()]
+    elif isinstance(value, list | tuple):
+        pairs = [("", v) for v in value]
+    else:
+        pairs = [("", value)]
+    return [(name, v) for name, v in pairs if isinstance(v, Estimate)]
+
+
+def _intervals(value: Value, digits: int, level: float) -> str:
+    found = [one for _, one in _estimates(value) if one.count > 1]
+    if not found:
+        return ""
+    ends = (one.interval(level) for one in found)
+    words = "; ".join(f"{low:.{digits}g} to {high:.{digits}g}" for low, high in ends)
+    share = "" if level == 0.95 else f" ({100 * level:g} %)"
+    return f"{words}{share}, {found[0].count} {found[0].over}"
+
+
+def _measure(claim: Claim, value: Value) -> str:
+    words = claim.measure or " ".join((claim.value.__doc__ or "").split()).rstrip(".")
+    said = dict.fromkeys(one.what for _, one in _estimates(value) if one.what)
+    return ": ".join(filter(None, (words, "; ".join(said))))
+
+
+def verdict(claim: Claim, evidence: Any, *, decide: bool = True) -> Verdict:
+    """What the evidence says of one claim."""
+    note = undecided = ""
+    try:
+        value = claim.value(evidence)
+        if isinstance(value, Noted):
+            value, note, undecided = value
+        said = Verdict(
+            spelled(value, claim.digits),
+            None,
+            _intervals(value, claim.digits, claim.bar.level),
+            note,
+            _measure(claim, value),
+            shown=not claim.bar.decides,
+        )
+    except Missing as why:
+        return Verdict("", None, note=f"Not measured: {why}.")
+    if not decide or said.shown:
+        return said
+    try:
+        if undecided:
+            raise Missing(undecided)
+        holds = claim.bar.test(value)
+        note = " ".join(filter(None, (note, claim.bar.remark(value))))
+    except Missing as why:
+        holds, note = None, " ".join(filter(None, (note, f"Undecided: {why}.")))
+    return dataclasses.replace(said, holds=holds, note=note)
+
+
+def verdicts(
+    claims: Sequence[Claim], evidence: Any, *, decide: bool = True
+) -> dict[str, Verdict]:
+    """One per claim; `decide` False measures but does not judge."""
+    return {claim.id: verdict(claim, evidence, decide=decide) for claim in claims}

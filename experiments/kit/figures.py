@@ -1,0 +1,208 @@
+"""The pictures that most papers need, in one look; each draws into one panel.
+
+`Study.figure` makes the panels, saves and records. Axes are labelled by name and unit:
+`xlabel="step", ylabel="nats per token"`. What is drawn of a method has the same color
+in all panels of a paper: `colors` gives them by order.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.kit.estimates import Missing
+from experiments.kit.scores import Scores
+from experiments.kit.titles import title
+
+__all__ = [
+    "bars",
+    "canvas",
+    "cloud",
+    "colors",
+    "contours",
+    "dots",
+    "histogram",
+    "lines",
+    "pictures",
+    "reliability",
+]
+
+DPI = 130
+
+
+def canvas(
+    heading: str, panels: int, columns: int, size: tuple[float, float], **share: Any
+) -> Any:
+    """A figure and its axes, flat; those that are not needed are hidden."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    figure = Figure((size[0] * columns, size[1] * rows), layout="constrained")
+    figure.suptitle(_wrapped(heading, 16 * size[0] * columns), fontsize=10.5)
+    axes = figure.subplots(rows, columns, squeeze=False, **share).ravel()
+    for axis in axes[:panels]:
+        axis.grid(alpha=0.3)
+        axis.set_axisbelow(True)
+    for axis in axes[panels:]:
+        axis.set_axis_off()
+    return figure, axes[:panels]
+
+
+def _wrapped(text: str, width: float) -> str:
+    import textwrap
+
+    wide = max(20, int(width * 0.8))
+    return "\n".join(textwrap.wrap(text, wide, break_on_hyphens=False))
+
+
+def colors(methods: Sequence[str]) -> dict[str, Any]:
+    """A color per method, by order."""
+    import matplotlib
+
+    palette = matplotlib.colormaps["tab10" if len(methods) <= 10 else "tab20"]
+    return {method: palette(i % palette.N) for i, method in enumerate(methods)}
+
+
+def lines(
+    axis: Any,
+    series: Mapping[str, tuple[Any, Any]],
+    *,
+    levels: Mapping[str, float] | None = None,
+    legend: bool = True,
+    marker: str = "",
+    **labels: Any,
+) -> None:
+    """Curves by method: y `[n]`, or `[seeds, n]` with the mean thick; levels dotted.
+
+    What stands behind a slash in a method's name is dashed.
+    """
+    for name, color in colors(list(series)).items():
+        x, y = (np.asarray(v, np.float64) for v in series[name])
+        every = np.atleast_2d(y)
+        style = {"ls": "--" if "/" in name else "-", "marker": marker, "ms": 3}
+        if len(every) > 1:
+            axis.plot(x, every.T, color=color, alpha=0.3, lw=0.8)
+        axis.plot(x, every.mean(axis=0), color=color, label=title(name), **style)
+    _levels(axis.axhline, levels)
+    axis.set(**labels)
+    if legend:
+        axis.legend(fontsize=8)
+
+
+def _levels(draw: Any, levels: Mapping[str, float] | None) -> None:
+    for i, (name, level) in enumerate((levels or {}).items()):
+        draw(level, color="black", ls=(":", "--", "-.")[i % 3], lw=1.2, label=name)
+
+
+def dots(
+    axis: Any,
+    scores: Scores,
+    metric: str,
+    *,
+    levels: Mapping[str, float] | None = None,
+    label: str = "",
+) -> None:
+    """A metric of all methods, one row each: mean, 95 % interval, a dot per seed."""
+    for place, (method, color) in enumerate(colors(scores.methods).items()):
+        try:
+            found = scores.estimate(metric, method)
+        except Missing:
+            continue
+        axis.plot(found.value, place, "o", color=color, ms=8)
+        if found.count > 1:
+            axis.plot(found.interval(), (place, place), color=color, lw=2)
+        if len(scores.seeds) > 1:
+            seeds = scores.values(metric, method).reshape(len(scores.seeds), -1).mean(1)
+            axis.plot(seeds, [place] * len(seeds), ".", color="black", ms=4)
+    _levels(axis.axvline, levels)
+    axis.set_yticks(range(len(scores.methods)), [title(m) for m in scores.methods])
+    axis.set_ylim(len(scores.methods) - 0.5, -0.5)
+    axis.set_xlabel(label or scores.title(metric))
+
+
+def bars(
+    axis: Any,
+    values: Mapping[str, Any],
+    *,
+    text: str = "{:.3g}",
+    shades: Mapping[str, Any] | None = None,
+    **labels: Any,
+) -> None:
+    """Horizontal bars with their numbers; of `[seeds]` the mean, and a dot per seed.
+
+    `shades` gives some of them a color of their own.
+    """
+    every = {name: np.atleast_1d(np.asarray(v, float)) for name, v in values.items()}
+    place = np.arange(len(every))[::-1]
+    means = [v.mean() for v in every.values()]
+    shown = [(shades or {}).get(name, "tab:blue") for name in every]
+    axis.barh(place, means, color=shown, alpha=0.7)
+    for y, seeds, mean in zip(place, every.values(), means, strict=True):
+        right = max(mean, *seeds)
+        axis.text(right, y, f" {text.format(mean)}", va="center", fontsize=8)
+        if len(seeds) > 1:
+            axis.plot(seeds, [y] * len(seeds), ".", color="black", ms=4)
+    axis.set_yticks(place, [title(name) for name in every])
+    axis.margins(x=0.12)
+    axis.set(**labels)
+
+
+def histogram(axis: Any, counts: Any, edges: Any, *, name: str = "", **labels: Any):
+    """Shares of a histogram that was counted elsewhere."""
+    counts = np.asarray(counts, np.float64)
+    drawn = axis.stairs(counts / counts.sum(), edges, fill=True, alpha=0.5, label=name)
+    axis.set(**labels)
+    return drawn
+
+
+def cloud(
+    axis: Any,
+    points: Any,
+    *,
+    color: Any = None,
+    limit: float | None = None,
+    **labels: Any,
+) -> Any:
+    """Points `[n, 2]` in the plane."""
+    points = np.asarray(points)
+    drawn = axis.scatter(points[:, 0], points[:, 1], c=color, s=2, alpha=0.4)
+    if limit is not None:
+        axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axis.set(**labels)
+    return drawn
+
+
+def contours(
+    axis: Any, density: Any, limit: float, *, levels: int = 6, **labels: Any
+) -> Any:
+    """Level lines of `density(points [n, 2]) -> [n]` on a square around 0."""
+    side = np.linspace(-limit, limit, 120)
+    points = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    heights = np.asarray(density(points), np.float64).reshape(len(side), len(side))
+    drawn = axis.contour(side, side, heights, levels, colors="gray", linewidths=0.7)
+    axis.set(aspect="equal", **labels)
+    return drawn
+
+
+def pictures(axis: Any, images: Any, levels: int = 256, **labels: Any) -> None:
+    """A grid `[rows, columns, h, w, c]` of images with one dark pixel between them."""
+    framed = np.pad(np.asarray(images), ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)))
+    r, c, h, w, channels = framed.shape
+    shown = framed.transpose(0, 2, 1, 3, 4).reshape(r * h, c * w, channels)
+    shown = shown / (levels - 1)
+    axis.imshow(
+        shown[..., 0] if channels == 1 else shown,
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    axis.set(**labels)
+    axis.set_axis_off()
+
+
+def reliability(axis: Any, curves: Mapping[str, tuple[Any, Any]]) -> None:
+    """Confidence against accuracy, both shares; the diagonal is calibrated."""
+    axis.plot([0, 1], [0, 1], color="grey", lw=1, label="calibrated")
+    lines(axis, curves, marker="o", xlabel="confidence", ylabel="share that is right")

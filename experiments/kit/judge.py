@@ -1,0 +1,144 @@
+"""A judge of generated images: a classifier that was trained on real ones alone.
+
+From a fixed seed, whatever the seed of the run; what is judged takes no part in it.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import UInt8
+
+from experiments.kit.study import Study
+from kljax.data import from_unit
+from kljax.data.images import Codec, Pictures
+from kljax.divergences import cross_entropy
+from kljax.metrics import FeatureJudge
+from kljax.models.functional import functional
+from kljax.models.vision.classifier import ConvClassifier, random_shift
+from kljax.training import Loss, Player, init_state, state_digest
+from kljax.typing import Array, Int
+
+__all__ = ["Drawn", "JudgeConfig", "drawn", "judge_of"]
+
+MOST_PIXELS = 1_600_000
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeConfig:
+    samples: int = 10_000
+    """Generated images per model."""
+    neighbors: int = 3
+    """k of precision, recall and coverage."""
+    at_most: int = 5000
+    """Images per side for precision, recall and coverage."""
+    copies: int = 2000
+    """Generated images whose nearest training image is looked up."""
+    seed: int = 0
+    """Of the classifier: fixed, whatever the seed of the run."""
+    steps: int = 600
+    batch: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    label_smoothing: float = 0.1
+    shift: float = 0.7
+    """Largest random shift in pixels."""
+
+
+def judge_of(
+    study: Study, pictures: Pictures, config: JudgeConfig
+) -> tuple[FeatureJudge, dict[str, Any]]:
+    """The judge (stage "classifier"), and its accuracy on held-out images, hash and
+    what it was trained on: labels, or clusters of the pixels where there are none."""
+    labelled, note = pictures, "labels"
+    if pictures.train_ids is None or pictures.num_classes < 2:
+        labelled = pictures.grouped(config.seed)
+        note = f"{labelled.num_classes} k-means clusters of the pixels (no labels)"
+    classes, (size, _, channels) = labelled.num_classes, pictures.shape
+    apply, params = functional(
+        lambda rngs: ConvClassifier(size, channels, classes, rngs=rngs),
+        jax.random.key(config.seed),
+    )
+
+    def loss(params, *, state, frozen, batch, key):
+        logits, _ = apply(params, random_shift(key, batch["x"], limit=config.shift))
+        hot = jax.nn.one_hot(batch["ids"], classes)
+        target = optax.smooth_labels(hot, config.label_smoothing)
+        return Loss(cross_entropy(jnp.log(target), logits))
+
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    rule = optax.adamw(rate, weight_decay=config.weight_decay)
+    players = [Player("classifier", loss, rule)]
+    trained = study.fit(
+        "classifier",
+        players,
+        init_state(jax.random.key(config.seed + 1), {"classifier": params}, players),
+        labelled.batches(config.batch, config.seed, 3),
+        steps=config.steps,
+    ).params["classifier"]
+    judge = FeatureJudge(
+        jax.jit(functools.partial(apply, trained)),
+        pictures,
+        neighbors=config.neighbors,
+        at_most=config.at_most,
+        copies=config.copies,
+    )
+    right = judge.features(pictures.held_out)[1] == labelled.held_out_ids
+    facts = {"accuracy": float(np.mean(right)), "sha256": state_digest(trained)}
+    return judge, {**facts, "trained_on": note}
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Rounded samples, their classes, and how many came per second once compiled."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    ids: Int[np.ndarray, "n"] | None
+    per_second: float
+
+
+def drawn(
+    study: Study,
+    draw: Callable[[Array, Any], Array],
+    pictures: Pictures,
+    codec: Codec,
+    count: int,
+    seed: int,
+) -> Drawn:
+    """Samples of a generator, part by part; models of one seed see the same noise.
+
+    Args:
+        study: shows the progress.
+        draw: `draw(noise, ids)` gives codes, of standard normal noise.
+        pictures: the real ones, whose classes are taken with their frequencies.
+        codec: from codes to images.
+        count: of images.
+        seed: of the noise.
+    """
+    shape = codec.encode(pictures.train[:1]).shape[1:]
+    most = MOST_PIXELS // math.prod(pictures.shape)
+    size = min(count, max(64, min(2500, most)))
+    ids = pictures.sample_ids(count)
+    key = jax.random.fold_in(jax.random.key(seed), 3)
+
+    def part(start: int) -> np.ndarray:
+        z = jax.random.normal(jax.random.fold_in(key, start), (size, *shape))
+        chosen = None if ids is None else np.resize(ids[start:], size)
+        return codec.decode(np.asarray(draw(z, chosen)))
+
+    part(0)
+    found, started = [], time.perf_counter()
+    with study.task("sample", count) as told:
+        for start in range(0, count, size):
+            found.append(part(start))
+            told(min(count, start + size))
+    speed = len(found) * size / (time.perf_counter() - started)
+    images = from_unit(np.concatenate(found)[:count], pictures.levels)
+    return Drawn(images, ids, speed)

@@ -1,0 +1,112 @@
+"""A call of every public function of NumPy arrays, in the rooms above divergences."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from kljax import data, metrics
+from kljax.data import batching, images, splits, text
+from kljax.data.readers import labels, raw, values
+from kljax.metrics import calibration
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*sizes):
+    return RNG.normal(size=sizes).astype(np.float32)
+
+
+POSITIONS = {"first": normal(7, 3), "second": normal(9, 3)}
+BYTES = RNG.integers(0, 256, (6, 4, 4, 1)).astype(np.uint8)
+CLASSES = np.arange(6) % 2
+PICTURES = images.Pictures(
+    train=data.to_unit(BYTES),
+    held_out=data.to_unit(BYTES),
+    train_ids=CLASSES,
+    held_out_ids=CLASSES,
+    num_classes=2,
+    levels=256,
+    manifest={},
+)
+PROBABILITIES = {"probabilities": np.full((3, 2), 0.5), "labels": np.array([0, 1, 1])}
+CONFIDENCE = {
+    "confidence": np.array([0.5, 1.0]),
+    "correct": np.array([True, False]),
+}
+
+
+def of_positions(function, **options):
+    return (lambda first, second: function(first, second, **options)), POSITIONS
+
+
+def of_moments(first, second):
+    moments = [m for x in (first, second) for m in (x.mean(0), np.cov(x.T))]
+    return metrics.frechet_distance_from_moments(*moments)
+
+
+def classify(x, **_):
+    return jnp.zeros((len(x), 2)), jnp.asarray(x).reshape(len(x), -1)[:, :3]
+
+
+def judged(x, ids):
+    judge = metrics.FeatureJudge(classify, PICTURES, neighbors=1, at_most=6, copies=4)
+    return judge.score(x, ids)
+
+
+PLAIN = {
+    "calibration_error": (metrics.calibration_error, CONFIDENCE),
+    "brier_score": (metrics.brier_score, PROBABILITIES),
+    "classwise_calibration_error": (
+        metrics.classwise_calibration_error,
+        PROBABILITIES,
+    ),
+    "classification_scores": (
+        calibration.classification_scores,
+        {"logits": np.full((3, 2), 0.5), "labels": np.array([0, 1, 1])},
+    ),
+    "reliability": (metrics.reliability, CONFIDENCE),
+    "frechet_distance": of_positions(metrics.frechet_distance),
+    "frechet_distance_from_moments": (of_moments, POSITIONS),
+    "precision_recall": of_positions(metrics.precision_recall, k=2),
+    "nearest_distances": of_positions(metrics.nearest_distances),
+    "sliced_wasserstein2": (
+        metrics.sliced_wasserstein2,
+        {"x_p": POSITIONS["first"], "x_q": POSITIONS["second"][:7]},
+    ),
+    "class_gaussians": (lambda: metrics.class_gaussians(PICTURES, 4), {}),
+    "variance_ratios": (
+        lambda x, ids: metrics.variance_ratios(PICTURES, x, ids),
+        {"x": PICTURES.train, "ids": CLASSES},
+    ),
+    "FeatureJudge": (judged, {"x": BYTES, "ids": CLASSES}),
+    "passes": (lambda: batching.passes(6, 4, 1)(0), {}),
+    "pieces": (lambda: list(batching.pieces(6, 4)), {}),
+    "from_unit": (data.from_unit, {"values": PICTURES.train}),
+    "to_unit": (data.to_unit, {"images": BYTES}),
+    "Codec": (
+        lambda x: images.Codec(x.shape[1:]).decode(images.Codec(x.shape[1:]).encode(x)),
+        {"x": PICTURES.train},
+    ),
+    "first_of_classes": (
+        lambda ids: images.first_of_classes(ids, 6, 2, 2),
+        {"ids": CLASSES},
+    ),
+    "mosaic": (images.mosaic, {"images": BYTES.reshape(2, 3, 4, 4, 1)}),
+    "check_classes": (
+        lambda ids: labels.check_classes("here", {"train": ids}, 2),
+        {"ids": CLASSES},
+    ),
+    "integer_labels": (labels.integer_labels, {"origin": "here", "labels": CLASSES}),
+    "joined": (raw.joined, {"parts": [BYTES, BYTES]}),
+    "shape_of": (raw.shape_of, {"examples": BYTES}),
+    "taken": (raw.taken, {"examples": BYTES, "index": np.array([1, 0])}),
+    "as_levels": (
+        values.as_levels,
+        {"origin": "here", "arrays": {"train": BYTES}, "levels": None},
+    ),
+    "byte_levels": (lambda x: values.byte_levels("here", x), {"x": BYTES}),
+    "held_out": (splits.held_out, {"examples": BYTES, "labels": CLASSES}),
+    "windows": (
+        lambda: text.windows(iter(["abcd", "ab"]), lambda t: [*t.encode()], 0, 6, 3),
+        {},
+    ),
+}

@@ -1,0 +1,363 @@
+"""A call of every public function that takes arrays, of the rooms above divergences.
+
+Traced, not computed; those of NumPy arrays are in `public_plain`.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kljax import decoding, metrics
+from kljax.divergences import Hidden, Logits
+from kljax.models import attention, embedding, layers, mlp
+from kljax.models.functional import pure
+from kljax.models.language import rope, task_arithmetic
+from kljax.models.language.transformer import TransformerConfig, transformer
+from kljax.models.vision import classifier, edm
+from kljax.models.vision import images as pictures
+from kljax.models.vision.discriminator import Discriminator
+from kljax.models.vision.dit import DiT
+from kljax.models.vision.unet import UNet
+from kljax.objectives import balance, diffusion, distillation, mutual, on_policy, ratio
+from kljax.theory import concentration, kde
+from kljax.theory.matching import LineMatching, fixed_point
+from kljax.theory.mixtures import GaussianMixture
+
+ROOMS = "objectives", "metrics", "theory", "decoding", "training", "data", "models"
+KEY = jax.random.key(0)
+
+
+def ones(*sizes, dtype=np.float32):
+    return jnp.asarray(np.ones(sizes, dtype))
+
+
+ids, mask = partial(ones, dtype=np.int32), partial(ones, dtype=bool)
+
+
+# ----------------------------------------------------------------- objectives, theory
+EVENT = {"sigma": ones(4), "example_weights": ones(4)}
+PAIR = {
+    "teacher": Hidden(ones(2, 3, 4), ones(4, 5)),
+    "student": Logits(ones(2, 3, 5)),
+}
+LABELS, WEIGHTS = {"labels": ids(2, 3)}, {"weights": mask(2, 3)}
+BINS = ratio.RatioBins.init(2, sigma_min=0.1, sigma_max=1.0)
+LAWS = {"alpha": ones(4), "variances": ones(3)}
+LAW = GaussianMixture(ones(2), ones(2, 1), ones(2))
+
+
+def of_laws(law, x):
+    return (
+        law.joint(x),
+        law.log_density(x, 0.5),
+        law.score(x),
+        law.denoise(x, 1.0),
+        law.nearest(x),
+        law.sample(KEY, 3),
+    )
+
+
+def of_lines(law, sigma, start):
+    line = LineMatching.build(law, sigma)
+    return (
+        fixed_point(line, "alpha", start, steps=2, alpha=0.5),
+        line.student(start),
+        line.value(start, "reverse_kl"),
+    )
+
+
+TRACED = {
+    "balance_loss": (
+        balance.balance_loss,
+        {"load": ones(2, 4), "probability": ones(2, 4)},
+    ),
+    "adversarial_loss": (diffusion.adversarial_loss, {"logits": ones(4, 2)}),
+    "denoising_loss": (
+        diffusion.denoising_loss,
+        {"denoised": ones(4, 3), "clean": ones(4, 3), "sigma": ones(4)},
+    ),
+    "discriminator_loss": (
+        partial(diffusion.discriminator_loss, r1_weight=1.0),
+        {k: ones(4, 2) for k in ("real_logits", "fake_logits", "perturbed_logits")},
+    ),
+    "generator_loss": (
+        diffusion.generator_loss,
+        {
+            **{k: ones(4, 3) for k in ("sample", "fake_denoised", "real_denoised")},
+            **EVENT,
+            "logits": ones(4, 2),
+            "bins": BINS,
+            "gan_weight": ones(),
+            "scale": ones(4),
+            "decay": ones(),
+        },
+    ),
+    "guide": (
+        diffusion.guide,
+        {"conditional": ones(4, 3), "negative": ones(4, 3), "guidance": ones()},
+    ),
+    "karras_sigma": (lambda: diffusion.karras_sigma(KEY, (3,)), {}),
+    "log_normal_sigma": (lambda: diffusion.log_normal_sigma(KEY, (3, 1)), {}),
+    "log_uniform_sigma": (
+        lambda: diffusion.log_uniform_sigma(KEY, (), low=0.1, high=1.0),
+        {},
+    ),
+    "scale_weight": (
+        diffusion.scale_weight,
+        {"sample": ones(4, 3, 2), "real_denoised": ones(4, 3, 2)},
+    ),
+    "distillation_loss": (
+        partial(distillation.distillation_loss, label_weight=0.5),
+        {**PAIR, **LABELS, **WEIGHTS, "temperature": ones()},
+    ),
+    "per_sequence": (
+        distillation.per_sequence,
+        {"weighted": ones(2, 3), "weights": ones(2, 3)},
+    ),
+    "sequence_level_loss": (
+        distillation.sequence_level_loss,
+        {"student": PAIR["student"], **LABELS, **WEIGHTS},
+    ),
+    "mixed_batch": (
+        lambda batch, fraction: on_policy.mixed_batch(
+            KEY, batch, lambda key, batch: batch, fraction=fraction, per="example"
+        ),
+        {"batch": {"tokens": ids(4, 3)}, "fraction": ones()},
+    ),
+    "next_token": (on_policy.next_token, {"tokens": ids(2, 3), "where": mask(2, 3)}),
+    "student_turn": (partial(on_policy.student_turn, KEY), {"fraction": ones()}),
+    "adapt_alpha": (
+        ratio.adapt_alpha,
+        {"state": ratio.AlphaController.init(0.5), "ess": ones()},
+    ),
+    "effective_fraction": (
+        ratio.effective_fraction,
+        {"log_weights": ones(4), "example_weights": ones(4)},
+    ),
+    "mean_logit": (ratio.mean_logit, {"logits": ones(4, 2)}),
+    "ratio_weights": (
+        partial(ratio.ratio_weights, divergence="le_cam"),
+        {"logits": ones(4, 2), "bins": BINS, **EVENT},
+    ),
+    "GaussianMixture": (of_laws, {"law": LAW, "x": ones(3, 1)}),
+    "LineMatching": (
+        of_lines,
+        {"law": LAW, "sigma": ones(3), "start": ones(2)},
+    ),
+    "fixed_point": (of_lines, {"law": LAW, "sigma": ones(3), "start": ones(2)}),
+    "mutual_loss": (
+        lambda peers, own, temperature: mutual.mutual_loss(
+            peers, own, ids(2), mutual.bd_kd(), temperature=temperature
+        ),
+        {"peers": ones(3, 2, 5), "own": ones(2, 5), "temperature": ones()},
+    ),
+    "gaussian_phases": (
+        lambda alpha, variances, h: kde.gaussian_phases(
+            alpha, variances, dims=3
+        ).stable_index(h),
+        {**LAWS, "h": ones(4)},
+    ),
+    "log_density_rate": (kde.log_density_rate, {**LAWS, "h": ones(4)}),
+    "relative_variance": (
+        partial(kde.relative_variance, count=10),
+        {"h": ones(4), "variances": ones(3)},
+    ),
+    "condensed_log_density": (
+        partial(kde.condensed_log_density, index=0.5, dims=3),
+        {"h": ones(4), "nearest": ones(4), "alpha": ones(4)},
+    ),
+    "energy_cgf": (kde.energy_cgf, {"order": ones(4), "h": ones(4)}),
+    "concentration": (
+        concentration.concentration,
+        {"query": ones(4, 3), "data": ones(5, 3), "bandwidth": ones()},
+    ),
+    "leave_one_out": (
+        concentration.leave_one_out,
+        {"data": ones(5, 3), "bandwidths": ones(3)},
+    ),
+    # ------------------------------------------------------------ tokens, decoding
+    "exact_match": (
+        metrics.exact_match,
+        {"labels": ids(2, 3), "q_logits": ones(2, 3, 5), "where": mask(2, 3)},
+    ),
+    "token_measures": (
+        partial(metrics.token_measures, distances=("jensen_shannon",)),
+        {"labels": ids(2), "q_logits": ones(2, 5), "p_logits": ones(2, 5)},
+    ),
+    "greedy": (decoding.greedy, {"logits": ones(2, 5)}),
+    "sample": (partial(decoding.sample, KEY), {"logits": ones(2, 5)}),
+    "warp": (
+        partial(decoding.warp, sampling=decoding.Sampling(top_k=2, top_p=0.5)),
+        {"logits": ones(2, 5)},
+    ),
+}
+THREE = {
+    "large_logits": ones(2, 5),
+    "base_logits": ones(2, 5),
+    "expert_logits": ones(2, 3, 5),
+}
+CONFIG = TransformerConfig(
+    vocab_size=7, width=8, depth=1, heads=2, kv_heads=1, hidden=8, max_length=16
+)
+APPLY, INITIAL = transformer(CONFIG)
+PARAMS = jax.eval_shape(INITIAL, KEY)
+
+
+def of_module(build, *inputs):
+    """A module's function on arrays of these shapes."""
+    apply, initial = pure(build)
+    return apply, {"params": jax.eval_shape(initial, KEY), "inputs": inputs}
+
+
+def spread(apply):
+    return lambda params, inputs: apply(params, *inputs)
+
+
+MODULES = {
+    "MLPDenoiser": of_module(
+        lambda rngs: mlp.MLPDenoiser(2, width=8, rngs=rngs), ones(5, 2), ones(5)
+    ),
+    "UNet": of_module(
+        lambda rngs: UNet(8, 1, width=8, rngs=rngs),
+        ones(2, 8, 8, 1),
+        ones(2),
+    ),
+    "DiT": of_module(
+        lambda rngs: DiT(8, 1, patch=4, width=8, depth=1, heads=2, rngs=rngs),
+        ones(2, 8, 8, 1),
+        ones(2),
+    ),
+    "Discriminator": of_module(
+        lambda rngs: Discriminator(((8,), (8,)), 10, rngs=rngs),
+        (ones(2, 8), ones(2, 8)),
+        ones(2),
+    ),
+}
+TRACED |= {
+    "fuse": (decoding.fuse, {**THREE, "alpha": ones(2, 3)}),
+    "solve_weights": (decoding.solve_weights, {**THREE, "where": mask(2, 5)}),
+    "Transformer": (APPLY, {"params": PARAMS, "tokens": ids(2, 3)}),
+    "attend": (
+        attention.attend,
+        {
+            "query": ones(2, 3, 4, 5),
+            "key": ones(2, 2, 6, 5),
+            "value": ones(2, 2, 6, 5),
+            "visible": mask(1, 3, 6),
+            "bias": ones(4, 3, 6),
+        },
+    ),
+    "causal": (partial(attention.causal, 3), {"where": mask(2, 3)}),
+    "nearest": (partial(attention.nearest, window=2), {"visible": mask(1, 3, 3)}),
+    "rotate": (
+        lambda x: rope.rotate(x, rope.rotation(rope.Rope(), ids(2, 3), 4)),
+        {"x": ones(2, 3, 2, 4)},
+    ),
+    "looked_up": (
+        partial(layers.looked_up, axis=0),
+        {"table": ones(5, 4), "ids": ids(2, 3)},
+    ),
+    "modulated": (
+        layers.modulated,
+        {"x": ones(2, 3, 4), "scale": ones(2, 1, 4), "shift": ones(2, 1, 4)},
+    ),
+    "random_crop": (partial(pictures.random_crop, KEY), {"images": ones(2, 8, 8, 1)}),
+    "random_shift": (
+        partial(classifier.random_shift, KEY),
+        {"images": ones(2, 4, 4, 1)},
+    ),
+    "heun_sampler": (
+        partial(edm.heun_sampler, lambda x, sigma: x, steps=2),
+        {"z": ones(2, 3)},
+    ),
+    "precondition": (
+        partial(edm.precondition, lambda x, label: x, sigma_data=0.5),
+        {"x": ones(2, 3), "sigma": ones(2)},
+    ),
+    "edm_loss_weight": (edm.edm_loss_weight, {"sigma": ones(2), "sigma_data": 0.5}),
+    "karras_sigmas": (lambda: edm.karras_sigmas(3), {}),
+    "add_task_vectors": (
+        lambda base, vectors: task_arithmetic.add_task_vectors(base, vectors, 0.5),
+        {"base": {"x": ones(3)}, "vectors": [{"x": ones(3)}]},
+    ),
+    "soup": (task_arithmetic.soup, {"models": [{"x": ones(3)}, {"x": ones(3)}]}),
+    "sinusoidal": (partial(embedding.sinusoidal, size=4), {"label": ones(2)}),
+    **{name: (spread(apply), arrays) for name, (apply, arrays) in MODULES.items()},
+}
+
+# Run by another row, by tests that need what they are given (models, a file), or taking
+# no array by themselves.
+OTHERS = {
+    "balance",
+    "bd_kd",
+    "condensation_bandwidth",
+    "mixed",
+    "momentum",
+    "prompts",
+    "stable_index",
+    "widened",
+    "check_batch",
+    "check_call",
+    "check_ids",
+    "coefficients",
+    "cropped",
+    "for_lookup",
+    "framed",
+    "functional",
+    "init_adapter",
+    "linear",
+    "on_examples",
+    "pure",
+    "read",
+    "restricted",
+    "rotation",
+    "standardized",
+    "transformer",
+    "write_safetensors",
+    "choose",
+    "decoding_call",
+    "differ",
+    "each_row",
+    "generate",
+    "along",
+    "grid_weights",
+    "moments",
+    "movement",
+    "opened",
+    "padded",
+    "planned",
+    "prepare",
+    "project",
+    "scan_start",
+    "solving_call",
+    "speculate",
+    "stream",
+    "triple",
+    "wide",
+    "write",
+    "adam",
+    "warmup_cosine",
+}
+
+
+def public_functions():
+    """Names of functions with arrays in their signatures, by room."""
+    for room in ROOMS:
+        package = importlib.import_module(f"kljax.{room}")
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            try:
+                module = importlib.import_module(info.name)
+            except ModuleNotFoundError:  # of an extra that is not installed
+                continue
+            for name in getattr(module, "__all__", ()):
+                value = getattr(module, name, None)
+                own = getattr(value, "__module__", None) == module.__name__
+                if own and inspect.isfunction(value):
+                    words = str(inspect.signature(value))
+                    if "Array" in words or "ndarray" in words:
+                        yield name
