@@ -189,6 +189,10 @@ def _row_state_jvp(axis, primals, tangents):
         for x, t in zip(leaves, d_leaves)
     ]
     dp, dq, d_sharpness = given(tangents[1]), given(tangents[2]), given(tangents[4])
+    # 16-bit gradients are collected wide: XLA's CPU compiler would widen and narrow all
+    # rows with each block.
+    wide = jnp.promote_types(jnp.result_type(p, q), jnp.float32)
+    dp, dq = (None if dx is None else dx.astype(wide) for dx in (dp, dq))
 
     def of_value(shared, rows):
         leaves, d_leaves = shared
