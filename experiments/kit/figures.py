@@ -22,7 +22,6 @@ __all__ = [
     "colors",
     "contours",
     "dots",
-    "heat",
     "histogram",
     "lines",
     "pictures",
@@ -147,30 +146,6 @@ def bars(
             axis.plot(seeds, [y] * len(seeds), ".", color="black", ms=4)
     axis.set_yticks(place, [title(name) for name in every])
     axis.margins(x=0.12)
-    axis.set(**labels)
-
-
-def heat(
-    axis: Any,
-    values: Any,
-    rows: Sequence[Any],
-    columns: Sequence[Any],
-    *,
-    text: str = "{:.3g}",
-    **labels: Any,
-) -> None:
-    """A matrix with its numbers."""
-    values = np.asarray(values, np.float64)
-    axis.grid(False)
-    axis.imshow(values, aspect="auto", cmap="viridis")
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
-    for (i, j), value in np.ndenumerate(values):
-        color = "white" if value <= middle else "black"
-        axis.text(
-            j, i, text.format(value), ha="center", va="center", fontsize=8, color=color
-        )
-    axis.set_yticks(range(len(rows)), [title(str(row)) for row in rows])
-    axis.set_xticks(range(len(columns)), [title(str(c)) for c in columns], rotation=30)
     axis.set(**labels)
 
 

@@ -105,10 +105,7 @@ PRESETS = {
         large=SizeConfig(32, 1, 2), small=SizeConfig(16, 1, 2), multiple=96,
         large_pretraining=BRIEF, small_pretraining=BRIEF, expert=BRIEF, oracle=BRIEF,
         shots=1, validation=16, test=16, decoded=16, one_program=True, chunk=16,
-        timing=TimingConfig(
-            512, 48, 2, 4, 2, 96, 16, 1, 2, batches=(1,), prompt=4, tokens=4, repeats=2,
-            parts=("dynamic",),
-        ),
+        timing=TimingConfig(512, 48, 2, 4, 2, 96, 16, 1, 2, (1,), 4, 4, 2, ()),
         decide=False,
     ),
     "cpu": Config(),

@@ -18,20 +18,13 @@ from experiments.papers.dynamic_logit_fusion.lab import DOMAIN, Lab, Models
 from kljax.data.batching import in_parts
 from kljax.data.pairs import Rows, answers, prompts
 from kljax.decoding import Decoding, Sampling, generate, speculate
-from kljax.decoding.fusion import Fusion, Weights, fuse, grid_weights, solve_weights
+from kljax.decoding.fusion import Fusion, fuse, grid_weights, solve_weights
 from kljax.metrics import exact_match
 from kljax.models.language.task_arithmetic import add_task_vectors, task_vector
 from kljax.models.language.transformer import PureTransformer
 from kljax.typing import Array, Bool, Float, PyTree
 
-__all__ = [
-    "BINS",
-    "FIXED",
-    "MANY",
-    "ONE",
-    "decoded",
-    "seed_scores",
-]
+__all__ = ["BINS", "FIXED", "MANY", "ONE", "decoded", "seed_scores"]
 
 STATIC = (0.5, 1.0, 1.5)
 """Fixed weights of proxy-tuning; 1 is its own."""
@@ -44,22 +37,30 @@ DRAFT = 4
 """Tokens that the expert drafts per block."""
 
 
-def _by(rule: str, **settings: Any) -> Callable[..., Weights]:
-    """A rule of `Fusion` as a function of the logits and of a weight that was tuned."""
-    return lambda z, s, experts, tuned: solve_weights(
-        z, s, experts, Fusion(rule=rule, **(settings or {"weight": tuned}))
+Rule = Callable[[Array, Array, Array, Any], Array]
+
+
+def _by(rule: str) -> Rule:
+    return lambda z, s, experts, tuned: (
+        solve_weights(z, s, experts, Fusion(rule=rule)).alpha
     )
 
 
-ONE: dict[str, Callable[..., Weights]] = {
-    **{name: _by("static", weight=w) for name, w in zip(FIXED, STATIC)},
-    "tuned_static": _by("static"),
-    "grid": lambda z, s, experts, tuned: grid_weights(z, s, experts),
+def _fixed(weight: float | None = None) -> Rule:
+    return lambda z, s, experts, tuned: jnp.full(
+        experts.shape[:-1], tuned if weight is None else weight, z.dtype
+    )
+
+
+ONE: dict[str, Rule] = {
+    **{name: _fixed(weight) for name, weight in zip(FIXED, STATIC)},
+    "tuned_static": _fixed(),
+    "grid": lambda z, s, experts, tuned: grid_weights(z, s, experts).alpha,
     "dynamic": _by("dynamic"),
     "KL_ball": _by("kl_ball"),
     "Jeffreys": _by("jeffreys"),
 }
-"""Rules of one expert."""
+"""Rules of one expert: `(z, s, experts, tuned weight) -> weights [*b, t]`."""
 MANY = {"axis": _by("axis"), "projection": _by("projection")}
 """Rules of several experts, who do not know which task it is."""
 
@@ -80,6 +81,11 @@ def _row(exact: Any, nats: Any) -> dict[str, float]:
     return {"exact": 100 * float(exact.mean()), "nats": float(nats.mean())}
 
 
+@jax.jit
+def _merged(base: PyTree, tuned: list[PyTree], weight: float) -> PyTree:
+    return add_task_vectors(base, [task_vector(one, base) for one in tuned], weight)
+
+
 _matched = jax.jit(exact_match)
 _logits_at = jax.jit(PureTransformer.logits_at, static_argnums=0)
 
@@ -96,7 +102,7 @@ def _scored(
 ) -> dict[str, Scored]:
     found = {}
     for rule in rules:
-        alpha = (ONE | MANY)[rule](z, s, experts, tuned).alpha
+        alpha = (ONE | MANY)[rule](z, s, experts, tuned)
         fused = fuse(z, s, experts, alpha)
         found[rule] = Scored(*exact_match(target, fused, where=where), alpha)
     return found
@@ -120,7 +126,7 @@ def _of_candidates(
     z: Array, s: Array, experts: Array, target: Array, where: Array
 ) -> tuple[Array, Array]:
     def one(weight: Array) -> tuple[Array, Array]:
-        fused, _ = Fusion(rule="static", weight=weight)((z, s, experts))
+        fused = fuse(z, s, experts, _fixed()(z, s, experts, weight))
         exact, nats = exact_match(target, fused, where=where)
         return exact.mean(), nats.mean()
 
@@ -194,8 +200,8 @@ class Panel:
         """With all experts; merged in weight space, θ_S + λ Σ (θ_t − θ_S), as one."""
         seen, base = self.lab.seen, self.models.small
         experts = jnp.stack([self.expert(task) for task in seen], axis=-2)
-        vectors = [task_vector(self.models.experts[task], base) for task in seen]
-        merged = add_task_vectors(base, vectors, self.lab.config.soup_weight)
+        tuned = [self.models.experts[task] for task in seen]
+        merged = _merged(base, tuned, self.lab.config.soup_weight)
         soup = self.dynamic(self.logits("small", merged))
         return scored(MANY, *self._with(experts)) | {"soup": soup}
 
