@@ -13,6 +13,7 @@ import numpy as np
 from experiments.kit.estimates import Missing
 from experiments.kit.scores import Scores
 from experiments.kit.titles import title
+from kljax.data.images import mosaic
 
 __all__ = [
     "bars",
@@ -187,12 +188,9 @@ def contours(
 
 def pictures(axis: Any, images: Any, levels: int = 256, **labels: Any) -> None:
     """A grid `[rows, columns, h, w, c]` of images with one dark pixel between them."""
-    framed = np.pad(np.asarray(images), ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)))
-    r, c, h, w, channels = framed.shape
-    shown = framed.transpose(0, 2, 1, 3, 4).reshape(r * h, c * w, channels)
-    shown = shown / (levels - 1)
+    shown = mosaic(np.asarray(images), levels)
     axis.imshow(
-        shown[..., 0] if channels == 1 else shown,
+        shown[..., 0] if shown.shape[-1] == 1 else shown,
         cmap="gray",
         vmin=0,
         vmax=1,
