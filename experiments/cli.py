@@ -71,6 +71,11 @@ def main(
         return commands[name](rest, package)
     except discovery.UsageError as error:
         return _complain(error, 2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("kljax", package):
+            raise
+        hint = "install what experiments need, pip install 'kljax[experiments]'"
+        return _complain(f"{error}: {hint}", 1)
     except SystemExit as stop:  # argparse and tyro have printed why
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:  # while modules were imported: there is no run yet
@@ -194,15 +199,7 @@ def _report(arguments: Sequence[str], package: str) -> int:
 def _bench(arguments: Sequence[str], package: str) -> int:
     from experiments.benchmarks import recording
 
-    try:
-        return recording.command(arguments, package)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("kljax", package):
-            raise
-        return _complain(
-            f"{error}: install what experiments need, pip install 'kljax[experiments]'",
-            1,
-        )
+    return recording.command(arguments, package)
 
 
 # ------------------------------------------------------------------ run
@@ -219,16 +216,8 @@ def _run(arguments: Sequence[str], package: str) -> int:
         raise discovery.UsageError(unknown("experiment", name, experiments))
     # Figures are written to files: a display is never needed.
     os.environ.setdefault("MPLBACKEND", "Agg")
-    try:
-        module = discovery.load(experiments[name])
-        options, config = _parse(name, module, rest)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("kljax", package):
-            raise
-        return _complain(
-            f"{error}: install what experiments need, pip install 'kljax[experiments]'",
-            1,
-        )
+    module = discovery.load(experiments[name])
+    options, config = _parse(name, module, rest)
     return _execute(name, module, options, config, rest, package)
 
 

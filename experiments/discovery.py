@@ -1,4 +1,4 @@
-"""Finds the experiments of a package without importing them."""
+"""Finds the papers of a package without importing them."""
 
 import ast
 import dataclasses
@@ -49,29 +49,21 @@ def folder_of(package: str) -> pathlib.Path:
 
 
 def find(package: str = "experiments") -> dict[str, Experiment]:
-    """Every module of the package and of its `papers` that binds `CLAIMS` and `run`.
+    """Every paper of the package that binds `CLAIMS` and `run`, by name.
 
-    A paper may be a folder; by name.
+    It is a file of its folder `papers`, or a folder there.
 
     Example:
-        >>> "harness" in find()
+        >>> "kit" in find()
         False
     """
-    folder, found = folder_of(package), {}
-    papers = folder / "papers"
-    for path in (*folder.glob("*.py"), *papers.glob("*.py"), *papers.glob("*/*.py")):
-        is_folder = path.name == "__init__.py" and path.parent != papers
-        name = path.parent.name if is_folder else path.stem
-        inside = path.parent.parent == papers and not is_folder
-        if (
-            name.startswith("_")
-            or inside
-            or not {"CLAIMS", "run"} <= _bound_names(path)
-        ):
-            continue
-        place = package if path.parent == folder else f"{package}.papers"
-        found[name] = Experiment(name, f"{place}.{name}", path)
-    return dict(sorted(found.items()))
+    papers, found = folder_of(package) / "papers", {}
+    for path in sorted([*papers.glob("*.py"), *papers.glob("*/__init__.py")]):
+        name = path.parent.name if path.stem == "__init__" else path.stem
+        if path.parent != papers or not name.startswith("_"):
+            if {"CLAIMS", "run"} <= _bound_names(path):
+                found[name] = Experiment(name, f"{package}.papers.{name}", path)
+    return found
 
 
 def abouts(package: str = "experiments") -> dict[str, str]:

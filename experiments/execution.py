@@ -99,21 +99,13 @@ def execute(
     started, results = time.perf_counter(), None
     progress = _progress() if progress is None else progress
     try:
-        if issubclass(module.Config, kit.Settings):
-            results = kit.perform(module, config, workdir=folder, progress=progress)
-        else:
-            results = module.run(config, workdir=folder, progress=progress)
+        results = kit.perform(module, config, workdir=folder, progress=progress)
     finally:
         if _is_first_process():
             _record_session(folder, time.perf_counter() - started, results)
     if not _is_first_process():
         return None
     default = module.PRESETS[preset]
-    unmeasured = {
-        claim.id: harness.Verdict("", None, note="the run gave no verdict")
-        for claim in module.CLAIMS
-        if claim.id not in results.verdicts
-    }
     stored = {
         "schema": storing.SCHEMA,
         "experiment": name,
@@ -126,11 +118,8 @@ def execute(
         "config_hash": harness.config_hash(config),
         "overrides": overrides(config, default),
         "command": rerun_command(name, preset, config, default),
-        "claims": [
-            claim.stored() if isinstance(claim, kit.Claim) else claim
-            for claim in module.CLAIMS
-        ],
-        "verdicts": {**results.verdicts, **unmeasured},
+        "claims": [claim.stored() for claim in module.CLAIMS],
+        "verdicts": results.verdicts,
         "metrics": results.metrics,
         "tables": results.tables,
         "figures": results.figures,

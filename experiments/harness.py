@@ -1,13 +1,4 @@
-"""What an experiment is made of, and where its runs lie.
-
-An experiment is one module of this package with a docstring, `PAPER`, a frozen
-dataclass `Config` (with `seed: int = 0`), `PRESETS`, `CLAIMS` and
-
-    run(config, *, workdir, progress) -> Results
-
-The command line, the report and the smoke test find the module by themselves. Papers
-are made on `experiments.kit` instead.
-"""
+"""What a run of a paper returns, what its configuration is, and where it lies."""
 
 import dataclasses
 import enum
@@ -26,7 +17,6 @@ from kljax.errors import CheckpointError, unknown
 
 __all__ = [
     "STATES",
-    "Claim",
     "Figure",
     "Results",
     "Table",
@@ -44,31 +34,6 @@ __all__ = [
 ]
 
 STATES = ("holds", "fails", "shown", "undecided", "not measured")
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """One statement of a paper, in our words, with the bar that decides it.
-
-    Args:
-        id: short name, unique in its experiment, `T2` say.
-        statement: what is claimed.
-        source: table, figure or equation of the paper.
-        measure: what is computed to decide it.
-        bar: when it holds.
-        paper: the paper's own figure, empty where it gives none.
-
-    Example:
-        >>> Claim("T0", "h is f''(r) r^2", "table 1", "relative error", "<= 1e-10").id
-        'T0'
-    """
-
-    id: str
-    statement: str
-    source: str
-    measure: str
-    bar: str
-    paper: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ compiled programs and their collectives, of last digits, and of every divergence
 and gradients in one place.
 """
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -35,6 +36,17 @@ def optimized(item):
 def pytest_collection_modifyitems(items):
     """The optimized ones last, as programs of one kind are forgotten for the other."""
     items.sort(key=optimized)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Nothing that tests import is garbage: it is not searched, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before a module's fixtures compile

@@ -271,8 +271,8 @@ OTHERS = {
     "categorical.checked",
     "categorical.floating",
     "dense_logits",
-    "sides.check_side",
-    "sides.vocabulary",
+    "token_arguments.check_side",
+    "token_arguments.is_number",
     "top_outcomes",
     "sharded.check_axes",
 }

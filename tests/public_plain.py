@@ -68,6 +68,10 @@ PLAIN = {
     "frechet_distance_from_moments": (of_moments, POSITIONS),
     "precision_recall": of_positions(metrics.precision_recall, k=2),
     "nearest_distances": of_positions(metrics.nearest_distances),
+    "mode_coverage": (
+        metrics.mode_coverage,
+        {**dict.fromkeys(("x", "means"), POSITIONS["first"]), "std": np.ones(7)},
+    ),
     "sliced_wasserstein2": (
         metrics.sliced_wasserstein2,
         {"x_p": POSITIONS["first"], "x_q": POSITIONS["second"][:7]},

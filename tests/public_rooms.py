@@ -24,9 +24,11 @@ from kljax.models.vision.discriminator import Discriminator
 from kljax.models.vision.dit import DiT
 from kljax.models.vision.unet import UNet
 from kljax.objectives import balance, diffusion, distillation, mutual, on_policy, ratio
-from kljax.theory import concentration, kde
+from kljax.theory import adaptive, concentration, kde, matching
 from kljax.theory.matching import LineMatching, fixed_point
 from kljax.theory.mixtures import GaussianMixture
+from kljax.theory.weights import weight_variance
+from kljax.training import one_step
 
 ROOMS = "objectives", "metrics", "theory", "decoding", "training", "data", "models"
 KEY = jax.random.key(0)
@@ -59,6 +61,7 @@ def of_laws(law, x):
         law.denoise(x, 1.0),
         law.nearest(x),
         law.sample(KEY, 3),
+        law.balanced(KEY, 3),
     )
 
 
@@ -71,6 +74,17 @@ def of_lines(law, sigma, start):
     )
 
 
+def of_paths(law, sigma, starts):
+    line = LineMatching.build(law, sigma)
+    names, given = ("reverse_kl", "forward_kl"), (KEY, law, starts, sigma)
+    return (
+        matching.fixed_points(line, names, starts, steps=2),
+        adaptive.adaptive_paths(line, starts, steps=2, clip=(0.1, 20.0)),
+        adaptive.sampled_paths(*given, steps=2, samples=5),
+    )
+
+
+PATHS = of_paths, {"law": LAW, "sigma": ones(3), "starts": ones(4, 2)}
 TRACED = {
     "balance_loss": (
         balance.balance_loss,
@@ -150,6 +164,17 @@ TRACED = {
         {"law": LAW, "sigma": ones(3), "start": ones(2)},
     ),
     "fixed_point": (of_lines, {"law": LAW, "sigma": ones(3), "start": ones(2)}),
+    **dict.fromkeys(("adaptive_paths", "sampled_paths", "fixed_points"), PATHS),
+    "log_std": (matching.log_std, {"students": ones(3, 2)}),
+    "with_std": (matching.with_std, {"theta": ones(3, 2)}),
+    "weight_variance": (
+        partial(weight_variance, "le_cam"),
+        {"distance": ones(), "draws": ones(5)},
+    ),
+    "noised": (
+        one_step.noised,
+        {"x": ones(4, 3, 2), "noise": ones(4, 3, 2), "sigma": ones(4)},
+    ),
     "mutual_loss": (
         lambda peers, own, temperature: mutual.mutual_loss(
             peers, own, ids(2), mutual.bd_kd(), temperature=temperature

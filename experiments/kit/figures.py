@@ -13,6 +13,7 @@ import numpy as np
 from experiments.kit.estimates import Missing
 from experiments.kit.scores import Scores
 from experiments.kit.titles import title
+from kljax.data.images import mosaic
 
 __all__ = [
     "bars",
@@ -21,7 +22,6 @@ __all__ = [
     "colors",
     "contours",
     "dots",
-    "heat",
     "histogram",
     "lines",
     "pictures",
@@ -149,30 +149,6 @@ def bars(
     axis.set(**labels)
 
 
-def heat(
-    axis: Any,
-    values: Any,
-    rows: Sequence[Any],
-    columns: Sequence[Any],
-    *,
-    text: str = "{:.3g}",
-    **labels: Any,
-) -> None:
-    """A matrix with its numbers."""
-    values = np.asarray(values, np.float64)
-    axis.grid(False)
-    axis.imshow(values, aspect="auto", cmap="viridis")
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
-    for (i, j), value in np.ndenumerate(values):
-        color = "white" if value <= middle else "black"
-        axis.text(
-            j, i, text.format(value), ha="center", va="center", fontsize=8, color=color
-        )
-    axis.set_yticks(range(len(rows)), [title(str(row)) for row in rows])
-    axis.set_xticks(range(len(columns)), [title(str(c)) for c in columns], rotation=30)
-    axis.set(**labels)
-
-
 def histogram(axis: Any, counts: Any, edges: Any, *, name: str = "", **labels: Any):
     """Shares of a histogram that was counted elsewhere."""
     counts = np.asarray(counts, np.float64)
@@ -212,12 +188,9 @@ def contours(
 
 def pictures(axis: Any, images: Any, levels: int = 256, **labels: Any) -> None:
     """A grid `[rows, columns, h, w, c]` of images with one dark pixel between them."""
-    framed = np.pad(np.asarray(images), ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)))
-    r, c, h, w, channels = framed.shape
-    shown = framed.transpose(0, 2, 1, 3, 4).reshape(r * h, c * w, channels)
-    shown = shown / (levels - 1)
+    shown = mosaic(np.asarray(images), levels)
     axis.imshow(
-        shown[..., 0] if channels == 1 else shown,
+        shown[..., 0] if shown.shape[-1] == 1 else shown,
         cmap="gray",
         vmin=0,
         vmax=1,

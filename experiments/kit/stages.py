@@ -163,7 +163,8 @@ class Stages:
 
     def _times(self) -> list[dict[str, Any]]:
         path = self.folder.path / "timing.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Every code that worked on a stage."""
@@ -184,17 +185,13 @@ class Stages:
 
     def sessions(self) -> list[dict[str, Any]]:
         """Which code made what: the stages of each, in order."""
-        found: list[dict[str, Any]] = []
+        found: dict[str, dict[str, Any]] = {}
         for path in sorted((self.folder.path / "stages").glob("*.json")):
             result = self.folder.stage_result(path.stem) or {}
             for made in result.get("made", []):
-                for one in found:
-                    if {k: v for k, v in one.items() if k != "stages"} == made:
-                        one["stages"].append(path.stem)
-                        break
-                else:
-                    found.append({**made, "stages": [path.stem]})
-        return found
+                one = found.setdefault(json.dumps(made), {**made, "stages": []})
+                one["stages"].append(path.stem)
+        return list(found.values())
 
     def remarks(self) -> list[str]:
         """Stages that were made by other code, other versions or with other bars."""
@@ -203,14 +200,13 @@ class Stages:
             "versions": "was made with other versions or on another device",
             "claims": "is older than the claims as they stand: they were changed since",
         }
-        found = []
-        for one in self.sessions():
-            differ = [key for key in words if one[key] != self.made[key]]
-            for key in differ:
-                names = ", ".join(one["stages"])
-                about = words[key].format((one["commit"] or "unknown")[:10])
-                found.append(f"stage {names}: {about}")
-        return found
+        return [
+            f"stage {', '.join(one['stages'])}: "
+            + about.format((one["commit"] or "unknown")[:10])
+            for one in self.sessions()
+            for key, about in words.items()
+            if one[key] != self.made[key]
+        ]
 
 
 def _load(folder: pathlib.Path, i: int) -> np.ndarray:

@@ -32,11 +32,7 @@ from kljax.theory.concentration import (
     leave_one_out,
     stable_index,
 )
-from kljax.theory.kde import (
-    gaussian_phases,
-    log_density_rate,
-    relative_variance,
-)
+from kljax.theory.kde import gaussian_phases, log_density_rate, relative_variance
 
 PAPER = "Kernel density estimators in large dimensions (arXiv 2408.05807)"
 

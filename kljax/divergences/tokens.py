@@ -18,13 +18,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from kljax.arguments import rows_shaped, whole
-from kljax.divergences import _token_arguments as arguments
 from kljax.divergences import sharded
+from kljax.divergences import token_arguments as arguments
 from kljax.divergences._arguments import for_rows
-from kljax.divergences._token_arguments import Tokens, vocabulary
 from kljax.divergences.categorical import divergence as dense_divergence
 from kljax.divergences.categorical import floating
 from kljax.divergences.sides import Hidden, Logits, Restricted, TopK, dense_logits
+from kljax.divergences.token_arguments import Tokens, vocabulary
 from kljax.generators import FDivergence, get
 from kljax.kernels.linear import fused, recompute, rows
 from kljax.kernels.linear.operands import Operands

@@ -28,7 +28,7 @@ from kljax.divergences import (
     label_cross_entropy,
     token_divergence,
 )
-from kljax.divergences._token_arguments import check_side
+from kljax.divergences.token_arguments import check_side, is_number
 from kljax.errors import unknown
 from kljax.generators import FDivergence
 from kljax.kernels.weights import weigh
@@ -125,11 +125,12 @@ def distillation_loss(
     _check_numbers(reduction, normalizer, label_weight)
     check_side("student", student, (Logits, Hidden))
     check_side("teacher", teacher, (Logits, Hidden, TopK, Restricted))
-    if labels is None and not _is(label_weight, 0):
+    mixed = not is_number(label_weight, 0)
+    if labels is None and mixed:
         raise ValueError(f"label_weight {label_weight} needs labels, got None")
     options: dict[str, Any] = {"weights": weights, "chunk_size": chunk_size}
     reducing: dict[str, Any] = {"reduction": reduction, "normalizer": normalizer}
-    if labels is not None and _is(label_weight, 1):
+    if labels is not None and is_number(label_weight, 1):
         return sequence_level_loss(student, labels, **options, **reducing)
     teacher = jax.tree.map(jax.lax.stop_gradient, teacher)
     share = (1 - label_weight) * (temperature**2 if scale_by_temperature else 1)
@@ -137,7 +138,7 @@ def distillation_loss(
     within = reducing if reduction == "mean" else {"reduction": "none"}
     fused = isinstance(student, Hidden) and not isinstance(teacher, Logits)
     parts: Metrics = {}
-    if fused and not _is(label_weight, 0):
+    if mixed and fused:
         loss = token_divergence(
             teacher, student, objective, labels=labels, label_weight=label_weight,
             divergence_weight=share, **soft_options, **within,
@@ -147,7 +148,7 @@ def distillation_loss(
             teacher, student, objective, labels=labels, **soft_options, **within
         )
         loss = _times(share, parts["divergence"])
-    if labels is not None and not fused and not _is(label_weight, 0):
+    if labels is not None and mixed and not fused:
         parts["cross_entropy"] = label_cross_entropy(
             labels, student, **options, **within
         )
@@ -259,10 +260,6 @@ def _out(
     found = {f"distillation/{k}": v for k, v in {**values, "tokens": tokens}.items()}
     out = per_sequence(loss, weights) if reduction == "sequence" else loss
     return out, jax.lax.stop_gradient(found)
-
-
-def _is(value: Any, number: float) -> bool:
-    return isinstance(value, int | float) and value == number
 
 
 def _check_numbers(reduction: str, normalizer: Any, label_weight: Any) -> None:

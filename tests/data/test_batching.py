@@ -16,7 +16,7 @@ def test_a_pass_shows_no_row_twice_and_the_next_has_another_order():
     assert first == order[:8].tolist()  # of the stream, pass and place alone
     np.testing.assert_array_equal(passes(10, 4, 7, 1)(3), rows(3))
     assert sorted(passes(3, 8, 0)(5)) == [0, 1, 2]  # fewer rows than a batch wants
-    with pytest.raises(ValueError, match="at least 1, got 0 and 4"):
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         passes(0, 4)
 
 

@@ -206,7 +206,7 @@ def test_sinkhorn_divergence():
 def test_errors_name_the_argument():
     with pytest.raises(ValueError, match=r"cost \[..., n, m\] do not fit.*\(5, 4\)"):
         t.sinkhorn(A, B, COST.T, 0.1)
-    with pytest.raises(ValueError, match="epsilon must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"epsilon must be positive and finite.*got 0"):
         t.transport_cost(A, B, COST, 0)
     with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
         t.sinkhorn(A, B, COST, 0.1, iterations=0)

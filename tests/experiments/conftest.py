@@ -1,4 +1,4 @@
-"""A package with two small experiments, for tests of the command line and report."""
+"""A package with small papers, for tests of the command line and the report."""
 
 import importlib
 import sys
@@ -17,7 +17,10 @@ import struct
 import time
 import zlib
 
-from experiments.harness import Claim, Figure, Results, Table, Verdict, bookkeeping
+import numpy as np
+
+from experiments import kit
+from experiments.harness import Figure, bookkeeping
 from kljax.errors import DataError
 
 PAPER = "Nobody, On rings (2025)"
@@ -31,16 +34,11 @@ class Teacher:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(kit.Settings):
     teacher: Teacher = Teacher()
-    seeds: tuple[int, ...] = (0, 1)
+    widths: tuple[int, ...] = (0, 1)
     trouble: str = ""
-    seed: int = 0
     log_every: int = bookkeeping(10)
-
-    def __post_init__(self):
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
 
 
 PRESETS = {
@@ -48,10 +46,19 @@ PRESETS = {
     "cpu": Config(),
     "gpu": Config(teacher=Teacher(steps=9)),
 }
+
+
+def rank(found):
+    raise kit.Missing("needs the gpu preset")
+
+
 CLAIMS = (
-    Claim("T1", "It keeps up & more: `a|b` <c>.", "table 2", "ratio", "<= 1.1", "1.07"),
-    Claim("T2", "The term helps.", "table 10", "difference", "< 0"),
-    Claim("T3", "At scale.", "ours", "rank correlation", "< 0"),
+    kit.Claim("T1", "It keeps up & more: `a|b` <c>.", "table 2", lambda found: found,
+              kit.at_most(1.1), "ratio", paper="1.07"),
+    kit.Claim("T2", "The term helps.", "table 10",
+              lambda found: kit.Noted(0.1, "worst seed 0.2"), kit.below(0),
+              "difference"),
+    kit.Claim("T3", "At scale.", "a talk", rank, kit.below(0), "rank", ours=True),
 )
 
 
@@ -66,8 +73,8 @@ def png(shade):
     return b"\\x89PNG\\r\\n\\x1a\\n" + body + chunk(b"IEND", b"")
 
 
-def run(config, *, workdir, progress):
-    marker = workdir / "stage"
+def run(study):
+    config, marker = study.config, study.folder.path / "stage"
     if config.trouble == "interrupt" and not marker.exists():
         marker.write_text("half")
         raise KeyboardInterrupt("after step 5")
@@ -79,21 +86,15 @@ def run(config, *, workdir, progress):
         raise DataError("digits.npz is missing: pass --data.path")
     if config.trouble == "bug":
         raise ZeroDivisionError("one over zero")
-    progress.task("teacher", config.teacher.steps).update(config.teacher.steps)
-    (workdir / "figures" / "curve.png").write_bytes(png(config.teacher.steps))
+    with study.task("teacher", config.teacher.steps) as note:
+        note(config.teacher.steps)
+    if config.trouble != "figure":
+        (study.pictures / "curve.png").write_bytes(png(config.teacher.steps))
+    study.figures.append(Figure("curve.png", 'Curves of "both" <models>.'))
     rows = (("teacher", 35, 0.58123), ("student", 1, float("nan")))
-    if config.trouble == "figure":
-        (workdir / "figures" / "curve.png").unlink()
-    return Results(
-        metrics={"fid": 0.5, "data/synthetic": config.teacher.steps == 1},
-        tables=(Table("Distances | all", ("model", "calls", "FID"), rows, "Of `n`."),),
-        figures=(Figure("curve.png", 'Curves of "both" <models>.'),),
-        verdicts={
-            "T1": Verdict("0.80", True, "0.76 to 0.84"),
-            "T2": Verdict("0.1", False, note="worst seed 0.2"),
-            "T3": Verdict("", None, note="needs the gpu preset"),
-        },
-    )
+    study.table("Distances | all", ("model", "calls", "FID"), rows, "Of `n`.")
+    study.metrics |= {"fid": 0.5, "data/synthetic": config.teacher.steps == 1}
+    return kit.Estimate((np.array([0.78, 0.8, 0.82]),))
 '''
 
 BROKEN = '''"""Cannot be imported."""
@@ -113,9 +114,12 @@ def package(tmp_path, monkeypatch):
     """The name of the fake package; the working directory is a temporary one."""
     folder = tmp_path / "fake_experiments"
     folder.mkdir()
-    (folder / "__init__.py").write_text('"""Fakes."""\n')
-    (folder / "ring.py").write_text(RING)
-    (folder / "claims_of_ring.py").write_text(HELPER)
+    papers = folder / "papers"
+    papers.mkdir()
+    for place in (folder, papers):
+        (place / "__init__.py").write_text('"""Fakes."""\n')
+    (papers / "ring.py").write_text(RING)
+    (papers / "claims_of_ring.py").write_text(HELPER)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     importlib.invalidate_caches()
@@ -127,5 +131,5 @@ def package(tmp_path, monkeypatch):
 @pytest.fixture
 def broken(package, tmp_path):
     """The fake package with one more module, which raises when it is imported."""
-    (tmp_path / package / "broken.py").write_text(BROKEN)
+    (tmp_path / package / "papers" / "broken.py").write_text(BROKEN)
     return package

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import discovery, execution, harness, storing
-from experiments.harness import Claim, Figure, Results, Table, Verdict
+from experiments import discovery, execution, harness, kit, storing
+from experiments.harness import Figure, Results, Table, Verdict
 from kljax.errors import unknown
 
 
@@ -90,19 +90,20 @@ def test_stored_values_are_strict_json(tmp_path):
 
 
 def test_problems_name_what_is_missing(tmp_path):
-    claims = [Claim("A", "s", "t", "m", "b"), Claim("B", "s", "t", "m", "b")]
+    claims = [
+        kit.Claim(name, "s", "t", lambda found: 1, kit.shown(), measure)
+        for name, measure in (("A", "m"), ("B", ""))
+    ]
     results = Results(
         metrics={},
         tables=(Table("short", ("x", "y"), ((1,),)),),
-        figures=(Figure("none.png", ""), Figure("a/b.png", "")),
-        verdicts={"A": Verdict("1", True), "C": Verdict("1", True)},
+        figures=(Figure("none.png", ""),),
+        verdicts={"A": Verdict("1", True), "B": Verdict("1", True)},
     )
     found = "; ".join(storing.problems(results, claims, tmp_path))
     for part in (
-        "claim B",
-        "verdict C",
+        "claim B does not say",
         "none.png",
-        "'a/b.png'",
         "'short' has 2 columns",
     ):
         assert part in found
@@ -133,7 +134,9 @@ def test_discovery_does_not_import(broken):
 
 
 def test_incomplete_experiment_is_named(package, tmp_path):
-    (tmp_path / package / "half.py").write_text("CLAIMS = ()\ndef run(): ...\n")
+    (tmp_path / package / "papers" / "half.py").write_text(
+        "CLAIMS = ()\ndef run(): ...\n"
+    )
     with pytest.raises(TypeError, match=r"half\.py lacks PAPER, Config, PRESETS"):
         discovery.load(discovery.find(package)["half"])
 
@@ -154,11 +157,11 @@ def test_rerun_command_has_only_what_differs(package):
     config = dataclasses.replace(
         default,
         teacher=module.Teacher(steps=7, augment=False),
-        seeds=(3,),
+        widths=(3,),
         seed=1,
         log_every=99,
     )
     assert execution.rerun_command("ring", "cpu", config, default) == (
         "python -m experiments run ring --preset cpu --seed 1 --teacher.steps 7 "
-        "--teacher.no-augment --seeds 3"
+        "--teacher.no-augment --widths 3"
     )

@@ -44,7 +44,7 @@ def test_list(broken, capsys):
             [
                 "'--teachr.steps'",
                 "did you mean '--teacher.steps'?",
-                "--seeds",
+                "--widths",
                 "--workdir",
             ],
         ),
@@ -75,10 +75,10 @@ def test_help(package, capsys):
 
 
 def test_dry_run_prints_and_stops(package, capsys):
-    words = "run ring --dry-run --teacher.steps=7 --teacher.no-augment --seeds 5 6"
+    words = "run ring --dry-run --teacher.steps=7 --teacher.no-augment --widths 5 6"
     assert call(package, *words.split(), "--workdir", "elsewhere") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "--teacher.steps 7" in lines and "--seeds 5 6" in lines
+    assert "--teacher.steps 7" in lines and "--widths 5 6" in lines
     assert "--teacher.no-augment" in lines
     assert lines[-1].startswith("run folder: elsewhere/ring/cpu-s0-")
     assert not pathlib.Path("elsewhere").exists()
@@ -92,7 +92,7 @@ def test_run_stores_what_it_returned(package, capsys):
     folder = only_folder()
     assert f"picture: {folder}/figures/curve.png" in out
     stored = json.loads((folder / "results.json").read_text())
-    assert stored["verdicts"]["T1"]["interval"] == "0.76 to 0.84"
+    assert stored["verdicts"]["T1"]["interval"] == "0.75 to 0.85, 3 seeds"
     assert stored["config"]["teacher"]["steps"] == 1 and stored["seed"] == 2
     assert stored["claims"][0]["source"] == "table 2"
     assert stored["command"].endswith("run ring --preset smoke --seed 2")
@@ -137,7 +137,7 @@ NAMES = {
     "dynamic_logit_fusion --small.source smolm2": "small.source: source is 'smolm2'",
     "dynamic_logit_fusion --tasks.folder /none": "tasks.folder: '/none' is no",
     "f_distill --data.path /none": "data.path: '/none' is no file or folder",
-    "lm_distillation --seeds 0": "seeds must be at least 1, got 0",
+    "lm_distillation --seeds 0": "seeds must be at least 1, 100 at most, got 0",
     "f_distill --students forward_k": "did you mean 'forward_kl'?",
     "f_distill --students reverse_kl/gan": "only /no_gan may stand behind",
     "f_distill --data.name digitz": "'digitz'",

@@ -27,9 +27,8 @@ def test_metadata_is_complete(name, capsys):
     assert module.Config.__dataclass_params__.frozen
     assert module.CLAIMS
     assert len({claim.id for claim in module.CLAIMS}) == len(module.CLAIMS)
-    paper = issubclass(module.Config, kit.Settings)
     for claim in module.CLAIMS:
-        assert isinstance(claim, kit.Claim if paper else harness.Claim)
+        assert isinstance(claim, kit.Claim)
         for field in ("id", "statement", "source", "bar"):
             assert str(getattr(claim, field)), f"claim {claim.id} has no {field}"
     hashes = set()
@@ -63,12 +62,10 @@ def test_smoke_preset_runs(name, tmp_path):
     for verdict in results.verdicts.values():
         assert verdict.measured or verdict.holds is None
     assert results.tables and all(table.rows for table in results.tables)
-    if issubclass(module.Config, kit.Settings):
-        assert results.scale and results.made and all(f.title for f in results.figures)
-        wide = Console(width=300)
-        for table in results.tables:
-            width = wide.measure(execution.grid(table)).maximum
-            assert table.detail or width <= 100, f"{table.title!r}: {width} columns"
+    assert results.scale and results.made and all(f.title for f in results.figures)
+    for table in results.tables:
+        width = Console(width=300).measure(execution.grid(table)).maximum
+        assert table.detail or width <= 100, f"{table.title!r}: {width} columns"
     assert results.figures
     for figure in results.figures:
         assert figure.caption

@@ -125,9 +125,8 @@ def joined(answers, folder, port, number):
         return training.shard_batch(batches(n), mesh)
 
     with training.RunFolder(folder, {}) as run:
-        state = training.fit(
-            step, state, sharded, steps=6, run=run, every=Every(4, log=2)
-        )
+        every = training.Every(4, log=2)
+        state = training.fit(step, state, sharded, steps=6, run=run, every=every)
         again = training.fit(
             step, training.replicate(game()[1], mesh), sharded, steps=6, run=run
         )

@@ -80,10 +80,10 @@ NAMED = ("forward_kl", "jensen_shannon", "squared_hellinger", "jeffreys",
 PRESETS = {
     "smoke": Config(
         decide=False,
-        model=DenoiserConfig(kind="mlp", width=64, depth=2),
-        teacher=TeacherConfig(steps=120, batch=64, sampler_steps=6),
-        student=StudentConfig(steps=40, batch=64),
-        judge=JudgeConfig(samples=600, copies=200, steps=40, batch=64),
+        model=DenoiserConfig(kind="mlp", width=32, depth=1),
+        teacher=TeacherConfig(steps=60, batch=64, sampler_steps=4),
+        student=StudentConfig(steps=20, batch=32),
+        judge=JudgeConfig(samples=300, copies=100, steps=20, batch=32, at_most=500),
     ),
     "cpu": CPU,
     "sweep": Config(
@@ -255,19 +255,15 @@ def tables(
         "training images": controls["resampled"],
         "real, decoded": controls.get("decoded", {}),
     }
-    for name, keys, about in (
-        (title, SHORT, caption),
-        (f"{title}: every measure", tuple(TITLES), f"{caption} {more}"),
+    for name, short, about in (
+        (title, True, caption),
+        (f"{title}: every measure", False, f"{caption} {more}"),
     ):
-        study.score_table(
-            name,
-            scores,
-            keys,
-            spread=keys != SHORT,
-            more=[(k, *map(row.get, keys)) for k, row in others.items() if row],
-            caption=about,
-            detail=keys != SHORT,
-        )
+        # Without labels there is no class to read back.
+        keys = [k for k in (SHORT if short else TITLES) if k in scores.metrics()]
+        rows = [(k, *map(row.get, keys)) for k, row in others.items() if row]
+        options: Any = {"caption": about, "spread": not short, "detail": not short}
+        study.score_table(name, scores, keys, more=rows, **options)
 
 
 def draw(

@@ -84,17 +84,20 @@ class Config(kit.Settings):
     samples: int = 8000
 
 
-SMALL: Any = {"steps": 6, "critic_steps": 1, "batch": 64}
+SMALL: Any = {"steps": 4, "critic_steps": 1, "batch": 32}
 PRESETS = {
     "smoke": Config(
         seeds=1,
-        protocol=TrainingConfig(width=16, depth=1, pretraining_steps=30, **SMALL),
+        protocol=TrainingConfig(
+            width=16, depth=1, embedding=16, pretraining_steps=10, **SMALL
+        ),
         sweep=SweepConfig(**SMALL),
         alphas=(0.0, 1.0),
-        line=LineConfig(150, 150, starts=6, sampled_steps=20, samples=64,
-                        variance_samples=10_000),
-        ratio_steps=20,
-        samples=800,
+        line=LineConfig(
+            40, 40, starts=2, sampled_steps=10, samples=64, variance_samples=4000
+        ),
+        ratio_steps=10,
+        samples=400,
         decide=False,
     ),
     "cpu": Config(),

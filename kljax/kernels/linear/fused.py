@@ -27,29 +27,6 @@ from kljax.kernels.logits import own_divergence, row_divergence
 from kljax.kernels.weights import settled, slope_in_weight, weigh
 from kljax.typing import Array, Float
 
-__all__ = [
-    "Pair",
-    "Plan",
-    "accumulator",
-    "chunk_values",
-    "chunked",
-    "combine",
-    "default_chunk",
-    "in_blocks",
-    "keep",
-    "part",
-    "planned",
-    "scan",
-    "settled_states",
-    "sum_and_gradient",
-    "token_wise",
-    "unskipped",
-    "wanted_of",
-    "weighted_sum",
-    "wide_weights",
-    "widened",
-]
-
 
 class Pair(NamedTuple):
     """Something of each side that has a head; None otherwise."""

@@ -40,16 +40,19 @@ def untypical(divergence: FDivergence, state: RowState) -> Array:
     cancellation.
     """
     far = jnp.abs(state.shift)
-    small = state.value < divergence.value(-jnp.minimum(far / 5, 1))
+    small = state.value < divergence.value(-jnp.minimum(far / 4, 1))
     if divergence.one_pass is not None:
-        small |= state.value < far / 40
+        small |= state.value < far / 25
     return small & (far > 1e-3)
 
 
-def recentered(state: RowState, aside: Array, sharpness: Array | None) -> Array:
-    """The model's origin, moved in some rows to where the log-ratio is about 0."""
+def recentered(
+    divergence: FDivergence, state: RowState, sharpness: Array | None
+) -> Array:
+    """The model's origin, in untypical rows moved to where the log-ratio is about 0."""
     move = state.shift if sharpness is None else state.shift / sharpness
-    return state.origin_q + jnp.where(aside & jnp.isfinite(move), move, 0)
+    moves = untypical(divergence, state) & jnp.isfinite(move)
+    return state.origin_q + jnp.where(moves, move, 0)
 
 
 def _interior(o: Outcomes, either: Array) -> Outcomes:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from kljax.generators import FDivergence
-from kljax.kernels.logits.blocks import by_rows
+from kljax.kernels.logits.blocks import by_rows, twice_where
 from kljax.kernels.logits.parts import (
     RowState,
     recentered,
@@ -42,8 +42,24 @@ from kljax.kernels.logits.referenced import (
 from kljax.typing import Array, Bool, Float
 
 
-def _measured(divergence, a, b, origin_p, origin_q, empty, sharpness, axis):
-    """The state ``[*b, 1]`` of each row, measured from there."""
+def _begun(axis, rows) -> RowState:
+    """Nothing of each row but from where it is measured first."""
+    p, q, where, sharpness = rows
+    a, b = masked(p, q, where)
+    origin_p, origin_q, empty = origins(a, b, _column(sharpness), axis)
+    zero = jnp.zeros_like(origin_p)
+    flag = empty.astype(a.dtype)
+    return _flat(RowState(zero, zero, zero, zero, origin_p, origin_q, flag))
+
+
+def _measured(divergence, axis, rows, state: RowState) -> RowState:
+    """The state, from a better reference if that of the one before was untypical."""
+    p, q, where, sharpness = rows
+    sharpness = _column(sharpness)
+    a, b = masked(p, q, where)
+    state = _wide(state)
+    origin_p, origin_q = state.origin_p, recentered(divergence, state, sharpness)
+    empty = state.empty == 1
     both = sides(a, b, origin_p, origin_q, sharpness)
     units = unit(both)
     one_pass = divergence.one_pass
@@ -71,25 +87,24 @@ def _measured(divergence, a, b, origin_p, origin_q, empty, sharpness, axis):
     value = jnp.where(empty, 0, jnp.where(wrong, jnp.nan, value))
     log_zp, log_zq, shift = (jnp.where(empty, 0, x) for x in (log_zp, log_zq, shift))
     flag = empty.astype(a.dtype)
-    return RowState(value, log_zp, log_zq, shift, origin_p, origin_q, flag)
+    return _flat(RowState(value, log_zp, log_zq, shift, origin_p, origin_q, flag))
 
 
-def _forward(divergence, p, q, where, sharpness, axis) -> RowState:
-    a, b = masked(p, q, where)
-    origin_p, origin_q, empty = origins(a, b, sharpness, axis)
+def _wide(state: RowState) -> RowState:
+    return RowState(*(x[..., None] for x in state))
 
-    def measured(origin_q):
-        return _measured(divergence, a, b, origin_p, origin_q, empty, sharpness, axis)
 
-    # A loop, and no condition: under `vmap` it runs only if a row needs it.
-    def again(found):
-        aside, state = found
-        return jnp.zeros_like(aside), measured(recentered(state, aside, sharpness))
-
-    state = measured(origin_q)
-    found = untypical(divergence, state), state
-    _, state = jax.lax.while_loop(lambda found: jnp.any(found[0]), again, found)
+def _flat(state: RowState) -> RowState:
     return RowState(*(x[..., 0] for x in state))
+
+
+def _state(divergence, rows, axis) -> RowState:
+    def hard(state):
+        return untypical(divergence, _wide(state))[..., 0]
+
+    begin, measure = partial(_begun, axis), partial(_measured, divergence, axis)
+    together = axis is not None or not _scalar(divergence)
+    return twice_where(begin, measure, hard, rows, rows[0].ndim - 1, together)
 
 
 def _scalar(divergence: FDivergence) -> bool:
@@ -127,19 +142,10 @@ def row_state(
     ``+inf`` among the logits, and a NaN elsewhere, makes value and gradient NaN.
     """
 
-    def forward(rows):
-        p, q, where, sharpness = rows
-        sharpness = _column(sharpness)
-        swapped = divergence.one_pass is None and divergence.dual.one_pass is not None
-        if not swapped:
-            return _forward(divergence, p, q, where, sharpness, axis)
-        value, log_zq, log_zp, shift, origin_q, origin_p, empty = _forward(
-            divergence.dual, q, p, where, sharpness, axis
-        )
-        return RowState(value, log_zp, log_zq, -shift, origin_p, origin_q, empty)
-
-    rows = p_logits, q_logits, where, sharpness
-    return _each_row(divergence, forward, rows, p_logits.ndim - 1, axis)
+    if divergence.one_pass is None and divergence.dual.one_pass is not None:
+        rows = q_logits, p_logits, where, sharpness
+        return _state(divergence.dual, rows, axis).swapped
+    return _state(divergence, (p_logits, q_logits, where, sharpness), axis)
 
 
 def _column(sharpness: Array | None) -> Array | None:
@@ -183,13 +189,17 @@ def _row_state_jvp(axis, primals, tangents):
         for x, t in zip(leaves, d_leaves)
     ]
     dp, dq, d_sharpness = given(tangents[1]), given(tangents[2]), given(tangents[4])
+    # 16-bit gradients are collected wide: XLA's CPU compiler would widen and narrow all
+    # rows with each block.
+    wide = jnp.promote_types(jnp.result_type(p, q), jnp.float32)
+    dp, dq = (None if dx is None else dx.astype(wide) for dx in (dp, dq))
 
     def of_value(shared, rows):
         leaves, d_leaves = shared
         p, q, where, state, dp, dq, sharpness, d_sharpness = rows
         sharpness, d_sharpness = _column(sharpness), _column(d_sharpness)
         divergence = structure.unflatten(leaves)
-        state = RowState(*(x[..., None] for x in state))
+        state = _wide(state)
         a, b = masked(p, q, where)
         both = sides(a, b, state.origin_p, state.origin_q, sharpness)
         o = outcomes(both, state.log_zp, state.log_zq, state.shift)
@@ -219,7 +229,7 @@ def _row_state_jvp(axis, primals, tangents):
     def of_normalizer(shared, rows):
         x, where, state, origin, log_z, dx, sharpness, d_sharpness = rows
         sharpness, d_sharpness = _column(sharpness), _column(d_sharpness)
-        state = RowState(*(y[..., None] for y in state))
+        state = _wide(state)
         x = masked(x, x, where)[0].astype(log_z.dtype)
         origin, log_z = origin[..., None], log_z[..., None]
         side = x - origin

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -155,9 +154,9 @@ MEMBERS = {
 }
 
 
-def swept(study, members=MEMBERS, state=begun, **options):
+def swept(study, members=MEMBERS, state=begun, label="train", **options):
     return study.sweep(
-        "train",
+        label,
         lambda own: [player(own["rate"])],
         members,
         state,
@@ -228,58 +227,65 @@ def test_states_that_are_given_live_on(open_study):
     np.testing.assert_allclose(*(one.params["m"] for one in ends), rtol=1e-6)
 
 
+def whole(study, killed=""):
+    """Every kind of stage; the process is killed in the middle of one of them."""
+
+    def batches_in(phase):
+        def batches(n):
+            if phase == killed and n == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return {"x": np.full((4, 1), n, np.float32)}
+
+        return batches
+
+    def work():
+        if killed == "once":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.arange(3.0)
+
+    found = [study.once("first", lambda: np.ones(3)) + study.once("second", work)]
+    state, frozen = begun({"seed": 0}), {"to": jnp.ones(())}
+    options = {"steps": 6, "frozen": frozen}
+    state = study.fit("fit", [player(0.1)], state, batches_in("fit"), **options)
+    found.append(state.params["m"])
+    for together in (True, False):
+        batches = batches_in("together" if together else "apart")
+        label = f"sweep {together}"
+        state = swept(study, batches=batches, together=together, label=label)
+        found.append(state.params["m"])
+    return [np.asarray(one).tolist() for one in found]
+
+
 PROGRAM = """
-import os, pathlib, signal, sys
-import jax, jax.numpy as jnp, numpy as np
+import json, pathlib, sys
 from experiments import kit
-from kljax.training import init_state, silent
-from test_study import MEMBERS, begun, player, swept
+from kljax.training import silent
+from test_study import whole
 
-what, kill, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
+folder = pathlib.Path(sys.argv[1])
 study = kit.Study(kit.Settings(checkpoint_every=1), folder, silent())
-
-def batches(n):
-    if n == kill:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {"x": np.full((4, 1), n, np.float32)}
-
-def work():
-    if kill >= 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return np.arange(3.0)
-
-if what == "once":
-    found = study.once("first", lambda: np.zeros(3)) + study.once("second", work)
-elif what == "fit":
-    state = begun({"seed": 0})
-    frozen = {"to": jnp.ones(())}
-    found = study.fit("t", [player(0.1)], state, batches, steps=6, frozen=frozen)
-    found = found.params["m"]
-else:
-    found = swept(study, batches=batches, together=what == "together").params["m"]
-print(np.asarray(found).tolist())
+print(json.dumps(whole(study, sys.argv[2])))
 """
 
 
-@pytest.mark.parametrize("what", ["once", "fit", "together", "apart"])
-def test_what_was_killed_goes_on(tmp_path, what):
+def test_what_was_killed_goes_on(tmp_path):
     program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM))
+    program.write_text(PROGRAM)
     here = os.path.dirname(os.path.abspath(__file__))
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([here, *filter(None, sys.path)]),
-        "JAX_PLATFORMS": "cpu",
-    }
+    paths = os.pathsep.join([here, *filter(None, sys.path)])
+    env = os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
 
-    def go(kill, folder):
-        words = [sys.executable, str(program), what, str(kill), str(tmp_path / folder)]
+    def go(run, killed=""):
+        words = [sys.executable, str(program), str(tmp_path / run), killed]
         return subprocess.run(words, env=env, capture_output=True, text=True)
 
-    assert go(4, "run").returncode == -signal.SIGKILL
-    again, whole = go(-1, "run"), go(-1, "whole")
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout) == json.loads(whole.stdout)
-    kept = {path.name for path in (tmp_path / "run" / "stages").glob("*.json")}
-    assert kept == {
-        path.name for path in (tmp_path / "whole" / "stages").glob("*.json")
-    }
+    for killed in ("once", "fit", "together", "apart"):
+        assert go("killed", killed).returncode == -signal.SIGKILL, killed
+    last = go("killed")
+    assert last.returncode == 0, last.stderr
+    assert json.loads(last.stdout) == json.loads(go("whole").stdout)
+    names = [
+        sorted(path.name for path in (tmp_path / run / "stages").glob("*.json"))
+        for run in ("killed", "whole")
+    ]
+    assert names[0] == names[1] and len(names[0]) == 8

@@ -87,6 +87,9 @@ def test_the_product_is_good_to_the_last_point_that_it_is_used_for(x64):
         np.testing.assert_allclose(got, want, atol=1e-6 if far else 1e-4)
 
 
+# Far away one rounding of an exponent is a factor e^256; compiled cheaply the kernel
+# does not round it the same way each time.
+@pytest.mark.optimized
 def test_empty_sets_padding_and_far_queries():
     y, x, weights, h = sample(2)
     none = np.full_like(weights, -np.inf)

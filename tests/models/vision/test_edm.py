@@ -114,7 +114,7 @@ def test_sampler_compiles_once_and_counts_its_evaluations():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: edm.karras_sigmas(1), "n is 1"),
+        (lambda: edm.karras_sigmas(1), "n must be at least 2, got 1"),
         (lambda: edm.karras_sigmas(4, 2.0, 1.0), "sigma_min is 2.0"),
         (lambda: edm.karras_sigmas(4, rho=0.5), "rho is 0.5"),
         (

@@ -14,6 +14,8 @@ from kljax.kernels.linear.operands import Among, Lists, Operands, Side
 from kljax.kernels.logits.referenced import sharpness_of
 from kljax.typing import Array, ArrayLike
 
+__all__ = ["check_side", "is_number"]
+
 IMPLEMENTATIONS = ("gradient_in_forward", "recompute")
 REDUCTIONS = ("mean", "none")
 MODELS = (Logits, Hidden)
