@@ -94,7 +94,7 @@ class Config(kit.Settings):
         check_packages("domain", self.domain)
 
 
-# One recipe and one shape: two programs train all twelve models of the smoke preset.
+# One recipe and one shape: two programs train all ten models of the smoke preset.
 BRIEF = FitConfig(3, 10, 1e-2, muon=False)
 # 3 epochs of GSM8K's 7,473 examples at batch 128; one length for all tasks.
 PUBLISHED = FitConfig(176, 128, 2e-5, muon=False)
