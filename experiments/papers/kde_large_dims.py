@@ -47,8 +47,9 @@ GRID = "over all h"
 @dataclasses.dataclass(frozen=True)
 class Config(kit.Settings):
     seeds: int = 16
-    sizes: tuple[tuple[int, float], ...] = ((20, 0.5), (60, 0.15), (40, 0.3))
-    """Dimension and alpha; distances are drawn from their exact law."""
+    dims: tuple[int, ...] = (20, 60, 40)
+    alphas: tuple[float, ...] = (0.5, 0.15, 0.3)
+    """One for each of `dims`; distances are drawn from their exact law."""
     replicas: int = 60
     """Data sets per seed, each with one x."""
     points: tuple[int, float] = (30, 0.3)
@@ -66,7 +67,7 @@ class Config(kit.Settings):
 
 PRESETS = {
     "smoke": Config(
-        seeds=2, sizes=((40, 0.15),), replicas=12, points=(20, 0.3), queries=12,
+        seeds=2, dims=(40,), alphas=(0.15,), replicas=12, points=(20, 0.3), queries=12,
         bandwidths=19, index=(20, 0.2), index_replicas=200, data=("wine",),
         control=(100, 10), decide=False,
     ),
@@ -76,7 +77,7 @@ PRESETS = {
         seeds=4, replicas=200, points=(30, 0.5), queries=1000, index_replicas=20_000
     ),
     # Never run by us. The paper's sizes are not known; these come closer to its limit.
-    "paper": Config(sizes=((30, 0.5), (60, 0.25), (100, 0.15)), replicas=100),
+    "paper": Config(dims=(30, 60, 100), alphas=(0.5, 0.25, 0.15), replicas=100),
 }  # fmt: skip
 
 
@@ -306,7 +307,10 @@ def run(study: kit.Study) -> dict[str, Any]:
         study.once((label, one), lambda one=one: work(one)) for one in over
     ]
     with jax.enable_x64(True):
-        works = [(f"d={d}", d, a, drawn_distances) for d, a in config.sizes]
+        works = [
+            (f"d={d}", d, a, drawn_distances)
+            for d, a in zip(config.dims, config.alphas)
+        ]
         works += [(f"d={config.points[0]} points", *config.points, drawn_points)]
         for level, d, alpha, draw in works:
             found, pooled[level] = simulated(study, d, alpha, draw)
@@ -342,7 +346,8 @@ def run(study: kit.Study) -> dict[str, Any]:
 
 def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -> None:
     """Tables and pictures."""
-    most = max(round(math.exp(alpha * d)) for d, alpha in study.config.sizes)
+    sizes = zip(study.config.dims, study.config.alphas)
+    most = max(round(math.exp(alpha * d)) for d, alpha in sizes)
     study.scale = f"up to {most:,} points, 20 to 100 dimensions"
     scores = found["sizes"]
     study.metrics |= scores.flat() | found["index"].flat()

@@ -113,5 +113,5 @@ def test_every_row_is_right_or_nan(found, name):
         size = np.abs(right).max(-1)
         kept = exact & (size < 1e37)
         error = np.abs(got - right).max(-1)[kept]
-        noise = 5e-7 * np.maximum(terms, 2)[kept]  # of a difference in float32
+        noise = 6e-7 * np.maximum(terms, 2)[kept]  # of a difference in float32
         assert (error <= 1e-5 * size[kept] + noise).all()

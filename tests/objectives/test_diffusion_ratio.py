@@ -317,5 +317,5 @@ def test_bad_input_names_the_argument():
         ratio_weights(l, jnp.ones(3), "kll")
     with pytest.raises(ValueError, match="sigma_min"):
         RatioBins.init(3, sigma_min=2.0, sigma_max=1.0)
-    with pytest.raises(ValueError, match="bins: expected"):
+    with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
         RatioBins.init(0, sigma_min=1.0, sigma_max=2.0)

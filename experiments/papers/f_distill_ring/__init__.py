@@ -317,11 +317,12 @@ def run(study: kit.Study) -> Evidence:
     own, full = students.members(config.alphas), config.protocol
     cheap = dataclasses.replace(full, **dataclasses.asdict(config.sweep))
     sweep = ring.students("sweep", cheap, own, study.seeds, denoisers)
-    trio, some = (
-        {name: own[name] for name in TRIO},
-        study.seeds[: config.protocol_seeds],
-    )
-    protocol = ring.students("protocol", full, trio, some, denoisers)
+    if cheap == full:  # the population holds them already
+        protocol = sweep._replace(scores=sweep.scores.part(TRIO))
+    else:
+        trio = {name: own[name] for name in TRIO}
+        some = study.seeds[: config.protocol_seeds]
+        protocol = ring.students("protocol", full, trio, some, denoisers)
     e = Evidence(on_line, ratios, protocol, sweep, ring.floor())
     study.scale = (
         f"ring of {config.ring.modes} modes; MLPs of {full.depth} x {full.width}; "
