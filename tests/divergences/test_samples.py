@@ -195,7 +195,9 @@ def test_errors_name_the_argument():
         s.mmd(x, y[:, :1], 1.0)
     with pytest.raises(ValueError, match=r"query and data .*\(3,\)"):
         s.kde_log_density(x[:, 0], y, 1.0)
-    with pytest.raises(ValueError, match="bandwidth must be positive, finite, got 0.0"):
+    with pytest.raises(
+        ValueError, match=r"bandwidth must be positive, finite, got 0.0"
+    ):
         s.cauchy_schwarz(x, y, 0)
     with pytest.raises(
         ValueError, match=r"one per coordinate \(2,\), got shape \(3,\)"

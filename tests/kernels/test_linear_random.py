@@ -125,6 +125,7 @@ def test_random_cases_are_those_of_the_dense_loss():
     assert check(CASES[3:4], ("jensen_shannon",), 32) == {"jensen_shannon": 32}
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 @pytest.mark.parametrize("name", kd.names())
 def test_ten_thousand_random_cases(name):

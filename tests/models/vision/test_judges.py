@@ -154,7 +154,10 @@ def test_classifier_takes_every_size():
     ("build", "message"),
     [
         (lambda: ConvClassifier(5, 1, 3, rngs=nnx.Rngs(0)), "size is 5"),
-        (lambda: ConvClassifier(8, 1, 1, rngs=nnx.Rngs(0)), "num_classes must be at least 2, got 1"),
+        (
+            lambda: ConvClassifier(8, 1, 1, rngs=nnx.Rngs(0)),
+            "num_classes must be at least 2, got 1",
+        ),
         (lambda: Discriminator((), rngs=nnx.Rngs(0)), "feature_shapes is"),
         (lambda: Discriminator(((3,), (2, 2, 3)), rngs=nnx.Rngs(0)), "not mixed"),
         (lambda: random_shift(KEY, jnp.ones((1, 2, 2, 1)), limit=-1.0), "limit is"),
