@@ -351,14 +351,15 @@ def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -
     study.scale = f"up to {most:,} points, 20 to 100 dimensions"
     scores = found["sizes"]
     study.metrics |= scores.flat() | found["index"].flat()
-    rows = []
-    for level in scores.levels:
-        mean = scores.at(level).mean
-        shares = (mean("participation", place) for place in PLACES)
-        rows.append((level, *(mean(name, GRID) for name in RATIOS), *shares))
-    columns = ("", *RATIOS, *(f"Y {place}" for place in PLACES))
-    about = f"Means over {len(study.seeds)} seeds; Y is the participation ratio."
-    study.table("Simulations", columns, rows, about)
+    about = f"Means over {len(study.seeds)} seeds."
+    means = {level: scores.at(level).mean for level in scores.levels}
+    rows = [
+        (one, *(mean(name, GRID) for name in RATIOS)) for one, mean in means.items()
+    ]
+    study.table("Simulations", ("", *RATIOS), rows, about)
+    shares = lambda mean: (mean("participation", place) for place in PLACES)  # noqa: E731
+    rows = [(one, *shares(mean)) for one, mean in means.items()]
+    study.table("Participation ratio by h / h_G", ("", *PLACES), rows, about)
     data = {**found["data"], "Gaussian": control}
     study.table(
         "The likeliest bandwidth of data, leaving each point out",
