@@ -202,9 +202,6 @@ CLAIMS = (
 )  # fmt: skip
 
 
-# ------------------------------------------------------------------ simulations
-
-
 def drawn_distances(config: Config, d: int, n: int, seed: int, h: np.ndarray):
     """Log-densities and participation ratios, `[h, replicas]`, without any points."""
     rng = np.random.default_rng([seed, d])
@@ -270,9 +267,6 @@ def fluctuations(config: Config, seed: int) -> np.ndarray:
     return np.exp(log_p - np.median(log_p, axis=1, keepdims=True))
 
 
-# ------------------------------------------------------------------ data
-
-
 def likeliest(x: np.ndarray) -> dict[str, float]:
     """The likeliest bandwidth for every point from the others, and its phase."""
     h = np.geomspace(0.1, 3, 80)
@@ -295,9 +289,6 @@ def standardized(name: str) -> np.ndarray:
     x = x.reshape(len(x), -1)
     x = x[:, x.std(axis=0) > 0]
     return (x - x.mean(axis=0)) / (x.std() if kind == "images" else x.std(axis=0))
-
-
-# ------------------------------------------------------------------ the run
 
 
 def run(study: kit.Study) -> dict[str, Any]:
@@ -370,8 +361,8 @@ def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -
     title = "Below h_G a few points carry the estimate, and there its KL is least"
     about = (
         "Means over data sets and seeds; formulas, of the limit of many dimensions, "
+        "dashed and in the last panel. Y of data: at the likeliest bandwidth."
     )
-    about += "dashed and in the last panel. Y of data: at the likeliest bandwidth."
     size = {"panels": 5, "columns": 3, "size": (4.4, 3.2)}
     with study.figure("regimes", title, about, **size) as axes:
         scale = np.linspace(0.4, 2.2, 100)

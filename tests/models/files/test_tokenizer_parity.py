@@ -485,7 +485,9 @@ def test_every_class_that_leaves_the_file_is_followed_or_warned_of():
 def test_a_family_has_the_class_that_it_has_there():
     names = auto.TOKENIZER_MAPPING_NAMES
     plain = ("TokenizersBackend", "MistralCommonBackend")
-    assert {x for x, name in names.items() if name in plain} == PLAIN_FAMILIES
+    # A family that the installed version does not know yet is none of its own.
+    found = {x for x, name in names.items() if name in plain}
+    assert found == {x for x in PLAIN_FAMILIES if x in names}
     wrong = auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS - PLAIN_FAMILIES
     assert wrong == set(OVERRULED)
     for family, name in names.items():
