@@ -357,7 +357,7 @@ def _described(file: pathlib.Path, tensor: Any) -> Stored:
         decode, dtype = functools.partial(_numbers, kind), np.float32
         try:
             decode(np.zeros((1, block_bytes), np.uint8))
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # of gguf: it has no such type
             raise CheckpointError(
                 f"{file}: {tensor.name} is of type {kind.name}, which cannot be turned "
                 "into numbers here. Remedy: use a file of Q8_0, Q4_1, F16 or F32."
