@@ -16,6 +16,7 @@ import numpy as np
 from kljax.typing import Array, ArrayLike, PyTree
 
 __all__ = [
+    "as_array",
     "check_positive",
     "checked_ids",
     "concrete",
@@ -23,6 +24,7 @@ __all__ = [
     "falling",
     "fitting",
     "floating",
+    "floats",
     "legal",
     "real",
     "rows_shaped",
@@ -135,7 +137,7 @@ def checked_ids(
       TypeError: no integers.
     """
     known = concrete(value)
-    array = jnp.asarray(value) if known is None else known
+    array = as_array(name, value, "integers") if known is None else known
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     mask = np.True_ if counts is None else concrete(counts)
@@ -181,7 +183,7 @@ def rows_shaped(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
     """
     array = fitting(name, value, rows)
     check_positive(name, value)
-    return floating(array)
+    return floating(name, array)
 
 
 def check_positive(name: str, value: ArrayLike) -> None:
@@ -212,24 +214,47 @@ def fitting(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
     return array
 
 
+def as_array(name: str, value: ArrayLike, words: str = "an array of numbers") -> Array:
+    """`value` as an array of whatever type; a TypeError that names it where it is none.
+
+    What is an array already is returned as it is: outside `jit` each call counts.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    try:  # JAX takes a string for the name of a type
+        made = None if isinstance(value, str | None) else jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        made = None
+    if made is None:
+        raise TypeError(f"{name} must be {words}, got {described(value)}")
+    return made
+
+
 def real(name: str, value: ArrayLike) -> Array:
     """An array of real numbers; raises a TypeError for anything else."""
-    try:  # JAX takes a string for the name of a type
-        array = None if isinstance(value, str | None) else jnp.asarray(value)
-    except (TypeError, ValueError):
-        array = None
-    if array is None:
-        raise TypeError(f"{name} must be real numbers, got {described(value)}")
+    found = as_array(name, value, "real numbers")
     kinds = jnp.floating, jnp.integer
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
-    return array
+    if not any(jnp.issubdtype(found.dtype, kind) for kind in kinds):
+        raise TypeError(f"{name} must be real numbers, got {found.dtype}")
+    return found
 
 
-def floating(value: ArrayLike) -> Array:
-    """An array of float32 at least."""
-    array = jnp.asarray(value)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+def floating(name: str, value: ArrayLike) -> Array:
+    """An array of real numbers in float32, or float64 if they are."""
+    found = real(name, value)
+    # Floats of 8 bits promote to nothing.
+    return found.astype(jnp.float64 if found.dtype == jnp.float64 else jnp.float32)
+
+
+def floats(name: str, value: ArrayLike) -> Array:
+    """An array of floating-point numbers in their own width, of 16 bits at least."""
+    found = as_array(name, value, "floating-point numbers")
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must be floating-point numbers, got {found.dtype} "
+            f"of shape {found.shape}"
+        )
+    return found if found.dtype.itemsize > 1 else found.astype(jnp.float32)
 
 
 def legal(name: str, x: Array, illegal: Callable, words: str) -> Array:

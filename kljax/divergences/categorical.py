@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import check_positive, rows_shaped, whole
+from kljax.arguments import as_array, check_positive, floats, rows_shaped, whole
 from kljax.divergences._arguments import for_rows
 from kljax.divergences._probabilities import warn_of_probabilities
 from kljax.generators import Alpha, FDivergence, get, names
@@ -24,20 +24,8 @@ from kljax.kernels.logits.referenced import sharpness_of
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 
-def floating(name: str, x: ArrayLike) -> Array:
-    """`x` as an array; integers and complex numbers raise."""
-    # Each call that does nothing costs a gradient outside `jit` as much as the kernel.
-    array = x if isinstance(x, jax.Array) else jnp.asarray(x)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} must hold floating-point logits, got {array.dtype} "
-            f"of shape {array.shape}"
-        )
-    return array
-
-
 def _on_last_axis(name: str, x: ArrayLike, axis: int) -> Array:
-    array = floating(name, x)
+    array = floats(name, x)
     axis = whole("axis", axis, least=None)
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(f"axis {axis} does not exist in {name}, shape {array.shape}")
@@ -52,7 +40,7 @@ def _mask(where: ArrayLike | None, axis: int, like: Array) -> Array | None:
     """The outcomes to keep, with the outcome axis last."""
     if where is None:
         return None
-    mask = jnp.asarray(where)
+    mask = as_array("where", where, "boolean")
     if mask.dtype != jnp.bool_:
         raise TypeError(f"where must be boolean, got {mask.dtype}")
     if mask.ndim != like.ndim:

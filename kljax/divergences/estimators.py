@@ -118,6 +118,7 @@ def forward_k1(
     References:
       As `k1`, with p and q swapped.
     """
+    log_p, log_q = _same("log_p", log_p, "log_q", log_q)
     return k1(log_p=log_q, log_q=log_p)
 
 
@@ -136,6 +137,7 @@ def forward_k3(
     References:
       As `k3`, with p and q swapped.
     """
+    log_p, log_q = _same("log_p", log_p, "log_q", log_q)
     return k3(log_p=log_q, log_q=log_p)
 
 
@@ -224,7 +226,7 @@ def effective_sample_size(
     References:
       Kish, Survey Sampling (1965).
     """
-    log_w = floating(log_weights)
+    log_w = floating("log_weights", log_weights)
     if log_w.ndim == 0:
         raise ValueError("log_weights needs a sample axis [..., n], got shape ()")
     w = jnp.exp(log_normalized(log_w))
@@ -235,7 +237,7 @@ def effective_sample_size(
 
 
 def _same(name: str, x: ArrayLike, other: str, y: ArrayLike) -> tuple[Array, Array]:
-    x, y = floating(x), floating(y)
+    x, y = floating(name, x), floating(other, y)
     if x.shape != y.shape:
         raise ValueError(
             f"{name} {x.shape} and {other} {y.shape} must hold one number for each of "

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.arguments import floating, legal
+from kljax.arguments import floating, legal, real
 from kljax.kernels.pairs.covariance import (
     log_det_gap,
     log_det_gap_diag,
@@ -254,7 +254,7 @@ def _order(alpha: ArrayLike, delta: Array) -> Array:
     """Alpha, checked as far as it is known, with the leading shape of `delta`."""
     if isinstance(alpha, int | float) and not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be positive and finite, got {alpha}")
-    alpha = jnp.asarray(alpha, delta.dtype)
+    alpha = real("alpha", alpha).astype(delta.dtype)
     alpha = legal("alpha", alpha, lambda x: (x <= 0) | (x == jnp.inf), "positive")
     try:
         return jnp.broadcast_to(alpha, delta.shape[:-1])
@@ -301,7 +301,8 @@ def _checked(name: str, side: Any, singular: bool) -> tuple[Array, Array]:
         kind = type(side).__name__
         raise TypeError(f"{name} must be a Gaussian or DiagonalGaussian, got {kind}")
     kind, rank = ("cov", 2) if isinstance(side, Gaussian) else ("var", 1)
-    mean, spread = floating(side.mean), floating(getattr(side, kind))
+    mean = floating(f"{name}.mean", side.mean)
+    spread = floating(f"{name}.{kind}", getattr(side, kind))
     d = mean.shape[-1:]
     if not d or spread.shape[-rank:] != d * rank:
         raise ValueError(

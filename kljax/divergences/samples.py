@@ -294,7 +294,8 @@ def histogram_kl(
     References:
       As `kljax.divergences.counts.kl`.
     """
-    x_p, x_q, edges = map(floating, (x_p, x_q, edges))
+    x_p, x_q = floating("x_p", x_p), floating("x_q", x_q)
+    edges = floating("edges", edges)
     if edges.ndim != 1 or edges.shape[0] < 2:
         raise ValueError(f"edges must be [e] with e ≥ 2, got shape {edges.shape}")
     if x_p.ndim != 1 or x_q.ndim != 1 or 0 in x_p.shape + x_q.shape:

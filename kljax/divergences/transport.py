@@ -238,7 +238,7 @@ def sinkhorn_divergence(
       Feydy et al., "Interpolating between optimal transport and MMD using Sinkhorn
       divergences" (2019), Eq. 3, whose cost is half of this one.
     """
-    x_p, x_q = floating(x_p), floating(x_q)
+    x_p, x_q = floating("x_p", x_p), floating("x_q", x_q)
     if x_p.ndim < 2 or x_q.ndim < 2 or x_p.shape[-1] != x_q.shape[-1]:
         raise ValueError(
             "x_p and x_q must be [..., n, d] and [..., m, d] with one d, got "
@@ -247,7 +247,7 @@ def sinkhorn_divergence(
     a = jnp.full(x_p.shape[:-1], 1 / x_p.shape[-2], x_p.dtype) if a is None else a
     b = jnp.full(x_q.shape[:-1], 1 / x_q.shape[-2], x_q.dtype) if b is None else b
 
-    a, b = floating(a), floating(b)
+    a, b = floating("a", a), floating("b", b)
     if a.shape[-1:] == x_p.shape[-2:-1] and b.shape[-1:] == x_q.shape[-2:-1]:
         x_p, x_q = present(x_p, a), present(x_q, b)
 

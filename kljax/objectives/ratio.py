@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax import generators
-from kljax.arguments import traced, whole
+from kljax.arguments import as_array, floating, traced, whole
 from kljax.kernels.weights import settled
 from kljax.typing import Array, Float, Int
 
@@ -41,9 +41,9 @@ def mean_logit(logits: Float[Array, "b *h"], name: str = "logits") -> Float[Arra
     >>> mean_logit(jnp.array([[1.0, 3.0]])).tolist()
     [2.0]
     """
+    logits = floating(name, logits)
     if logits.ndim not in (1, 2):
         raise ValueError(f"{name}: expected [b] or [b, heads], got {logits.shape}")
-    logits = jnp.asarray(logits, jnp.promote_types(logits.dtype, "float32"))
     return logits if logits.ndim == 1 else jnp.mean(logits, axis=1)
 
 
@@ -175,9 +175,9 @@ def ratio_weights(
     if not 0 < clip[0] < clip[1] < math.inf:
         raise ValueError(f"clip: expected 0 < low < high, got {clip}")
     l = jax.lax.stop_gradient(mean_logit(logits))
+    sigma = jax.lax.stop_gradient(floating("sigma", sigma))
     if sigma.shape != l.shape:
         raise ValueError(f"sigma: expected shape {l.shape}, got {sigma.shape}")
-    sigma = jax.lax.stop_gradient(sigma)
     weights = _weights(l, example_weights)
     l = settled(weights, l)
     shared: Any = {"example_weights": weights, "axis_name": axis_name}
@@ -306,6 +306,7 @@ def _mean(value: Array, *, example_weights: Array, axis_name: AxisName) -> Array
 def _weights(like: Array, weights: Array | None) -> Array:
     if weights is None:
         return jnp.ones_like(like)
+    weights = as_array("example_weights", weights)
     if weights.shape != like.shape:
         raise ValueError(
             f"example_weights: expected shape {like.shape}, got {weights.shape}"

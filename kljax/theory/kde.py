@@ -77,7 +77,7 @@ def energy_cgf(
       >>> round(float(energy_cgf(1.0, 1.0)), 4)  # -log(2)/2 - 1/4
       -0.5966
     """
-    order, h = map(floating, (order, h))
+    order, h = floating("order", order), floating("h", h)
     s = _checked(variances)
     ratio = s / (h**2 / order)[..., None]
     return jnp.mean(-jnp.log1p(ratio) / 2 - ratio / (2 + 2 * ratio), axis=-1)
@@ -113,7 +113,7 @@ def gaussian_phases(
       >>> [round(float(h), 4) for h in gaussian_phases(0.5)[:3]]
       [0.6521, 0.9223, 0.6224]
     """
-    alpha = legal("alpha", floating(alpha), lambda x: x <= 0, "positive")
+    alpha = legal("alpha", floating("alpha", alpha), lambda x: x <= 0, "positive")
     s = _checked(variances)
     log_s = jnp.log(s)
     d = None if dims is None else whole("dims", dims)
@@ -160,7 +160,7 @@ def gaussian_phases(
 
 
 def _checked(variances: ArrayLike | None) -> Array:
-    s = jnp.ones(1) if variances is None else floating(variances)
+    s = jnp.ones(1) if variances is None else floating("variances", variances)
     if s.ndim != 1 or not s.size:
         raise ValueError(f"variances must be [d], got shape {s.shape}")
     return legal("variances", s, lambda x: x <= 0, "positive")
@@ -188,7 +188,7 @@ def log_density_rate(
       >>> round(float(log_density_rate(1.0, 0.5)), 4)  # -log(4 pi)/2 - 1/4
       -1.5155
     """
-    h, alpha = floating(h), floating(alpha)
+    h, alpha = floating("h", h), floating("alpha", alpha)
     phases = gaussian_phases(alpha, variances)
     plain = -jnp.log(h) - math.log(2 * math.pi) / 2
     averaged = energy_cgf(1.0, h, variances)
@@ -253,7 +253,8 @@ def condensed_log_density(
       >>> round(float(condensed_log_density(1.0, 1.0, 0.5, 0.1, 10)), 3)
       -13.467
     """
-    h, u, mu = map(floating, (h, nearest, index))
+    h, u = floating("h", h), floating("nearest", nearest)
+    mu = floating("index", index)
     rate = jnp.asarray(alpha) + jnp.log(h) + math.log(2 * math.pi) / 2 + u / (2 * h**2)
     stable = jnp.euler_gamma * (1 / mu - 1) + jax.scipy.special.gammaln(1 - mu) / mu
     return stable - dims * rate
