@@ -21,18 +21,8 @@ from kljax.divergences.categorical import (
     renyi,
 )
 from kljax.divergences.sharded import divergence_sharded
-from kljax.divergences.sides import (
-    Hidden,
-    Logits,
-    Restricted,
-    TopK,
-    dense_logits,
-)
-from kljax.divergences.tokens import (
-    label_cross_entropy,
-    token_divergence,
-    top_outcomes,
-)
+from kljax.divergences.sides import Hidden, Logits, Restricted, TopK, dense_logits
+from kljax.divergences.tokens import label_cross_entropy, token_divergence, top_outcomes
 from kljax.generators import *
 
 __all__ = [

@@ -17,7 +17,6 @@ cancellation near p = q, with derivatives of every order.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -46,9 +45,7 @@ __all__ = [
 ]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "cov"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
     """N(mean, cov) on R^d, a pytree; the distances look at what it holds.
@@ -66,9 +63,7 @@ class Gaussian:
     cov: Float[ArrayLike, "*#b d d"]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "var"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DiagonalGaussian:
     """N(mean, diag(var)) on R^d, a pytree; the distances look at what it holds.

@@ -38,9 +38,7 @@ class Concentration(NamedTuple):
 
 
 def concentration(
-    query: Float[ArrayLike, "n d"],
-    data: Float[ArrayLike, "m d"],
-    bandwidth: ArrayLike,
+    query: Float[ArrayLike, "n d"], data: Float[ArrayLike, "m d"], bandwidth: ArrayLike
 ) -> Concentration:
     """`kde_log_density`, with the number of points that it rests on, in tiles.
 

@@ -86,10 +86,7 @@ def padded(x: Array, size: int) -> Array:
 
 
 def triple(
-    large: ArrayLike,
-    base: ArrayLike,
-    experts: ArrayLike,
-    pad_vocab: bool,
+    large: ArrayLike, base: ArrayLike, experts: ArrayLike, pad_vocab: bool
 ) -> tuple[Array, Array, Array]:
     """The logits of all models, of shapes that belong together."""
     z, s, e = jnp.asarray(large), jnp.asarray(base), jnp.asarray(experts)

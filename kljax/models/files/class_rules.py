@@ -61,10 +61,7 @@ class ClassRules(NamedTuple):
 
 
 def class_rules(
-    core: Any,
-    fields: Mapping[str, Any],
-    model: Mapping[str, Any],
-    folder: pathlib.Path,
+    core: Any, fields: Mapping[str, Any], model: Mapping[str, Any], folder: pathlib.Path
 ) -> ClassRules:
     """The rules of the class that `AutoTokenizer` takes for these files.
 
