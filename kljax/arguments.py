@@ -15,23 +15,6 @@ import numpy as np
 
 from kljax.typing import Array, ArrayLike, PyTree
 
-__all__ = [
-    "check_positive",
-    "checked_ids",
-    "concrete",
-    "described",
-    "falling",
-    "fitting",
-    "floating",
-    "legal",
-    "real",
-    "rows_shaped",
-    "shadow",
-    "text",
-    "traced",
-    "whole",
-]
-
 LEAST, MOST = 1e-30, 1e30
 """A temperature beyond these, and its reciprocal, leave no digits in float32."""
 

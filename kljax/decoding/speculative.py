@@ -34,8 +34,6 @@ from kljax.decoding.sampling import Sampling, greedy, sample, warp
 from kljax.decoding.settings import Decoding
 from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key
 
-__all__ = ["Drafting", "Round", "Speculation", "one_round", "speculate"]
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

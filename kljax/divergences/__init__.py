@@ -9,8 +9,6 @@ critic at them: `bounds`. Discrete measures with a cost: `transport`. Score func
 `scores`.
 """
 
-from collections.abc import Callable
-
 from kljax import generators as _generators
 from kljax.divergences import categorical as _categorical
 from kljax.divergences.categorical import (
@@ -45,7 +43,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Callable:
+def __getattr__(name: str) -> _categorical.Named:
     """``forward_kl(p_logits, q_logits, ...)`` and so on, for every name in the table.
 
     ``alpha`` and the like are therefore functions here as well as names.

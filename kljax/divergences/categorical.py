@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -213,7 +213,25 @@ def divergence(
     return _rows(for_rows(objective, lead), p, q, warmth, mask)
 
 
-def _wrapper(name: str) -> Callable[..., Array]:
+class Named(Protocol):
+    """`divergence` of one name, as an editor sees it."""
+
+    def __call__(
+        self,
+        p_logits: Float[ArrayLike, "*b v"],
+        q_logits: Float[ArrayLike, "*b v"],
+        *,
+        axis: int = -1,
+        temperature: ArrayLike = 1.0,
+        where: Bool[ArrayLike, "*b v"] | None = None,
+        pad_vocab: bool = False,
+        **parameters: Any,
+    ) -> Float[Array, "*b"]:
+        """One value per leading index."""
+        ...
+
+
+def _wrapper(name: str) -> Named:
     """`divergence` of one name; its parameters become keyword arguments."""
 
     def wrapper(p_logits, q_logits, **options):

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 from kljax.decoding.fusion.curve import IMPOSSIBLE
 from kljax.typing import Array, ArrayLike, Float
 
-__all__ = ["differ", "fuse", "padded", "triple", "wide"]
-
 
 def fuse(
     large_logits: Float[ArrayLike, "*b v"],
