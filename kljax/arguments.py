@@ -15,25 +15,6 @@ import numpy as np
 
 from kljax.typing import Array, ArrayLike, PyTree
 
-__all__ = [
-    "as_array",
-    "check_positive",
-    "checked_ids",
-    "concrete",
-    "described",
-    "falling",
-    "fitting",
-    "floating",
-    "floats",
-    "legal",
-    "real",
-    "rows_shaped",
-    "shadow",
-    "text",
-    "traced",
-    "whole",
-]
-
 LEAST, MOST = 1e-30, 1e30
 """A temperature beyond these, and its reciprocal, leave no digits in float32."""
 

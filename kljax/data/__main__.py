@@ -11,8 +11,6 @@ from kljax.data.routes.cache import cache_folder, prepared_file
 from kljax.data.sources import Source, find, names
 from kljax.errors import DataError
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 on success, 1 with a line on stderr otherwise."""

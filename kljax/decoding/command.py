@@ -29,8 +29,6 @@ from kljax.decoding.shown import Piece, Speller, console, plot, shade, summary
 from kljax.decoding.speculative import speculate
 from kljax.errors import CheckpointError, DataError
 
-__all__ = ["main", "parsed"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""

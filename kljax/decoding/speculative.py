@@ -34,8 +34,6 @@ from kljax.decoding.sampling import Sampling, greedy, sample, warp
 from kljax.decoding.settings import Decoding
 from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key
 
-__all__ = ["Drafting", "Round", "Speculation", "one_round", "speculate"]
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -222,13 +220,12 @@ def one_round(plan: Plan, drafting: Drafting, values: Values, state: Readers) ->
 
 
 def _accept(
-    keys: Key[Array, " b"],
-    fused: Float[Array, "b n v"],
-    own: Float[Array, "b m v"],
-    drafts: Int[Array, "b m"],
-    sampling: Sampling,
+    keys: Array, fused: Array, own: Array, drafts: Array, sampling: Sampling
 ) -> tuple[Array, Array, Array]:
-    """Tokens and log-probabilities [b, γ + 1], and how many of them hold [b]."""
+    """Tokens and log-probabilities [b, γ + 1], and how many of them hold [b].
+
+    Of the logits that are fused [b, γ + 1, v] and the drafter's own [b, γ, v].
+    """
     draft = drafts.shape[1]
     law = jax.nn.log_softmax(warp(fused, sampling))
     if sampling.greedy:

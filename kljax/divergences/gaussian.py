@@ -17,7 +17,6 @@ cancellation near p = q, with derivatives of every order.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -34,21 +33,8 @@ from kljax.kernels.pairs.covariance import (
 )
 from kljax.typing import Array, ArrayLike, Float
 
-__all__ = [
-    "DiagonalGaussian",
-    "Gaussian",
-    "bhattacharyya",
-    "cauchy_schwarz",
-    "kl",
-    "renyi",
-    "squared_hellinger",
-    "squared_wasserstein2",
-]
 
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "cov"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
     """N(mean, cov) on R^d, a pytree; the distances look at what it holds.
@@ -66,9 +52,7 @@ class Gaussian:
     cov: Float[ArrayLike, "*#b d d"]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "var"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DiagonalGaussian:
     """N(mean, diag(var)) on R^d, a pytree; the distances look at what it holds.

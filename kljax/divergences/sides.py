@@ -13,14 +13,6 @@ from kljax.kernels.linear.products import finish, possible
 from kljax.kernels.weights import settled
 from kljax.typing import Array, ArrayLike, Float, Int
 
-__all__ = [
-    "Hidden",
-    "Logits",
-    "Restricted",
-    "TopK",
-    "dense_logits",
-]
-
 
 class Logits(NamedTuple):
     """A side given by its logits, unnormalized, ``-inf`` for impossible outcomes."""
@@ -85,8 +77,7 @@ class Restricted(NamedTuple):
 
 
 def dense_logits(
-    side: Logits | Hidden,
-    weights: Float[Array, "*b t"] | None = None,
+    side: Logits | Hidden, weights: Float[Array, "*b t"] | None = None
 ) -> Float[Array, "*b t v"]:
     """Logits in float32 or wider, whichever form the side has.
 

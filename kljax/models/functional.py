@@ -16,15 +16,6 @@ from flax import nnx
 
 from kljax.typing import Array, ArrayLike, Key, PyTree
 
-__all__ = [
-    "PureModule",
-    "StatefulModule",
-    "functional",
-    "parameter_count",
-    "pure",
-    "random_params",
-]
-
 
 @dataclass(frozen=True)
 class PureModule:
@@ -80,11 +71,15 @@ Initial = Callable[[Array], Any]
 @overload
 def pure(
     build: Build, *, stateful: Literal[False] = False
-) -> tuple[PureModule, Initial]: ...
+) -> tuple[PureModule, Initial]:
+    """``(apply, initial)``; ``apply(params, *inputs)``."""
+
+
 @overload
-def pure(
-    build: Build, *, stateful: Literal[True]
-) -> tuple[StatefulModule, Initial]: ...
+def pure(build: Build, *, stateful: Literal[True]) -> tuple[StatefulModule, Initial]:
+    """The same with running statistics; ``initial(key)`` gives them as well."""
+
+
 def pure(
     build: Build, *, stateful: bool = False
 ) -> tuple[PureModule | StatefulModule, Initial]:

@@ -105,11 +105,7 @@ def log_uniform_sigma(
 
 
 def log_normal_sigma(
-    key: Key[Array, ""],
-    shape: tuple[int, ...],
-    *,
-    mean: float = -1.2,
-    std: float = 1.2,
+    key: Key[Array, ""], shape: tuple[int, ...], *, mean: float = -1.2, std: float = 1.2
 ) -> Float[Array, "..."]:
     """Noise levels with log sigma ~ N(mean, std^2) (EDM, Diff-Instruct).
 

@@ -6,9 +6,8 @@ h(r) = r^2 f''(r) of a score difference. Everything stays in the log domain and
 nothing here carries a gradient. Equation numbers as in `kljax.objectives.diffusion`.
 """
 
-import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,17 +18,6 @@ from kljax import generators
 from kljax.arguments import as_array, floating, traced, whole
 from kljax.kernels.weights import settled
 from kljax.typing import Array, Float, Int
-
-__all__ = [
-    "AlphaController",
-    "RatioBins",
-    "RatioWeights",
-    "adapt_alpha",
-    "constant_weight",
-    "effective_fraction",
-    "mean_logit",
-    "ratio_weights",
-]
 
 _EPSILON = 1e-6  # the guard of Eqs. 9 and 10
 AxisName = str | tuple[str, ...] | None
@@ -47,11 +35,7 @@ def mean_logit(logits: Float[Array, "b *h"], name: str = "logits") -> Float[Arra
     return logits if logits.ndim == 1 else jnp.mean(logits, axis=1)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["mean", "hits"],
-    meta_fields=["sigma_min", "sigma_max"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RatioBins:
     """Running means of the ratio by noise level, the state of Eq. 9.
@@ -67,8 +51,8 @@ class RatioBins:
 
     mean: Float[Array, "k"]
     hits: Int[Array, "k"]
-    sigma_min: float
-    sigma_max: float
+    sigma_min: float = field(metadata={"static": True})
+    sigma_max: float = field(metadata={"static": True})
 
     @classmethod
     def init(cls, bins: int = 10, *, sigma_min: float, sigma_max: float) -> "RatioBins":
@@ -111,12 +95,8 @@ class RatioBins:
         hit = count != 0
         fresh = total / jnp.where(hit, count, 1)
         mean = jnp.where(hit, decay * self.mean + (1 - decay) * fresh, self.mean)
-        return RatioBins(
-            mean.astype(self.mean.dtype),
-            self.hits + hit,
-            self.sigma_min,
-            self.sigma_max,
-        )
+        mean = mean.astype(self.mean.dtype)
+        return replace(self, mean=mean, hits=self.hits + hit)
 
 
 class RatioWeights(NamedTuple):
@@ -238,9 +218,7 @@ def constant_weight(divergence: Any) -> bool:
     return probe is not None and bool(probe.any()) and np.allclose(probe, probe[0])
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["alpha", "ess"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AlphaController:
     """State of the adaptive divergence: current alpha and smoothed measurement."""

@@ -17,15 +17,6 @@ from kljax.arguments import floating
 from kljax.divergences.samples import kde_log_density
 from kljax.typing import Array, ArrayLike, Float
 
-__all__ = [
-    "Concentration",
-    "concentration",
-    "condensation_bandwidth",
-    "from_distances",
-    "leave_one_out",
-    "stable_index",
-]
-
 
 class Concentration(NamedTuple):
     """A density estimate and how many points carry it, per query."""
@@ -38,9 +29,7 @@ class Concentration(NamedTuple):
 
 
 def concentration(
-    query: Float[ArrayLike, "n d"],
-    data: Float[ArrayLike, "m d"],
-    bandwidth: ArrayLike,
+    query: Float[ArrayLike, "n d"], data: Float[ArrayLike, "m d"], bandwidth: ArrayLike
 ) -> Concentration:
     """`kde_log_density`, with the number of points that it rests on, in tiles.
 

@@ -23,14 +23,8 @@ import jax.numpy as jnp
 from kljax.arguments import floating, legal, whole
 from kljax.typing import Array, ArrayLike, Float
 
-__all__ = [
-    "Phases",
-    "condensed_log_density",
-    "energy_cgf",
-    "gaussian_phases",
-    "log_density_rate",
-    "relative_variance",
-]
+Number = Float[ArrayLike, "*#b"]
+Each = Float[Array, "*b"]
 
 Variances = Float[ArrayLike, " d"]
 
@@ -38,16 +32,16 @@ Variances = Float[ArrayLike, " d"]
 class Phases(NamedTuple):
     """Where the regimes of the bandwidth end, at one alpha."""
 
-    h_g: Float[Array, "*b"]
+    h_g: Each
     """Below it a few points carry the estimate."""
-    h_clt: Float[Array, "*b"]
+    h_clt: Each
     """Below it fluctuations are stable, above it Gaussian."""
-    h_kl: Float[Array, "*b"]
+    h_kl: Each
     """Of the least KL; its square is |x - y|^2 / d of the nearest point."""
-    kl: Float[Array, "*b"]
+    kl: Each
     """The least KL, nats per dimension."""
 
-    def stable_index(self, h: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
+    def stable_index(self, h: Float[ArrayLike, "*b"]) -> Each:
         """Index mu of the fluctuations at bandwidth h, (h / h_G)^2.
 
         Above 2: Gaussian. From 1 to 2: mu-stable around the mean. Below 1: the mean is
@@ -56,11 +50,7 @@ class Phases(NamedTuple):
         return (jnp.asarray(h) / self.h_g) ** 2
 
 
-def energy_cgf(
-    order: Float[ArrayLike, "*#b"],
-    h: Float[ArrayLike, "*#b"],
-    variances: Variances | None = None,
-) -> Float[Array, "*b"]:
+def energy_cgf(order: Number, h: Number, variances: Variances | None = None) -> Each:
     """``phi = (1/d) log E_y exp(-order |x - y|^2 / (2 h^2))`` at a typical x.
 
     phi = mean_k [-log(1 + s_k^2 / v) / 2 - s_k^2 / (2 (v + s_k^2))], v = h^2 / order.
@@ -167,10 +157,8 @@ def _checked(variances: ArrayLike | None) -> Array:
 
 
 def log_density_rate(
-    h: Float[ArrayLike, "*#b"],
-    alpha: Float[ArrayLike, "*#b"],
-    variances: Variances | None = None,
-) -> Float[Array, "*b"]:
+    h: Number, alpha: Number, variances: Variances | None = None
+) -> Each:
     """``(1/d) log p_h(x)`` at a typical x, in the limit of many dimensions.
 
     Above h_G the estimate averages itself, and is the smoothed law's density; below, it
@@ -197,10 +185,8 @@ def log_density_rate(
 
 
 def relative_variance(
-    h: Float[ArrayLike, "*b"],
-    count: ArrayLike,
-    variances: Variances,
-) -> Float[Array, "*b"]:
+    h: Float[ArrayLike, "*b"], count: ArrayLike, variances: Variances
+) -> Each:
     """``Var p_h(x) / (E p_h(x))^2`` over data sets, exact at any n and d.
 
     (exp(d (phi(2) - 2 phi(1))) - 1) / n, with phi of `energy_cgf`. Below h_CLT samples
@@ -224,12 +210,8 @@ def relative_variance(
 
 
 def condensed_log_density(
-    h: Float[ArrayLike, "*#b"],
-    nearest: Float[ArrayLike, "*#b"],
-    index: Float[ArrayLike, "*#b"],
-    alpha: Float[ArrayLike, "*#b"],
-    dims: int,
-) -> Float[Array, "*b"]:
+    h: Number, nearest: Number, index: Number, alpha: Number, dims: int
+) -> Each:
     """``E log p_h(x)`` in the condensed phase, with what the many smaller terms add.
 
     The weights are a Poisson process of intensity mu w^(-1-mu), whose sum is mu-stable:

@@ -18,21 +18,8 @@ from kljax.generators import Choice, FDivergence, get
 from kljax.theory.mixtures import GaussianMixture
 from kljax.typing import Array, ArrayLike, Float
 
-__all__ = [
-    "FixedPoint",
-    "LineMatching",
-    "fixed_point",
-    "fixed_points",
-    "log_std",
-    "with_std",
-]
 
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["grid", "sigma", "weights", "log_p", "score_p"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LineMatching:
     """``L(log a, b) = Σ_s w_s D_f(p_s‖N(b, a^2 + sigma_s^2))`` on a uniform grid.

@@ -9,11 +9,7 @@ import numpy as np
 
 from kljax.arguments import described, text, whole
 from kljax.errors import CheckpointError
-from kljax.training.arguments import (
-    check_batch,
-    check_calls,
-    check_state,
-)
+from kljax.training.arguments import check_batch, check_calls, check_state
 from kljax.training.checkpoints import Checkpoints
 from kljax.training.interruption import Interrupted, StopRequest, in_words
 from kljax.training.journal import Journal

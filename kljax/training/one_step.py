@@ -24,8 +24,6 @@ from kljax.training.start import init_state
 from kljax.training.state import TrainState
 from kljax.typing import Array, Float, Key, PyTree
 
-__all__ = ["Draws", "OneStep", "OneStepConfig", "noised"]
-
 NEAR = 0.1
 """Size of the perturbation in the critic's slope penalty."""
 
@@ -101,10 +99,7 @@ class OneStepConfig:
         return law(key, (count,), low=self.sigma_min, high=self.sigma_max)
 
 
-LEVELS = {
-    "karras": diffusion.karras_sigma,
-    "log_uniform": diffusion.log_uniform_sigma,
-}
+LEVELS = {"karras": diffusion.karras_sigma, "log_uniform": diffusion.log_uniform_sigma}
 
 
 @dataclasses.dataclass(frozen=True)

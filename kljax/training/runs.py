@@ -321,22 +321,20 @@ def _replace(path: pathlib.Path, text: str) -> None:
 
 
 def _load(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not JSON ({error}); restore it, or delete it to redo this part"
-        ) from error
+    return _json(path, path.read_text(), "delete it to redo this part")
 
 
 def _parsed(path: pathlib.Path, number: int, line: str) -> dict[str, Any]:
+    place, remedy = f"{path}, line {number}", "delete the run's folder to start over"
+    return _json(place, line, remedy)
+
+
+def _json(place: Any, text: str, remedy: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(text)
     except ValueError as error:
-        raise CheckpointError(
-            f"{path}, line {number} is not JSON ({error}); restore it, or delete the "
-            "run's folder to start over"
-        ) from error
+        said = f"{place} is not JSON ({error}); restore it, or {remedy}"
+        raise CheckpointError(said) from error
 
 
 def _drop_torn_line(path: pathlib.Path) -> None:

@@ -15,8 +15,6 @@ from kljax.data.readers.raw import SPLIT_WORDS, Raw, split_of
 from kljax.data.readers.values import as_levels
 from kljax.errors import DataError
 
-__all__ = ["read_npz"]
-
 WORDS = "|".join(word for words in SPLIT_WORDS.values() for word in words)
 ROLE = re.compile(
     rf"(?:(?P<before>{WORDS})[_ .-]?)?"

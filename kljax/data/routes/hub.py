@@ -12,8 +12,6 @@ from kljax.data.readers.raw import Raw
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
-__all__ = ["CLIENTS", "read_hub"]
-
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 

@@ -9,8 +9,6 @@ from kljax.arguments import floating, floats
 from kljax.decoding.fusion.curve import IMPOSSIBLE
 from kljax.typing import Array, ArrayLike, Float
 
-__all__ = ["differ", "fuse", "padded", "triple", "wide"]
-
 
 def fuse(
     large_logits: Float[ArrayLike, "*b v"],
@@ -87,10 +85,7 @@ def padded(x: Array, size: int) -> Array:
 
 
 def triple(
-    large: ArrayLike,
-    base: ArrayLike,
-    experts: ArrayLike,
-    pad_vocab: bool,
+    large: ArrayLike, base: ArrayLike, experts: ArrayLike, pad_vocab: bool
 ) -> tuple[Array, Array, Array]:
     """The logits of all models, of shapes that belong together."""
     z, s = floats("large_logits", large), floats("base_logits", base)

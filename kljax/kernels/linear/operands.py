@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-__all__ = ["Among", "Lists", "Operands", "Side"]
-
 
 class Side(NamedTuple):
     """Hidden states and a head: ``softcap(states @ head + bias) / temperature``."""

@@ -16,15 +16,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = [
-    "QWEN2_SPLIT",
-    "SAVED",
-    "ClassRules",
-    "class_rules",
-    "metaspace",
-    "registered_class",
-]
-
 SAVED = "kljax_complete"
 """The field by which a tokenizer.json that we wrote is known: its rules are all there,
 whatever the family of the model beside it."""
@@ -61,10 +52,7 @@ class ClassRules(NamedTuple):
 
 
 def class_rules(
-    core: Any,
-    fields: Mapping[str, Any],
-    model: Mapping[str, Any],
-    folder: pathlib.Path,
+    core: Any, fields: Mapping[str, Any], model: Mapping[str, Any], folder: pathlib.Path
 ) -> ClassRules:
     """The rules of the class that `AutoTokenizer` takes for these files.
 

@@ -6,8 +6,6 @@ field that says something about what a model computes.
 
 from typing import Any
 
-__all__ = ["GPT2", "LLAMA", "MISTRAL", "MIXTRAL", "QWEN2", "QWEN3", "QWEN3_MOE"]
-
 LLAMA: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 4096,

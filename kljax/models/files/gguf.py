@@ -18,8 +18,6 @@ from kljax.models.files.tensors import Stored, joined, opened, read, truncated
 from kljax.models.language.configuration import TransformerConfig
 from kljax.models.language.rope import Rope
 
-__all__ = ["FACTORS", "GgufFile", "open_gguf", "read_gguf_config"]
-
 VERSIONS = (2, 3)
 PART = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 FACTORS = "rope_freqs.weight"

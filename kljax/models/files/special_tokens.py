@@ -17,15 +17,6 @@ from typing import Any
 from kljax.errors import CheckpointError
 from kljax.models.files.tensors import read_json
 
-__all__ = [
-    "Beside",
-    "add_tokens",
-    "foreign_files",
-    "no_tokenizer",
-    "read_beside",
-    "read_templates",
-]
-
 FOREIGN = {
     "tokenizer.model": "SentencePiece or tiktoken",
     "tekken.json": "Tekken",
@@ -140,10 +131,7 @@ def read_templates(beside: Beside) -> str | dict[str, str]:
 
 
 def add_tokens(
-    core: Any,
-    beside: Beside,
-    defaults: Mapping[str, str],
-    further: Sequence[str] = (),
+    core: Any, beside: Beside, defaults: Mapping[str, str], further: Sequence[str] = ()
 ) -> dict[str, str]:
     """Makes a tokenizer match the tokens that the files name.
 

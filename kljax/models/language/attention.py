@@ -10,8 +10,6 @@ from kljax.models.language.rope import rotate
 from kljax.models.layers import Dense, RMSNorm, normal
 from kljax.typing import Array, Float
 
-__all__ = ["Attention", "Context", "Memory"]
-
 Memory = tuple[Array, Array, Array]
 """One layer's keys and values `[b, kv_heads, slots, head_dim]`, and the next slot."""
 
@@ -54,9 +52,7 @@ class Attention(nnx.Module):
             self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
 
     def __call__(
-        self,
-        x: Float[Array, "b t d"],
-        context: Context,
+        self, x: Float[Array, "b t d"], context: Context
     ) -> tuple[Float[Array, "b t d"], tuple[Array, Array]]:
         """The layer's output, and its keys and values (with a memory: all slots)."""
         b, t, _ = x.shape

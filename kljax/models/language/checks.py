@@ -10,8 +10,6 @@ from kljax.models.language.cache import Cache
 from kljax.models.language.configuration import TransformerConfig
 from kljax.typing import Array
 
-__all__ = ["check_call", "check_ids"]
-
 
 def check_call(
     config: TransformerConfig,

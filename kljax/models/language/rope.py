@@ -17,8 +17,6 @@ import numpy as np
 from kljax.arguments import whole
 from kljax.typing import Array, Float, Int
 
-__all__ = ["Rope", "rotate", "rotation"]
-
 
 @dataclass(frozen=True)
 class Rope:
