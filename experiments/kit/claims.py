@@ -15,8 +15,6 @@ from experiments.harness import Verdict
 from experiments.kit.bars import Bar, Value, point
 from experiments.kit.estimates import Estimate, Missing
 
-__all__ = ["Claim", "Noted", "digest", "verdict", "verdicts"]
-
 
 class Noted(NamedTuple):
     """A claim's value with a remark for the report.

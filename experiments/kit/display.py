@@ -10,8 +10,6 @@ from experiments.kit import figures, titles
 from experiments.kit.estimates import Missing
 from experiments.kit.scores import Scores
 
-__all__ = ["Display"]
-
 
 class Display:
     """Collects what the report of a run is made of.

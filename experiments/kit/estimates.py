@@ -13,8 +13,6 @@ from scipy import stats
 
 from kljax.typing import Float
 
-__all__ = ["Estimate", "Missing"]
-
 RESAMPLED = 2000
 
 

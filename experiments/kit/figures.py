@@ -15,19 +15,6 @@ from experiments.kit.scores import Scores
 from experiments.kit.titles import title
 from kljax.data.images import mosaic
 
-__all__ = [
-    "bars",
-    "canvas",
-    "cloud",
-    "colors",
-    "contours",
-    "dots",
-    "histogram",
-    "lines",
-    "pictures",
-    "reliability",
-]
-
 DPI = 130
 
 

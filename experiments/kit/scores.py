@@ -15,8 +15,6 @@ from experiments.kit.titles import title
 from kljax.errors import unknown
 from kljax.typing import Float
 
-__all__ = ["Scores"]
-
 T = TypeVar("T")
 
 

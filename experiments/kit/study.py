@@ -39,8 +39,6 @@ from kljax.training import (
 )
 from kljax.typing import PyTree
 
-__all__ = ["Settings", "Study", "grid", "perform"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:

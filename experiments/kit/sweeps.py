@@ -12,8 +12,6 @@ from experiments.kit.stages import Label
 from kljax.training import Player, Step, TrainState, jit_step, make_step, stacked
 from kljax.typing import PyTree
 
-__all__ = ["Sweep"]
-
 Batches = Callable[..., dict[str, Any]]
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from experiments.storing import format_cell
 
-__all__ = ["cards", "escaped", "folded", "image", "site_page", "table"]
-
 ACROSS = 3
 """Cards side by side."""
 SIGNS = {"✅": "✓", "❌": "✗", "ℹ️": "·", "❔": "?"}

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from experiments import kit
-from experiments.harness import check_names, check_packages
+from experiments.harness import check_names
 from experiments.papers.lm_distillation.lab import (
     DIVERGENCES,
     TEXT,
@@ -34,6 +34,7 @@ from experiments.papers.lm_distillation.lab import (
     StudentConfig,
     TeacherConfig,
 )
+from kljax.data.readers.python import check_packages
 from kljax.data.text import TextConfig
 from kljax.divergences import names
 
