@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from experiments.harness import Verdict
 from experiments.kit.bars import Bar, Value, point
-from experiments.kit.estimates import Estimate, Missing
+from kljax.metrics.estimates import Estimate, Missing
 
 
 class Noted(NamedTuple):

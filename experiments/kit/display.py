@@ -7,8 +7,8 @@ from typing import Any
 
 from experiments.harness import Figure, Table
 from experiments.kit import figures, titles
-from experiments.kit.estimates import Missing
 from experiments.kit.scores import Scores
+from kljax.metrics.estimates import Missing
 
 
 class Display:

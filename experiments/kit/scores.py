@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from experiments.kit.estimates import Estimate, Missing
 from experiments.kit.titles import title
 from kljax.errors import unknown
+from kljax.metrics.estimates import Estimate, Missing
 from kljax.typing import Float
 
 T = TypeVar("T")
