@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -38,6 +38,8 @@ from kljax.training import (
     stacked,
 )
 from kljax.typing import PyTree
+
+Name = TypeVar("Name", bound=Label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Study(Display):
         code = (pathlib.Path(kljax.__path__[0]), pathlib.Path(__file__).parent)
         self.stages = Stages(self.folder, (*code, *sources), claims)
         self.seeds = tuple(100 * config.seed + i for i in range(config.seeds))
-        self._members: dict[str, list[Label]] = {}
+        self._members: dict[str, Sequence[Label]] = {}
         self._nested = [np.zeros(2)]  # seconds of stages inside the running one
 
     # ------------------------------------------------------------ stages
@@ -202,7 +204,7 @@ class Study(Display):
         self,
         label: Label,
         players: Callable[[PyTree], Sequence[Player]],
-        members: Mapping[Label, PyTree],
+        members: Mapping[Name, PyTree],
         state: TrainState | Callable[[PyTree], TrainState],
         batches: Batches = lambda n: {},
         *,

@@ -8,7 +8,7 @@ difference. What is run here: a class-conditional EDM teacher on scikit-learn's 
 digits, two students (Jensen-Shannon and reverse KL, which is DMD2), all judged with the
 features of a small classifier; the paper's FID uses Inception, so its numbers are not
 comparable with these, only ratios are. CIFAR-10 and ImageNet-64 with the paper's
-settings are the preset `paper` (bring the data by path; never run by us).
+settings are the preset `paper` (--data.fetch asks a hub; never run by us).
 
     python -m experiments run f_distill                      # digits, about 4 minutes
     python -m experiments run f_distill --preset sweep       # 6 divergences, 3 seeds
@@ -43,7 +43,7 @@ CLAIMS = claims.CLAIMS
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     name: str = "digits"
-    """digits, mnist5k, fashion_mnist; with a path only a label."""
+    """digits, mnist5k, fashion_mnist, cifar10; with a path only a label."""
     path: str | None = None
     """idx file or folder, .npz, or folder of images: square, 8 to 64 pixels."""
     root: str | None = bookkeeping(None)
@@ -117,7 +117,7 @@ PRESETS = {
     # --student.steps 380000 --student.gan-weight 3e-3 --student.learning-rate 2e-6
     # --student.critic-rate 2e-6 --student.r1-weight 0
     "paper": Config(
-        data=DataConfig(name="cifar10", path="cifar10"),
+        data=DataConfig(name="cifar10"),
         students=NAMED,
         model=DenoiserConfig(  # EDM: SongUNet, 128 channels, 2-2-2, 4 blocks
             kind="unet", width=128, multipliers=(2, 2, 2), depth=4, attention=(16,)

@@ -268,6 +268,7 @@ CLAIMS = (
 
 TITLES = {
     "nats": "nats per token",
+    "perplexity": "perplexity",
     "forward_kl": "KL(p‖q), nats",
     "reverse_kl": "KL(q‖p), nats",
     "jensen_shannon": "JS, nats",
@@ -294,9 +295,10 @@ def run(study: kit.Study) -> Found:
     first = study.seeds[0]
     start = study.once("start", lambda: lab.scores(lab.started(first)))
     teacher = study.once("teacher scores", lambda: lab.scores(None))
-    windows = {key: row["windows"] for key, row in rows.items()}
+    rated = lambda row: row | {"perplexity": np.exp(np.mean(row["nats"]))}  # noqa: E731
+    windows = {key: rated(row["windows"]) for key, row in rows.items()}
     scores = kit.Scores(windows, over="windows", titles=TITLES, bootstrap=True)
-    found = Found(scores, teacher["windows"], study.once("fused", lab.fused))
+    found = Found(scores, rated(teacher["windows"]), study.once("fused", lab.fused))
     best = scores.best("nats", lowest=True)
     sizes = study.once(("export", best), lambda: lab.export(best, first))
     study.scale = (
@@ -312,7 +314,7 @@ def run(study: kit.Study) -> Found:
         "text/vocabulary": len(lab.corpus.ids),
         "text/characters_per_token": lab.corpus.characters,
     }
-    tables(study, found, start["windows"])
+    tables(study, found, rated(start["windows"]))
     curves = {m: rows[m, first]["reliability"] for m in scores.methods}
     pictures(study, found, curves | {"teacher": teacher["reliability"]})
     return found
@@ -324,7 +326,15 @@ def tables(study: kit.Study, found: Found, start: dict[str, Any]) -> None:
         "p is the teacher, q the student, on the ids that occur in the text. Agreement "
         "(with the teacher's first choice), accuracy, confidence and ECE are shares."
     )
-    short = ("nats", "forward_kl", "reverse_kl", "jensen_shannon", "agreement", "ece")
+    short = (
+        "nats",
+        "perplexity",
+        "forward_kl",
+        "reverse_kl",
+        "jensen_shannon",
+        "agreement",
+        "ece",
+    )
     others = {"teacher": found.teacher, "before distillation": start}
     for title, chosen in (
         ("On held-out text", short),
