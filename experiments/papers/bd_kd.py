@@ -27,8 +27,8 @@ import optax
 
 from experiments import kit
 from experiments.harness import bookkeeping
-from kljax.data import load
 from kljax.data.batching import in_parts, passes
+from kljax.data.pool import Pool
 from kljax.metrics import classification_scores
 from kljax.models.dense import MLP
 from kljax.models.functional import parameter_count, pure
@@ -223,39 +223,6 @@ def network(shape: Network, images: np.ndarray, classes: int) -> tuple[Any, Any]
     return pure(residual if shape.blocks else dense, stateful=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """All images of the data, of which every seed draws its own."""
-
-    x: np.ndarray
-    y: np.ndarray
-    classes: int
-    train: int
-    """The first ones, those of the training split."""
-
-    @classmethod
-    def of(cls, study: kit.Study) -> "Pool":
-        name, fetch = study.config.data, study.config.fetch
-        parts = [load(name, split, fetch=fetch) for split in ("train", "test")]
-        study.pin(data=parts[0].manifest["sha256"])
-        labels = [part.labels for part in parts if part.labels is not None]
-        if len(labels) < 2:
-            raise ValueError(f"{study.config.data} has no labels: there are no classes")
-        x = np.concatenate([part.scaled() for part in parts])
-        return cls(x, np.concatenate(labels), parts[0].num_classes, len(parts[0]))
-
-    def drawn(self, config: Config, task: Task, seed: int) -> dict[str, np.ndarray]:
-        """A seed's training rows, their labels, some of them wrong, and test rows."""
-        rng = np.random.default_rng(seed)
-        rows, test = np.split(np.arange(len(self.x)), [self.train])
-        if config.held_out is not None:
-            rows, test = np.split(rng.permutation(len(self.x)), [-config.held_out])
-        rows = rng.permutation(rows)[: task.images]
-        wrong = rng.random(len(rows)) < task.noise
-        y = np.where(wrong, rng.integers(0, self.classes, len(rows)), self.y[rows])
-        return {"rows": rows, "labels": y, "test": test}
-
-
 def trained(study: kit.Study, name: str, pool: Pool) -> dict[tuple, dict[str, float]]:
     """Scores of all methods and seeds on one task."""
     config, task = study.config, getattr(study.config, name)
@@ -290,21 +257,29 @@ def trained(study: kit.Study, name: str, pool: Pool) -> dict[tuple, dict[str, fl
             keys[2], {"pair": params}, players(own), model_state={"pair": statistics}
         )
 
-    drawn = {seed: pool.drawn(config, task, seed) for seed in study.seeds}
+    choice: Any = {"images": task.images, "noise": task.noise}
+    drawn = {
+        seed: pool.drawn(seed, **choice, held_out=config.held_out)
+        for seed in study.seeds
+    }
+    images = len(drawn[study.seeds[0]].train)
     members = {
-        (method, seed): dict(zip(ROLES, np.array(weights, np.float32)), seed=seed)
-        | {key: drawn[seed][key] for key in ("rows", "labels")}
+        (method, seed): {
+            **dict(zip(ROLES, np.array(weights, np.float32))),
+            "seed": seed,
+            "rows": drawn[seed].train,
+            "labels": drawn[seed].labels,
+        }
         for method, weights in METHODS.items()
         for seed in study.seeds
     }
-    rows = passes(len(drawn[study.seeds[0]]["rows"]), config.batch, config.seed)
+    rows = passes(images, config.batch, config.seed)
     ends = study.sweep(
         ("train", name), players, members, state, lambda n: {"rows": rows(n)},
         steps=config.steps, frozen=pool.x,
         together=not any(shape.blocks for shape in shapes.values()),
     )  # fmt: skip
     pairs = ends.params["pair"], ends.model_state["pair"]
-    images = len(drawn[study.seeds[0]]["rows"])
     sizes = (parameter_count(pairs[0][role]) // len(members) for role in ROLES)
     about = "{}: {:,} images, {:,} and {:,} parameters".format(name, images, *sizes)
     study.scale = "; ".join(filter(None, (study.scale, about)))
@@ -314,10 +289,8 @@ def trained(study: kit.Study, name: str, pool: Pool) -> dict[tuple, dict[str, fl
         for role, (apply, _) in nets.items():
             ask = jax.jit(lambda p, s, x, f=apply: f(p, s, x, train=False)[0])
             for i, (method, seed) in enumerate(members):
-                own, test = (
-                    taken([part[role] for part in pairs], i),
-                    drawn[seed]["test"],
-                )
+                own = taken([part[role] for part in pairs], i)
+                test = drawn[seed].test
                 logits = in_parts(lambda x: ask(*own, x), 500, pool.x[test])  # noqa: B023
                 scores = classification_scores(logits, pool.y[test])
                 found[method, seed] |= {f"{role} {k}": v for k, v in scores.items()}
@@ -329,7 +302,8 @@ def trained(study: kit.Study, name: str, pool: Pool) -> dict[tuple, dict[str, fl
 def run(study: kit.Study) -> kit.Scores:
     """Every method on every task with every seed."""
     tasks = study.config.tasks
-    pool = Pool.of(study)
+    pool = Pool.load(study.config.data, fetch=study.config.fetch)
+    study.pin(data=pool.sha256)
     rows = {
         (*member, name): row
         for name in tasks
@@ -344,8 +318,7 @@ def run(study: kit.Study) -> kit.Scores:
             f"{name}: {100 * task.noise:g} % wrong labels, {task.images} images, "
             f"student {task.student.widths}, T = {task.temperature:g}"
         )
-        study.score_table(about, scores.at(name), MAIN)
-        study.score_table(f"{about}; more", scores.at(name), MORE, detail=True)
+        study.score_table(about, scores.at(name), MAIN, every=[*MAIN, *MORE])
     study.difference_table("Minus BD-KD", scores, "BD-KD", MAIN, detail=True)
     draw(study, scores, "hard" if "hard" in tasks else tasks[-1])
     return scores

@@ -238,32 +238,26 @@ def tables(
         "samples are rounded to the data's gray levels. Precision, recall and "
         f"coverage: k = {judge.neighbors}, equal numbers of real and generated; recall "
         "grows when samples scatter, read it with precision and coverage. Right class: "
-        "read back by the judge. Fresh ones: expected of as many real images."
-    )
-    more = (
+        "read back by the judge. Fresh ones: expected of as many real images. "
         "Copies: nearest training image at less than a third of the second's distance "
         "(nearest, median: that distance in pixel space). A student below its "
         "teacher's FID is partly pulled toward the training images (last column: share "
         "nearer to one of them than 99 % of held-out images are)."
     )
-    floor = {"fid": controls["halves"]["floor"]}
     others = {
         "real, halves": controls["halves"],
         "real, held out": controls["held_out"],
-        "real, fresh ones": floor,
+        "real, fresh ones": {"fid": controls["halves"]["floor"]},
         "Gaussian per class": controls["gaussian"],
         "training images": controls["resampled"],
-        "real, decoded": controls.get("decoded", {}),
     }
-    for name, short, about in (
-        (title, True, caption),
-        (f"{title}: every measure", False, f"{caption} {more}"),
-    ):
-        # Without labels there is no class to read back.
-        keys = [k for k in (SHORT if short else TITLES) if k in scores.metrics()]
-        rows = [(k, *map(row.get, keys)) for k, row in others.items() if row]
-        options: Any = {"caption": about, "spread": not short, "detail": not short}
-        study.score_table(name, scores, keys, more=rows, **options)
+    if "decoded" in controls:
+        others["real, decoded"] = controls["decoded"]
+    # Without labels there is no class to read back.
+    keys = [key for key in TITLES if key in scores.metrics()]
+    options: Any = {"every": keys, "spread": False, "more": others}
+    short = [key for key in SHORT if key in keys]
+    study.score_table(title, scores, short, caption=caption, **options)
 
 
 def draw(

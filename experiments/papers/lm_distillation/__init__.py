@@ -280,6 +280,8 @@ TITLES = {
     "ece": "ECE",
     "overconfidence": "confidence minus accuracy",
 }
+SHORT = ("nats", "perplexity", "forward_kl", "reverse_kl", "jensen_shannon", "agreement",
+         "ece")  # fmt: skip
 
 
 def run(study: kit.Study) -> Found:
@@ -322,36 +324,17 @@ def run(study: kit.Study) -> Found:
 
 def tables(study: kit.Study, found: Found, start: dict[str, Any]) -> None:
     """All students; the short one is for the terminal."""
-    caption = (
-        "p is the teacher, q the student, on the ids that occur in the text. Agreement "
-        "(with the teacher's first choice), accuracy, confidence and ECE are shares."
+    study.score_table(
+        "On held-out text",
+        found.scores,
+        SHORT,
+        every=tuple(TITLES),
+        spread=False,
+        more={"teacher": found.teacher, "before distillation": start},
+        caption="p is the teacher, q the student, on the ids that occur in the text. "
+        "Agreement (with the teacher's first choice), accuracy, confidence and ECE are "
+        "shares; perplexity is exp(nats).",
     )
-    short = (
-        "nats",
-        "perplexity",
-        "forward_kl",
-        "reverse_kl",
-        "jensen_shannon",
-        "agreement",
-        "ece",
-    )
-    others = {"teacher": found.teacher, "before distillation": start}
-    for title, chosen in (
-        ("On held-out text", short),
-        ("Every measure", tuple(TITLES)),
-    ):
-        study.score_table(
-            title,
-            found.scores,
-            chosen,
-            spread=False,
-            more=[
-                (title, *(np.mean(row[m]) if m in row else None for m in chosen))
-                for title, row in others.items()
-            ],
-            caption=caption,
-            detail=chosen != short,
-        )
 
 
 def pictures(study: kit.Study, found: Found, reliability: dict[str, Any]) -> None:
