@@ -17,9 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from experiments import discovery
-from kljax.errors import unknown
-
-__all__ = ["main"]
+from kljax.errors import CheckpointError, unknown
 
 _PROGRAM = "python -m experiments"
 
@@ -189,7 +187,7 @@ def _report(arguments: Sequence[str], package: str) -> int:
     local = None if given.publish else given.workdir
     try:
         written = write_report(given.results, local, abouts=discovery.abouts(package))
-    except (OSError, ValueError) as error:
+    except (CheckpointError, OSError, ValueError) as error:
         return _complain(error, 1)
     for path in written:
         print(path)
@@ -285,16 +283,21 @@ def _parse(name: str, module: Any, arguments: Sequence[str]) -> tuple[Options, A
 
 def _check_places(preset: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     # A preset may name what its user is still to bring; who names a place has it.
-    from experiments.harness import check_model, check_path
+    from kljax.models.files.pretrained import check_source
 
-    checks = {"path": check_path, "folder": check_path, "source": check_model}
     for field, value in given.items():
-        check = checks.get(field.rpartition(".")[2])
-        if check and value and isinstance(value, str) and value != preset[field]:
+        if not value or not isinstance(value, str) or value == preset[field]:
+            continue
+        kind = field.rpartition(".")[2]
+        if kind in ("path", "folder") and not pathlib.Path(value).expanduser().exists():
+            raise discovery.UsageError(
+                f"{field}: {value!r} is no file or folder; correct the path"
+            )
+        if kind == "source":
             try:
-                check(field, value)
-            except ValueError as error:
-                raise discovery.UsageError(str(error)) from error
+                check_source(value)
+            except (CheckpointError, ValueError) as error:
+                raise discovery.UsageError(f"{field}: {error}") from error
 
 
 @contextlib.contextmanager

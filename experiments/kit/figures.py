@@ -10,23 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.kit.estimates import Missing
 from experiments.kit.scores import Scores
 from experiments.kit.titles import title
 from kljax.data.images import mosaic
-
-__all__ = [
-    "bars",
-    "canvas",
-    "cloud",
-    "colors",
-    "contours",
-    "dots",
-    "histogram",
-    "lines",
-    "pictures",
-    "reliability",
-]
+from kljax.metrics.estimates import Missing
 
 DPI = 130
 

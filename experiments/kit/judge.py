@@ -26,8 +26,6 @@ from kljax.models.vision.classifier import ConvClassifier, random_shift
 from kljax.training import Loss, Player, init_state, state_digest
 from kljax.typing import Array, Int
 
-__all__ = ["Drawn", "JudgeConfig", "drawn", "judge_of"]
-
 MOST_PIXELS = 1_600_000
 
 

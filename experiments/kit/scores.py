@@ -10,12 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from experiments.kit.estimates import Estimate, Missing
 from experiments.kit.titles import title
 from kljax.errors import unknown
+from kljax.metrics.estimates import Estimate, Missing
 from kljax.typing import Float
-
-__all__ = ["Scores"]
 
 T = TypeVar("T")
 
