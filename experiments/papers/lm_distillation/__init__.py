@@ -280,8 +280,15 @@ TITLES = {
     "ece": "ECE",
     "overconfidence": "confidence minus accuracy",
 }
-SHORT = ("nats", "perplexity", "forward_kl", "reverse_kl", "jensen_shannon", "agreement",
-         "ece")  # fmt: skip
+SHORT = (
+    "nats",
+    "perplexity",
+    "forward_kl",
+    "reverse_kl",
+    "jensen_shannon",
+    "agreement",
+    "ece",
+)
 
 
 def run(study: kit.Study) -> Found:

@@ -13,18 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kljax.errors import DataError
 
-<<<<<<< HEAD
-=======
-__all__ = [
-    "check_packages",
-    "code",
-    "docstrings_of",
-    "prose",
-    "source_files",
-    "syntax_tree",
-]
-
->>>>>>> wt-experiments
 SHORTEST = 40
 """Characters of a docstring that counts as prose."""
 

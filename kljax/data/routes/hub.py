@@ -14,11 +14,6 @@ from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
-<<<<<<< HEAD
-=======
-__all__ = ["CLIENTS", "ROUTE", "read_hub"]
-
->>>>>>> wt-experiments
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 

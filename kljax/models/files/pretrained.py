@@ -44,18 +44,6 @@ from kljax.models.language.stacking import unstack_layers
 from kljax.models.language.transformer import PureTransformer
 from kljax.typing import PyTree
 
-<<<<<<< HEAD
-=======
-__all__ = [
-    "Pretrained",
-    "check_one_tokenizer",
-    "check_source",
-    "from_pretrained",
-    "locate",
-    "save_pretrained",
-]
-
->>>>>>> wt-experiments
 SHARD_BYTES = 5_000_000_000
 ADAPTERS = (
     "adapter_config.json",
