@@ -7,6 +7,8 @@ what goes wrong while a program runs.
 import difflib
 from collections.abc import Iterable
 
+__all__ = ["CheckpointError", "DataError", "NonFiniteLoss", "unknown"]
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, truncated or belongs to another run."""

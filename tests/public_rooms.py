@@ -379,9 +379,7 @@ def public_functions():
                 module = importlib.import_module(info.name)
             except ModuleNotFoundError:  # of an extra that is not installed
                 continue
-            for name in getattr(module, "__all__", None) or dir(module):
-                if name.startswith("_"):
-                    continue
+            for name in getattr(module, "__all__", ()):
                 value = getattr(module, name, None)
                 own = getattr(value, "__module__", None) == module.__name__
                 if own and inspect.isfunction(value):

@@ -9,6 +9,8 @@ import numpy as np
 from kljax.arguments import whole
 from kljax.typing import Int, PyTree
 
+__all__ = ["in_parts", "passes", "pieces"]
+
 
 def passes(
     count: int, size: int, *stream: int

@@ -11,6 +11,8 @@ from kljax.arguments import whole
 from kljax.data.readers.raw import Examples, Images
 from kljax.typing import Float, Int
 
+__all__ = ["Dataset", "from_unit", "to_unit"]
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -8,6 +8,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from kljax.errors import DataError
 
+__all__ = ["brief", "reader"]
+
 Arguments = ParamSpec("Arguments")
 Path = TypeVar("Path", bound=os.PathLike | str)
 Result = TypeVar("Result")

@@ -13,6 +13,8 @@ from kljax.data.loading import load
 from kljax.errors import DataError
 from kljax.typing import Float, Int
 
+__all__ = ["Codec", "Pictures", "first_of_classes", "load_pictures", "mosaic"]
+
 Pixels = Float[np.ndarray, "n h w c"]
 
 MOST_COMPONENTS = 256

@@ -24,6 +24,8 @@ from kljax.data.sources import Missing, Source, find, known, names
 from kljax.data.splits import choose
 from kljax.errors import DataError
 
+__all__ = ["load", "prepare"]
+
 
 def load(
     source: str | os.PathLike,

@@ -11,6 +11,8 @@ import numpy as np
 from kljax.data.pairs import Rows, Vocabulary
 from kljax.typing import Int
 
+__all__ = ["Packed", "Text", "joined", "mixed"]
+
 Batches = Callable[[int], dict[str, np.ndarray]]
 
 

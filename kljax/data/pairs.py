@@ -8,6 +8,8 @@ import numpy as np
 
 from kljax.typing import Bool, Int
 
+__all__ = ["Answers", "Rows", "Vocabulary", "answers", "encoded", "prompts"]
+
 
 @runtime_checkable
 class Vocabulary(Protocol):

@@ -11,6 +11,8 @@ from typing import Any
 
 from kljax.errors import DataError, unknown
 
+__all__ = ["KINDS", "Missing", "Source", "find", "known", "names", "rows", "table"]
+
 KINDS = ("images", "volumes", "text", "table", "audio", "pairs", "model")
 """What a row may hold; every kind but the last one is loaded by `kljax.data.load`."""
 

@@ -12,6 +12,8 @@ from kljax.data.readers.raw import SPLITS, Examples, Raw, content_of, joined, ta
 from kljax.errors import DataError
 from kljax.typing import Int
 
+__all__ = ["HELD_OUT", "SPLIT_NAMES", "choose", "held_out"]
+
 HELD_OUT = 0.2
 """Share of the examples that a made split holds out."""
 

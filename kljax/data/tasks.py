@@ -18,6 +18,8 @@ import numpy as np
 from kljax.data.readers.text import read_pairs
 from kljax.errors import DataError
 
+__all__ = ["TASKS", "UNSEEN", "Example", "TaskConfig", "draw", "few_shot", "line"]
+
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 SPLITS = {"test": (0,), "validation": (1,), "train": tuple(range(2, 10))}
 

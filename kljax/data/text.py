@@ -16,6 +16,17 @@ from kljax.data.readers.text import read_texts
 from kljax.errors import DataError
 from kljax.typing import Int
 
+__all__ = [
+    "Corpus",
+    "TextConfig",
+    "docstrings",
+    "fresh",
+    "in_pieces",
+    "own_text",
+    "read_corpus",
+    "windows",
+]
+
 SHORTEST = 40
 """Characters of a paragraph that is worth having."""
 PARAGRAPHS, FEWEST = 40, 10

@@ -18,6 +18,8 @@ from kljax.arguments import concrete
 from kljax.models.language.stacking import unstack_layers
 from kljax.typing import Array, PyTree
 
+__all__ = ["Combine", "Decoder", "Model", "Reader", "opened"]
+
 
 @runtime_checkable
 class Decoder(Protocol):

@@ -19,6 +19,8 @@ from kljax.decoding.lockstep import Block, advance, filled, grow, joined
 from kljax.decoding.settings import Decoding
 from kljax.typing import Array, ArrayLike, Bool, Int, Key
 
+__all__ = ["Generation", "bucket", "generate", "stream"]
+
 Generation = Block
 SMALLEST = 256
 ROOM = 64

@@ -14,6 +14,8 @@ from kljax.decoding.lockstep import Block, Plan, Readers, Values, begin, planned
 from kljax.decoding.settings import Decoding
 from kljax.typing import Array
 
+__all__ = ["Job", "checked", "padded_length"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from kljax.arguments import floats, whole
 from kljax.typing import Array, Float, Int, Key
 
+__all__ = ["Sample", "Sampling", "greedy", "sample", "warp"]
+
 _BLOCK = 256
 """Outcomes summed at once when a token is drawn."""
 

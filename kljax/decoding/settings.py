@@ -8,6 +8,8 @@ from kljax.arguments import whole
 from kljax.decoding.decoders import Combine
 from kljax.decoding.sampling import Sampling
 
+__all__ = ["Decoding"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:

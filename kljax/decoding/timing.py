@@ -24,6 +24,18 @@ from kljax.models.functional import parameter_count, random_params
 from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.typing import Array, Float, Int
 
+__all__ = [
+    "ALONE",
+    "PARTS",
+    "SOLVE",
+    "FusionTimes",
+    "TimingConfig",
+    "decoding_call",
+    "fusion_times",
+    "solving_call",
+    "timed",
+]
+
 ALONE, SOLVE = "large alone", "solve alone"
 """The large model's own step, and the weights of a fusion without any model."""
 PARTS: dict[str, tuple[slice, Combine]] = {

@@ -10,6 +10,8 @@ from kljax.arguments import checked_ids, concrete, fitting
 from kljax.kernels.linear import listed
 from kljax.typing import Array, ArrayLike
 
+__all__ = ["checked_lists", "for_rows"]
+
 
 def for_rows(divergence: Any, rows: tuple[int, ...]) -> Any:
     """The divergence, each parameter a number or one for each row: or raises."""

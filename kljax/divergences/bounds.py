@@ -13,6 +13,8 @@ from kljax.arguments import floating, shadow
 from kljax.generators import FDivergence, get
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = ["donsker_varadhan", "variational"]
+
 
 def variational(
     critic_p: Float[ArrayLike, "*b n"],

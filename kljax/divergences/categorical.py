@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -201,6 +201,7 @@ def divergence(
     return _rows(for_rows(objective, lead), p, q, warmth, mask)
 
 
+@runtime_checkable
 class Named(Protocol):
     """`divergence` of one name, as an editor sees it."""
 

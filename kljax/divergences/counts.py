@@ -7,6 +7,8 @@ from kljax.divergences._points import log_normalized
 from kljax.generators import ForwardKL
 from kljax.typing import Array, ArrayLike, Float, Int
 
+__all__ = ["kl"]
+
 
 def kl(
     counts_p: Int[ArrayLike, "*#b k"] | Float[ArrayLike, "*#b k"],

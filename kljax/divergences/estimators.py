@@ -33,6 +33,16 @@ from kljax.generators import FDivergence, get
 from kljax.generators.accurate import phi
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = [
+    "effective_sample_size",
+    "f_divergence",
+    "forward_k1",
+    "forward_k3",
+    "k1",
+    "k2",
+    "k3",
+]
+
 Each = Float[ArrayLike, "*b"]
 Samples = Float[ArrayLike, "*b n"]
 

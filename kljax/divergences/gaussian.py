@@ -33,6 +33,17 @@ from kljax.kernels.pairs.covariance import (
 )
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = [
+    "DiagonalGaussian",
+    "Gaussian",
+    "bhattacharyya",
+    "cauchy_schwarz",
+    "kl",
+    "renyi",
+    "squared_hellinger",
+    "squared_wasserstein2",
+]
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,15 @@ from kljax.kernels.pairs.neighbors import kth_squared_distances, of_size_one
 from kljax.kernels.pairs.sums import kernel_sums, kernel_total, log_sum_exp
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = [
+    "cauchy_schwarz",
+    "histogram_kl",
+    "kde_log_density",
+    "kernel_mean",
+    "knn_kl",
+    "mmd",
+]
+
 Points = Float[ArrayLike, "n d"]
 Others = Float[ArrayLike, "m d"]
 OfPoints = Float[ArrayLike, " n"] | None

@@ -17,6 +17,15 @@ from kljax.arguments import falling, floating, legal, real, shadow
 from kljax.generators import FDivergence, ReverseKL, get
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = [
+    "integral_divergence",
+    "integral_kl",
+    "pairing",
+    "score_divergence",
+    "score_from_denoiser",
+    "surrogate",
+]
+
 
 def score_from_denoiser(
     denoised: Float[ArrayLike, "b *event"],

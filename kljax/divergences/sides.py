@@ -13,6 +13,8 @@ from kljax.kernels.linear.products import finish, possible
 from kljax.kernels.weights import settled
 from kljax.typing import Array, ArrayLike, Float, Int
 
+__all__ = ["Hidden", "Logits", "Restricted", "TopK", "dense_logits"]
+
 
 class Logits(NamedTuple):
     """A side given by its logits, unnormalized, ``-inf`` for impossible outcomes."""

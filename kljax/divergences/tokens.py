@@ -31,6 +31,8 @@ from kljax.kernels.linear.sharded import Layout
 from kljax.kernels.weights import weigh
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
+__all__ = ["label_cross_entropy", "token_divergence", "top_outcomes"]
+
 Reduction = Literal["mean", "none"]
 Implementation = Literal["gradient_in_forward", "recompute"]
 Weights = Float[ArrayLike, "*b t"] | Bool[ArrayLike, "*b t"]

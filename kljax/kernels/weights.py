@@ -4,6 +4,8 @@ import jax.numpy as jnp
 
 from kljax.typing import Array, ArrayLike
 
+__all__ = ["counted", "settled", "shown", "slope_in_weight", "weigh"]
+
 _HUGE = 1e30
 """Beyond this, differences of two numbers overflow."""
 

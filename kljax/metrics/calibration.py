@@ -11,6 +11,15 @@ from kljax.arguments import whole
 from kljax.errors import unknown
 from kljax.typing import ArrayLike, Float, Int
 
+__all__ = [
+    "Reliability",
+    "brier_score",
+    "calibration_error",
+    "classification_scores",
+    "classwise_calibration_error",
+    "reliability",
+]
+
 
 class Reliability(NamedTuple):
     """Per bin of confidence: what a reliability diagram shows. Empty bins are 0."""

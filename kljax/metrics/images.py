@@ -12,6 +12,14 @@ import numpy as np
 from kljax.arguments import whole
 from kljax.typing import ArrayLike, Bool, Float
 
+__all__ = [
+    "PrecisionRecall",
+    "frechet_distance",
+    "frechet_distance_from_moments",
+    "nearest_distances",
+    "precision_recall",
+]
+
 BLOCK_NUMBERS = 4_000_000
 """Entries of a block of the distance matrix: 32 MB, whatever the sample sizes."""
 

@@ -12,6 +12,8 @@ from kljax.data.images import Codec, Pictures
 from kljax.metrics.images import frechet_distance, nearest_distances, precision_recall
 from kljax.typing import Float, Int
 
+__all__ = ["FeatureJudge", "class_gaussians", "variance_ratios"]
+
 SPLITS = 5
 """Random splits of the real images whose halves set the floor."""
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from kljax.typing import ArrayLike
 
+__all__ = ["ModeCoverage", "mode_coverage"]
+
 
 class ModeCoverage(NamedTuple):
     """`modes` that are hit, `tv` of their frequencies, shares `near` and `core`."""

@@ -5,6 +5,8 @@ import numpy as np
 from kljax.arguments import whole
 from kljax.typing import ArrayLike
 
+__all__ = ["sliced_wasserstein2"]
+
 
 def sliced_wasserstein2(
     x_p: ArrayLike, x_q: ArrayLike, *, directions: int = 128

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from kljax import divergences
 from kljax.typing import Array, Bool, Float, Int
 
+__all__ = ["ExactMatch", "exact_match", "token_measures"]
+
 
 def token_measures(
     labels: Int[Array, "*b"],

@@ -7,6 +7,8 @@ from flax import nnx
 from kljax.models.layers import LECUN, Draw, linear, wide
 from kljax.typing import Array, Bool, Float, Int
 
+__all__ = ["SelfAttention", "attend", "causal", "nearest", "write"]
+
 
 def attend(
     query: Float[Array, "b t h d"],

@@ -6,6 +6,8 @@ from flax import nnx
 
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = ["BatchNorm"]
+
 
 class BatchNorm(nnx.Module):
     """y = (x − μ) / √(σ² + ε) · scale + bias, over all axes but the last.

@@ -8,6 +8,8 @@ from flax import nnx
 
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = ["MLP"]
+
 
 class MLP(nnx.Module):
     """Dense layers with ReLU between them, over flattened events.

@@ -10,6 +10,8 @@ from kljax.arguments import whole
 from kljax.models.layers import Table, linear
 from kljax.typing import Array, Float, Int
 
+__all__ = ["ConditionEmbedding", "sinusoidal"]
+
 CLASSES = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 
 

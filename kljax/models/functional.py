@@ -16,6 +16,15 @@ from flax import nnx
 
 from kljax.typing import Array, ArrayLike, Key, PyTree
 
+__all__ = [
+    "PureModule",
+    "StatefulModule",
+    "functional",
+    "parameter_count",
+    "pure",
+    "random_params",
+]
+
 
 @dataclass(frozen=True)
 class PureModule:

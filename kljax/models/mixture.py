@@ -20,6 +20,8 @@ from flax import nnx
 from kljax.models.layers import MLP, Dense, wide
 from kljax.typing import Array, Bool, Float, Int
 
+__all__ = ["Mixture", "Routing"]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

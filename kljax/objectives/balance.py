@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from kljax.arguments import floating
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = ["balance_loss"]
+
 
 def balance_loss(
     load: Float[ArrayLike, "*l e"], probability: Float[ArrayLike, "*l e"]

@@ -35,6 +35,8 @@ from kljax.generators import FDivergence
 from kljax.kernels.weights import weigh
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
+__all__ = ["distillation_loss", "per_sequence", "sequence_level_loss"]
+
 Metrics = dict[str, Array]
 Reduction = Literal["sequence", "token", "mean"]
 Weights = Float[ArrayLike, "*b t"] | Bool[ArrayLike, "*b t"]

@@ -27,6 +27,8 @@ from kljax.divergences import entropy, forward_kl, label_cross_entropy, reverse_
 from kljax.kernels.weights import weigh
 from kljax.typing import Array, ArrayLike, Float, Int
 
+__all__ = ["balance", "bd_kd", "mutual_loss"]
+
 Weights = Float[ArrayLike, "2 2"]
 
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from kljax.arguments import as_array, concrete
 from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
+__all__ = ["mixed_batch", "next_token", "student_turn"]
+
 Metrics = dict[str, Array]
 Sampler = Callable[[Array, Any], Any]
 

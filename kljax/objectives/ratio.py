@@ -19,6 +19,17 @@ from kljax.arguments import as_array, floating, traced, whole
 from kljax.kernels.weights import settled
 from kljax.typing import Array, Float, Int
 
+__all__ = [
+    "AlphaController",
+    "RatioBins",
+    "RatioWeights",
+    "adapt_alpha",
+    "constant_weight",
+    "effective_fraction",
+    "mean_logit",
+    "ratio_weights",
+]
+
 _EPSILON = 1e-6  # the guard of Eqs. 9 and 10
 AxisName = str | tuple[str, ...] | None
 

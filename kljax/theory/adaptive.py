@@ -20,6 +20,8 @@ from kljax.theory.matching import LineMatching
 from kljax.theory.mixtures import GaussianMixture
 from kljax.typing import Array, Float, Key
 
+__all__ = ["AdaptivePath", "adaptive_paths", "sampled_paths"]
+
 RATE, LONGEST = 0.2, 0.05
 
 

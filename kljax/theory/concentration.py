@@ -17,6 +17,15 @@ from kljax.arguments import floating
 from kljax.divergences.samples import kde_log_density
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = [
+    "Concentration",
+    "concentration",
+    "condensation_bandwidth",
+    "from_distances",
+    "leave_one_out",
+    "stable_index",
+]
+
 
 class Concentration(NamedTuple):
     """A density estimate and how many points carry it, per query."""

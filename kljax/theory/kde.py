@@ -23,6 +23,15 @@ import jax.numpy as jnp
 from kljax.arguments import floating, legal, whole
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = [
+    "Phases",
+    "condensed_log_density",
+    "energy_cgf",
+    "gaussian_phases",
+    "log_density_rate",
+    "relative_variance",
+]
+
 Number = Float[ArrayLike, "*#b"]
 Each = Float[Array, "*b"]
 

@@ -18,6 +18,15 @@ from kljax.generators import Choice, FDivergence, get
 from kljax.theory.mixtures import GaussianMixture
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = [
+    "FixedPoint",
+    "LineMatching",
+    "fixed_point",
+    "fixed_points",
+    "log_std",
+    "with_std",
+]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from kljax.arguments import shadow, whole
 from kljax.typing import Array, ArrayLike, Float, Int, Key
 
+__all__ = ["GaussianMixture"]
+
 Points = Float[Array, "*b d"]
 
 

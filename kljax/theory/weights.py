@@ -6,6 +6,8 @@ from kljax.generators import FDivergence, get
 from kljax.objectives.ratio import effective_fraction
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = ["weight_variance"]
+
 
 def weight_variance(
     divergence: FDivergence | str,

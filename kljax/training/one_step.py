@@ -24,6 +24,8 @@ from kljax.training.start import init_state
 from kljax.training.state import TrainState
 from kljax.typing import Array, Float, Key, PyTree
 
+__all__ = ["Draws", "OneStep", "OneStepConfig", "noised"]
+
 NEAR = 0.1
 """Size of the perturbation in the critic's slope penalty."""
 

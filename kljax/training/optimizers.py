@@ -4,6 +4,8 @@ import optax
 
 from kljax.arguments import whole
 
+__all__ = ["adam", "clipped", "momentum", "warmup_cosine"]
+
 
 def warmup_cosine(
     rate: float, steps: int, *, warmup: float = 0.1, final: float = 0.05

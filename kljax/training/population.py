@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from kljax.typing import PyTree
 
+__all__ = ["stacked", "taken"]
+
 
 @jax.jit
 def stacked(trees: Sequence[PyTree]) -> PyTree:

@@ -12,6 +12,8 @@ from kljax.data.guard import reader
 from kljax.data.readers.raw import Raw
 from kljax.errors import DataError
 
+__all__ = ["read_csv", "read_rows"]
+
 LABELS = ("label", "class", "target", "y")
 """What a header calls a last column of class indices."""
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from kljax.data.readers.raw import split_of
 from kljax.errors import DataError
 
+__all__ = ["left_alone", "place_of", "split_places", "visible"]
+
 SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
 """What operating systems leave behind, beside names that start with a dot."""
 

@@ -15,6 +15,8 @@ from kljax.data.readers.text import read_pairs, read_texts
 from kljax.data.sources import Source
 from kljax.errors import DataError, unknown
 
+__all__ = ["OWN", "READERS", "Reader", "read_own", "read_row"]
+
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 SINGLE = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 

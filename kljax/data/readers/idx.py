@@ -16,6 +16,8 @@ from kljax.data.readers.raw import Raw, split_of
 from kljax.data.readers.values import byte_levels
 from kljax.errors import DataError
 
+__all__ = ["is_idx", "read_idx"]
+
 TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 """Third byte of an idx file: the type of its numbers (big-endian)."""
 

@@ -7,6 +7,8 @@ import numpy as np
 from kljax.errors import DataError
 from kljax.typing import Int
 
+__all__ = ["Labels", "check_classes", "integer_labels"]
+
 Labels = Int[np.ndarray, "n"]
 
 MOST_BY_CHANCE = 100

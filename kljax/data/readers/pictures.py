@@ -11,6 +11,8 @@ from kljax.data.readers.raw import LARGEST, SMALLEST, Raw, split_of
 from kljax.data.readers.values import byte_levels
 from kljax.errors import DataError
 
+__all__ = ["read_pictures"]
+
 ENDINGS = (".png", ".jpg", ".jpeg")
 SIGNATURE, DEPTH = b"\x89PNG\r\n\x1a\n", 24
 """How a PNG file starts, and where it says how many bits a channel has."""

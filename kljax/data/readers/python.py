@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kljax.errors import DataError
 
+__all__ = ["code", "docstrings_of", "prose", "source_files", "syntax_tree"]
+
 SHORTEST = 40
 """Characters of a docstring that counts as prose."""
 

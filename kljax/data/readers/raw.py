@@ -13,6 +13,19 @@ from kljax.data.readers.labels import Labels, check_classes
 from kljax.errors import DataError
 from kljax.typing import Int
 
+__all__ = [
+    "SPLITS",
+    "SPLIT_WORDS",
+    "Examples",
+    "Images",
+    "Raw",
+    "content_of",
+    "joined",
+    "shape_of",
+    "split_of",
+    "taken",
+]
+
 Images = UInt8[np.ndarray, "n h w c"]
 Examples = np.ndarray | tuple[Any, ...]
 """An array with one example per row, or a tuple of texts or of pairs of texts."""

@@ -15,6 +15,8 @@ from typing import Any
 from kljax.data.guard import brief, reader
 from kljax.errors import DataError
 
+__all__ = ["COLUMNS", "ENDINGS", "PAIR", "read_pairs", "read_texts"]
+
 COLUMNS = ("text", "content")
 """Where a record has its text, in this order."""
 PAIR = ("prompt", "answer")

@@ -13,6 +13,8 @@ from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
+__all__ = ["ROUTE"]
+
 
 def _file(source: Source, root: pathlib.Path) -> pathlib.Path:
     file = root / source.name / source.package

@@ -16,6 +16,8 @@ from kljax.data.readers.raw import Raw, shape_of
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
+__all__ = ["cache_folder", "prepared_file", "read_prepared", "write_prepared"]
+
 
 def cache_folder(root: str | os.PathLike | None = None) -> pathlib.Path:
     """`root`, or $KLJAX_CACHE, or kljax below $XDG_CACHE_HOME, or ~/.cache/kljax."""

@@ -15,6 +15,8 @@ from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
+__all__ = ["ROUTE", "archive_file", "download", "extract", "installed_member"]
+
 SYSTEM = pathlib.Path("/")
 """Where installed packages have their files."""
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 from kljax.data.sources import Source
 
+__all__ = ["Report", "run"]
+
 POLL_SECONDS = 0.2
 REPORT_SHARE = 0.1
 

@@ -9,6 +9,8 @@ from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
+__all__ = ["ROUTE", "package_file", "verify"]
+
 
 def package_file(source: Source, root: pathlib.Path | None = None) -> pathlib.Path:
     """The data file of `source` in site-packages.

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from kljax.data.routes.downloads import Report
 from kljax.data.sources import Missing, Source
 
+__all__ = ["Opened", "Route"]
+
 Opened = contextlib.AbstractContextManager[pathlib.Path]
 """The file or folder of a row, whose checksum was compared."""
 

@@ -7,6 +7,8 @@ import numpy as np
 from kljax.data.readers.raw import Raw
 from kljax.data.sources import Source
 
+__all__ = ["stand_in"]
+
 LARGEST_TRAIN, LARGEST_TEST = 2_000, 500
 
 

@@ -16,6 +16,8 @@ from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source, find
 from kljax.errors import DataError
 
+__all__ = ["ROUTE", "download_member", "member_file", "model_file"]
+
 
 def member_file(source: Source, root: pathlib.Path) -> pathlib.Path:
     """Where the file out of the wheel lies below the cache folder."""

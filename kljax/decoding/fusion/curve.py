@@ -18,6 +18,16 @@ import jax.numpy as jnp
 
 from kljax.typing import Array, Float
 
+__all__ = [
+    "IMPOSSIBLE",
+    "Movement",
+    "Point",
+    "Problem",
+    "moments",
+    "movement",
+    "prepare",
+]
+
 IMPOSSIBLE = -1e9
 """Logits below count as -inf: masks are often written as the least finite number."""
 _TINY = 1e-30

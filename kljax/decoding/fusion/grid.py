@@ -11,6 +11,8 @@ from kljax.arguments import whole
 from kljax.decoding.fusion.rules import Weights
 from kljax.typing import Array, Float
 
+__all__ = ["grid_weights"]
+
 
 def grid_weights(
     large_logits: Float[Array, "*b v"],

@@ -9,6 +9,8 @@ from kljax.arguments import floating, floats
 from kljax.decoding.fusion.curve import IMPOSSIBLE
 from kljax.typing import Array, ArrayLike, Float
 
+__all__ = ["differ", "fuse", "padded", "triple", "wide"]
+
 
 def fuse(
     large_logits: Float[ArrayLike, "*b v"],

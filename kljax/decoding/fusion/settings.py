@@ -30,6 +30,8 @@ from kljax.decoding.fusion.rules import RULES, SINGLE, Options, Weights
 from kljax.decoding.fusion.solver import each_row
 from kljax.typing import Array, ArrayLike, Bool, Float
 
+__all__ = ["PRESETS", "Fusion", "preset", "solve_weights"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Fusion:

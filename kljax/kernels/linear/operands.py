@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+__all__ = ["Among", "Lists", "Operands", "Side"]
+
 
 class Side(NamedTuple):
     """Hidden states and a head: ``softcap(states @ head + bias) / temperature``."""

@@ -10,6 +10,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from kljax.typing import Array
 
+__all__ = ["dot", "dots", "finish", "possible", "slope_dots", "wide_product"]
+
 
 def dot(x: Array, y: Array, x_axis: int = 1, y_axis: int = 0) -> Array:
     """A matrix product in the wider input type, accumulated in at least float32."""

@@ -28,6 +28,8 @@ from kljax.kernels.logits import row_divergence
 from kljax.kernels.weights import weigh
 from kljax.typing import Array, Float
 
+__all__ = ["weighted_rows"]
+
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def weighted_rows(plan: Plan, operands: Operands) -> Float[Array, "n"]:

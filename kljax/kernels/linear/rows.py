@@ -11,6 +11,8 @@ from kljax.kernels.logits import row_divergence
 from kljax.kernels.weights import counted, settled, shown, weigh
 from kljax.typing import Array, Float, Int
 
+__all__ = ["cross_entropy", "list_divergence", "token_values"]
+
 
 def token_values(
     divergence: Any, p: Array | None, q: Array, o: Operands, row_divergence: Any

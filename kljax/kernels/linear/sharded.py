@@ -25,6 +25,8 @@ from kljax.kernels.linear.fused import Pair, keep, token_wise
 from kljax.kernels.linear.operands import Operands, Side
 from kljax.typing import Array
 
+__all__ = ["Layout"]
+
 
 class Layout(NamedTuple):
     """The mesh, and which of its axes split tokens and vocabulary (None: neither)."""

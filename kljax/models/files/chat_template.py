@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["chosen", "render"]
+
 NAMES_OF_REASONING = ("reasoning_content", "thinking", "reasoning")
 PLAIN = (str, int, float, bool, type(None))
 

@@ -14,6 +14,15 @@ from kljax.errors import CheckpointError
 from kljax.models.language.configuration import MOST, TransformerConfig
 from kljax.models.language.rope import Rope
 
+__all__ = [
+    "ACTIVATIONS",
+    "Fields",
+    "read_rope",
+    "read_window",
+    "rope_fields",
+    "window_fields",
+]
+
 ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",

@@ -12,6 +12,8 @@ from kljax.errors import CheckpointError
 from kljax.models.files.class_rules import QWEN2_SPLIT, metaspace
 from kljax.models.files.gguf import GgufFile
 
+__all__ = ["gguf_core", "gguf_templates", "surround"]
+
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
 
 

@@ -44,6 +44,14 @@ from kljax.models.language.stacking import unstack_layers
 from kljax.models.language.transformer import PureTransformer
 from kljax.typing import PyTree
 
+__all__ = [
+    "Pretrained",
+    "check_one_tokenizer",
+    "from_pretrained",
+    "locate",
+    "save_pretrained",
+]
+
 SHARD_BYTES = 5_000_000_000
 ADAPTERS = (
     "adapter_config.json",

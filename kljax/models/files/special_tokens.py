@@ -17,6 +17,15 @@ from typing import Any
 from kljax.errors import CheckpointError
 from kljax.models.files.tensors import read_json
 
+__all__ = [
+    "Beside",
+    "add_tokens",
+    "foreign_files",
+    "no_tokenizer",
+    "read_beside",
+    "read_templates",
+]
+
 FOREIGN = {
     "tokenizer.model": "SentencePiece or tiktoken",
     "tekken.json": "Tekken",

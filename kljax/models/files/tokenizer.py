@@ -29,6 +29,8 @@ from kljax.models.files.special_tokens import (
     read_templates,
 )
 
+__all__ = ["Tokenizer", "load_tokenizer", "stop_ids"]
+
 ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>")
 """Tokens that end a turn or a text, by what the families call them."""
 

@@ -9,6 +9,8 @@ from kljax.models.language.configuration import TransformerConfig
 from kljax.models.language.vocabulary import Kept, restricted
 from kljax.typing import PyTree
 
+__all__ = ["trimmed"]
+
 
 def trimmed(
     models: Mapping[str, Pretrained], texts: Sequence[str], corpus: str, size: int = 0

@@ -27,6 +27,8 @@ from kljax.models.language.sharding import partition_specs
 from kljax.models.language.transformer import PureTransformer, transformer
 from kljax.typing import PyTree
 
+__all__ = ["at", "load_weights", "settled", "structure"]
+
 
 @functools.lru_cache(maxsize=8)
 def structure(config: TransformerConfig) -> tuple[PureTransformer, PyTree]:

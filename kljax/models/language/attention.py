@@ -10,6 +10,8 @@ from kljax.models.language.rope import rotate
 from kljax.models.layers import Dense, RMSNorm, normal
 from kljax.typing import Array, Float
 
+__all__ = ["Attention", "Context", "Memory"]
+
 Memory = tuple[Array, Array, Array]
 """One layer's keys and values `[b, kv_heads, slots, head_dim]`, and the next slot."""
 

@@ -15,6 +15,8 @@ from kljax.arguments import whole
 from kljax.models.attention import write
 from kljax.typing import Array, Bool, Float, Int, PyTree
 
+__all__ = ["Cache"]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from kljax.arguments import whole
 from kljax.models.language.rope import Rope
 from kljax.models.layers import ACTIVATIONS, NORMS
 
+__all__ = ["TransformerConfig"]
+
 PLAIN = Rope()
 MOST = 10_000
 """Layers, or experts of a layer, that a model may have; a larger number is no size."""

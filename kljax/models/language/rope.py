@@ -17,6 +17,8 @@ import numpy as np
 from kljax.arguments import whole
 from kljax.typing import Array, Float, Int
 
+__all__ = ["Rope", "rotate", "rotation"]
+
 
 @dataclass(frozen=True)
 class Rope:

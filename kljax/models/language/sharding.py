@@ -18,6 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kljax.models.language.configuration import TransformerConfig
 from kljax.typing import Array, PyTree
 
+__all__ = ["for_lookup", "on_examples", "partition_specs", "shard_params"]
+
 # Matrices whose columns belong to heads or hidden units, and those whose rows do.
 COLUMNS = ("query", "key", "value", "gate", "up", "head")
 ROWS = ("output", "down")

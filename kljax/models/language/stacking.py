@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from kljax.arguments import whole
 from kljax.typing import PyTree
 
+__all__ = ["is_stacked", "stack_layers", "unstack_layers"]
+
 
 def is_stacked(params: PyTree) -> bool:
     """Whether the layers of these parameters are stacked."""

@@ -12,6 +12,8 @@ import numpy as np
 from kljax.models.language.configuration import TransformerConfig
 from kljax.typing import Int, PyTree
 
+__all__ = ["Bytes", "Characters", "Kept", "restricted", "widened"]
+
 
 def restricted(
     config: TransformerConfig, params: PyTree, ids: Int[np.ndarray, "v"]

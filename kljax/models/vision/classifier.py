@@ -14,6 +14,8 @@ from kljax.models.layers import linear
 from kljax.models.vision.images import check_batch, check_images
 from kljax.typing import Array, Float, Key
 
+__all__ = ["ConvClassifier", "random_shift"]
+
 
 class ConvClassifier(nnx.Module):
     """Two convolutions with pooling, 64 ReLU features, logits.

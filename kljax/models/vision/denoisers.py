@@ -11,6 +11,8 @@ from kljax.models.mlp import MLPDenoiser
 from kljax.models.vision.dit import DiT
 from kljax.models.vision.unet import UNet
 
+__all__ = ["DENOISERS", "DenoiserConfig"]
+
 DENOISERS = {
     "mlp": "MLP on flattened pixels",
     "pca": "MLP on principal components",

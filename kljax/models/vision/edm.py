@@ -15,6 +15,18 @@ import jax.numpy as jnp
 from kljax.arguments import whole
 from kljax.typing import Array, ArrayLike, Float, Int, PyTree
 
+__all__ = [
+    "Coefficients",
+    "Critic",
+    "Denoiser",
+    "coefficients",
+    "edm_loss_weight",
+    "evaluations",
+    "heun_sampler",
+    "karras_sigmas",
+    "precondition",
+]
+
 
 class Coefficients(NamedTuple):
     """The four scalings of table 1, each shaped like `sigma`."""

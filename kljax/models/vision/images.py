@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from kljax.arguments import whole
 from kljax.typing import Array, Float, Key
 
+__all__ = ["check_batch", "check_images", "cropped", "framed", "random_crop"]
+
 SMALLEST, LARGEST = 8, 64
 
 
