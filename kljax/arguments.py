@@ -39,6 +39,11 @@ def described(value: Any) -> str:
     return f"the {kind} {name}" if name else f"a value of type {kind}"
 
 
+def unlike(name: str, value: Any, words: str, remedy: str = "") -> TypeError:
+    """The error of a value of another type, ``name must be words, got ...: remedy``."""
+    return TypeError(f"{name} must be {words}, got {described(value)}{remedy}")
+
+
 def text(name: str, value: Any) -> str:
     """The value, which is text and not empty.
 
@@ -47,7 +52,7 @@ def text(name: str, value: Any) -> str:
         ValueError: it is empty.
     """
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be text, got {described(value)}")
+        raise unlike(name, value, "text")
     if not value:
         raise ValueError(f"{name} must not be empty")
     return value
@@ -65,7 +70,7 @@ def whole(name: str, value: Any, least: int | None = 1, most: int | None = None)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be an int, got {described(value)}")
+        raise unlike(name, value, "an int")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     if most is not None and number > most:
@@ -121,19 +126,31 @@ def checked_ids(
     array = jnp.asarray(value) if known is None else known
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got {array.dtype}")
+    refuse_ids(name, known, size, counts, negative)
+    return _narrowed(array, size)
+
+
+def refuse_ids(
+    name: str,
+    value: Any,
+    size: int,
+    counts: Any = None,
+    negative: bool = False,
+    what: str = "an outcome of the {} in the vocabulary",
+) -> None:
+    """Raises for an id that counts and is known to be no outcome, as `checked_ids`."""
+    known = None if value is None else concrete(value)
     mask = np.True_ if counts is None else concrete(counts)
     if known is None or mask is None:
-        return _narrowed(array, size)
+        return
     wrong = (known >= size) if negative else (known >= size) | (known < 0)
     wrong &= np.broadcast_to(mask, known.shape) != 0
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
             f"{name} holds {known[place]} at {list(place)}: expected 0 to {size - 1}, "
-            f"an outcome of the {size} in the vocabulary; only what has weight 0 or is "
-            "masked may be another"
+            f"{what.format(size)}; only what has weight 0 or is masked may be another"
         )
-    return _narrowed(array, size)
 
 
 def _narrowed(ids: Any, size: int) -> Array:
@@ -173,7 +190,7 @@ def check_positive(name: str, value: ArrayLike) -> None:
     if known is None:
         return
     if known.dtype.kind in "OSU":
-        raise TypeError(f"{name} must be real numbers, got {described(value)}")
+        raise unlike(name, value, "real numbers")
     wrong = known[~((known >= LEAST) & (known <= MOST))]
     if np.size(wrong):
         raise ValueError(
@@ -202,7 +219,7 @@ def real(name: str, value: ArrayLike) -> Array:
     except (TypeError, ValueError):
         array = None
     if array is None:
-        raise TypeError(f"{name} must be real numbers, got {described(value)}")
+        raise unlike(name, value, "real numbers")
     kinds = jnp.floating, jnp.integer
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         raise TypeError(f"{name} must be real numbers, got {array.dtype}")

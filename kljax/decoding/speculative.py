@@ -29,7 +29,7 @@ from kljax.decoding import generation
 from kljax.decoding.decoders import Model
 from kljax.decoding.fusion.logits import padded
 from kljax.decoding.job import checked
-from kljax.decoding.lockstep import Plan, Readers, Values
+from kljax.decoding.lockstep import Block, Plan, Readers, Values
 from kljax.decoding.sampling import Sampling, greedy, sample, warp
 from kljax.decoding.settings import Decoding
 from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key
@@ -37,7 +37,7 @@ from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Speculation:
+class Speculation(Block):
     """Text of all rows, and what it took.
 
     Attributes:
@@ -49,10 +49,6 @@ class Speculation:
       accepted: drafts that were kept.
     """
 
-    tokens: Int[Array, "b n"]
-    log_probabilities: Float[Array, "b n"]
-    lengths: Int[Array, " b"]
-    diagnostics: dict[str, Float[Array, "b n *d"]]
     calls: Int[Array, " b"]
     accepted: Int[Array, " b"]
 

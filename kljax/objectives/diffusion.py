@@ -74,15 +74,14 @@ DENOISING_WEIGHTS: Mapping[str, Callable] = types.MappingProxyType(
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
     {
-        "diff_instruct": types.MappingProxyType(
-            {"divergence": "reverse_kl", "gan_weight": 0.0, "scale": False}
-        ),
-        "dmd2": types.MappingProxyType(
-            {"divergence": "reverse_kl", "gan_weight": 3e-3, "scale": True}
-        ),
-        "f_distill": types.MappingProxyType(
-            {"divergence": "jensen_shannon", "gan_weight": 3e-3, "scale": True}
-        ),
+        name: types.MappingProxyType(
+            {"divergence": divergence, "gan_weight": gan_weight, "scale": scale}
+        )
+        for name, divergence, gan_weight, scale in (
+            ("diff_instruct", "reverse_kl", 0.0, False),
+            ("dmd2", "reverse_kl", 3e-3, True),
+            ("f_distill", "jensen_shannon", 3e-3, True),
+        )
     }
 )
 """Published methods as keyword arguments of `generator_loss`."""

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kljax.arguments import described
+from kljax.arguments import unlike
 from kljax.errors import CheckpointError
 
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
@@ -68,12 +68,9 @@ class RunFolder:
         env: Mapping[str, Any] | None = None,
     ):
         if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"path must be a folder's path, got {described(path)}")
+            raise unlike("path", path, "a folder's path")
         if not isinstance(config, Mapping) and not dataclasses.is_dataclass(config):
-            raise TypeError(
-                "config must be a dict of what changes the mathematics, got "
-                f"{described(config)}"
-            )
+            raise unlike("config", config, "a dict of what changes the mathematics")
         self.path = pathlib.Path(path).absolute()
         self.config = _plain(config)
         self.config_hash = config_hash(config)
