@@ -321,6 +321,8 @@ OTHERS = {
     "balance",
     "bd_kd",
     "condensation_bandwidth",
+    "drawn",
+    "likeliest_bandwidth",
     "mixed",
     "momentum",
     "prompts",

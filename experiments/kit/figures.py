@@ -161,18 +161,6 @@ def cloud(
     return drawn
 
 
-def contours(
-    axis: Any, density: Any, limit: float, *, levels: int = 6, **labels: Any
-) -> Any:
-    """Level lines of `density(points [n, 2]) -> [n]` on a square around 0."""
-    side = np.linspace(-limit, limit, 120)
-    points = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
-    heights = np.asarray(density(points), np.float64).reshape(len(side), len(side))
-    drawn = axis.contour(side, side, heights, levels, colors="gray", linewidths=0.7)
-    axis.set(aspect="equal", **labels)
-    return drawn
-
-
 def pictures(axis: Any, images: Any, levels: int = 256, **labels: Any) -> None:
     """A grid `[rows, columns, h, w, c]` of images with one dark pixel between them."""
     shown = mosaic(np.asarray(images), levels)

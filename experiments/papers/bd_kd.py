@@ -12,8 +12,7 @@ run here.
 
     python -m experiments run bd_kd                 # minutes on two cores
     python -m experiments run bd_kd --preset gpu    # Fashion-MNIST, residual networks
-    python -m experiments run bd_kd --preset paper --fetch    # CIFAR-100, from a hub
-    python -m experiments run bd_kd --preset paper --data cifar100.npz    # or a folder
+    python -m experiments run bd_kd --preset paper --fetch   # CIFAR-100; or --data FILE
 """
 
 import dataclasses

@@ -23,6 +23,7 @@ __all__ = [
     "condensation_bandwidth",
     "from_distances",
     "leave_one_out",
+    "likeliest_bandwidth",
     "stable_index",
 ]
 
@@ -148,6 +149,43 @@ def leave_one_out(
     squared = jnp.maximum(norms[:, None] + norms - 2 * product, 0)
     squared = jnp.fill_diagonal(squared, jnp.inf, inplace=False)
     return from_distances(squared, bandwidths, x.shape[1])
+
+
+class Likeliest(NamedTuple):
+    """The bandwidth that a sample finds likeliest, and how many points then count."""
+
+    h: float
+    over_h_g: float
+    """h over h_G, as the sample tells it."""
+    participation: float
+    """Mean over points of their participation ratio."""
+    perplexity: float
+    """Median over points."""
+
+
+def likeliest_bandwidth(
+    data: Float[ArrayLike, "n d"], bandwidths: Float[ArrayLike, " h"]
+) -> Likeliest:
+    """What a bandwidth is chosen by in practice: every point is left out in turn.
+
+    Args:
+      data: the sample; n^2 distances are held at a time.
+      bandwidths: to choose from, increasing.
+
+    Returns:
+      `Likeliest`, with h_G by `condensation_bandwidth`.
+
+    Example:
+      >>> x = np.random.default_rng(0).normal(size=(200, 2))
+      >>> 0.2 < likeliest_bandwidth(x, np.geomspace(0.1, 1, 20)).h < 0.5
+      True
+    """
+    h = np.asarray(bandwidths, np.float64)
+    log_p, ratio, perplexity = map(np.asarray, leave_one_out(data, h))
+    best = log_p.mean(1).argmax()
+    found = h[best], h[best] / condensation_bandwidth(h, ratio.mean(1))
+    carried = ratio[best].mean(), np.median(perplexity[best])
+    return Likeliest(*map(float, (*found, *carried)))
 
 
 def condensation_bandwidth(

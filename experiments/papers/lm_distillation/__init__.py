@@ -280,15 +280,7 @@ TITLES = {
     "ece": "ECE",
     "overconfidence": "confidence minus accuracy",
 }
-SHORT = (
-    "nats",
-    "perplexity",
-    "forward_kl",
-    "reverse_kl",
-    "jensen_shannon",
-    "agreement",
-    "ece",
-)
+SHORT = (*tuple(TITLES)[:5], "agreement", "ece")
 
 
 def run(study: kit.Study) -> Found:
