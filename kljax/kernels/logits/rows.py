@@ -129,7 +129,7 @@ def _looked(divergence, rows, axis, wanted: tuple[str, ...] = ()) -> Any:
 
     def found(seen):
         each = (_of_side(divergence, seen, side) for side in wanted)
-        return _flat(seen.state), tuple(row_gradient(*x, axis) for x in each)
+        return _flat(seen.state), tuple(row_gradient(*x, axis=axis) for x in each)
 
     def look(rows):
         rows = *rows[:3], _column(rows[3])
@@ -204,7 +204,7 @@ def _with_gradients_jvp(wanted, primals, tangents):
                 *rows, sharpness, state = rows
                 seen = _seen_again((*rows, _column(sharpness)), _wide(state))
                 each = (_of_side(divergence, seen, side) for side in wanted)
-                return tuple(row_gradient(*x, None) for x in each)
+                return tuple(row_gradient(*x, axis=None) for x in each)
 
             return _each_row(divergence, one, rows, p.ndim - 1, None)
 
@@ -285,7 +285,7 @@ def _row_state_jvp(axis, primals, tangents):
             ("p", p, dp, state.origin_p),
         ):
             if dx is not None or d_sharpness is not None:
-                g = row_gradient(*_of_side(divergence, seen, side), axis)
+                g = row_gradient(*_of_side(divergence, seen, side), axis=axis)
                 x = masked(x, x, where)[0].astype(g.dtype)
                 total += _moved(g, x, where, origin, state, dx, sharpness, d_sharpness)
         if moving:
