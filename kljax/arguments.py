@@ -20,6 +20,7 @@ __all__ = [
     "checked_ids",
     "concrete",
     "described",
+    "expect",
     "falling",
     "fitting",
     "floating",
@@ -29,6 +30,7 @@ __all__ = [
     "shadow",
     "text",
     "traced",
+    "unlike",
     "whole",
 ]
 
@@ -59,6 +61,12 @@ def described(value: Any) -> str:
 def unlike(name: str, value: Any, words: str, remedy: str = "") -> TypeError:
     """The error of a value of another type, ``name must be words, got ...: remedy``."""
     return TypeError(f"{name} must be {words}, got {described(value)}{remedy}")
+
+
+def expect(name: str, value: Any, legal: Any, words: str) -> None:
+    """Raises the `ValueError` ``name is value; words`` where it is not legal."""
+    if not legal:
+        raise ValueError(f"{name} is {value!r}; {words}")
 
 
 def text(name: str, value: Any) -> str:
@@ -143,31 +151,19 @@ def checked_ids(
     array = as_array(name, value, "integers") if known is None else known
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got {array.dtype}")
-    refuse_ids(name, known, size, counts, negative)
-    return _narrowed(array, size)
-
-
-def refuse_ids(
-    name: str,
-    value: Any,
-    size: int,
-    counts: Any = None,
-    negative: bool = False,
-    what: str = "an outcome of the {} in the vocabulary",
-) -> None:
-    """Raises for an id that counts and is known to be no outcome, as `checked_ids`."""
-    known = None if value is None else concrete(value)
     mask = np.True_ if counts is None else concrete(counts)
     if known is None or mask is None:
-        return
+        return _narrowed(array, size)
     wrong = (known >= size) if negative else (known >= size) | (known < 0)
     wrong &= np.broadcast_to(mask, known.shape) != 0
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
             f"{name} holds {known[place]} at {list(place)}: expected 0 to {size - 1}, "
-            f"{what.format(size)}; only what has weight 0 or is masked may be another"
+            f"an outcome of the {size} in the vocabulary; only what has weight 0 or is "
+            "masked may be another"
         )
+    return _narrowed(array, size)
 
 
 def _narrowed(ids: Any, size: int) -> Array:

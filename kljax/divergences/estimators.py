@@ -43,8 +43,7 @@ __all__ = [
     "k3",
 ]
 
-Each = Float[ArrayLike, "*b"]
-Samples = Float[ArrayLike, "*b n"]
+Each, Samples = Float[ArrayLike, "*b"], Float[ArrayLike, "*b n"]
 
 
 def k1(*, log_p: Each, log_q: Each) -> Float[Array, "*b"]:

@@ -26,10 +26,10 @@ __all__ = [
     "mmd",
 ]
 
-Points = Float[ArrayLike, "n d"]
-Others = Float[ArrayLike, "m d"]
 OfPoints = Float[ArrayLike, " n"] | None
 OfOthers = Float[ArrayLike, " m"] | None
+Points = Float[ArrayLike, "n d"]
+Others = Float[ArrayLike, "m d"]
 
 
 def kde_log_density(

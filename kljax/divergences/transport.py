@@ -33,13 +33,12 @@ __all__ = [
     "transport_plan",
 ]
 
+_HELD = 2**20
+"""Pairs of points up to which `sinkhorn_divergence` holds the cost of each."""
 Mass = Float[ArrayLike, "*#b n"]
 OtherMass = Float[ArrayLike, "*#b m"]
 Cost = Float[ArrayLike, "*#b n m"] | SquaredDistances
 Each = Float[Array, "*b"]
-
-_HELD = 2**20
-"""Pairs of points up to which `sinkhorn_divergence` holds the cost of each."""
 
 
 class SinkhornResult(NamedTuple):

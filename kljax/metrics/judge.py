@@ -124,14 +124,10 @@ class FeatureJudge:
         near, _ = self.nearest(pictures.held_out)
         decoded = {}
         if codec.basis is not None:
-            back = from_unit(
-                codec.decode(codec.encode(pictures.train)), pictures.levels
-            )
-            decoded["decoded"] = {
-                "fid": self.distance(
-                    self.real, self.features(to_unit(back, pictures.levels))[0]
-                )
-            }
+            back = codec.decode(codec.encode(pictures.train))
+            shown = to_unit(from_unit(back, pictures.levels), pictures.levels)
+            found = self.distance(self.real, self.features(shown)[0])
+            decoded["decoded"] = {"fid": found}
         return decoded | {
             "halves": halves | {"floor": floor},
             "held_out": {

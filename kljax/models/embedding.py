@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.arguments import whole
+from kljax.arguments import expect, whole
 from kljax.models.layers import Table, linear
 from kljax.typing import Array, Float, Int
 
@@ -38,8 +38,7 @@ def sinusoidal(
       >>> sinusoidal(jnp.zeros(3), 4)[0]
       Array([0., 0., 1., 1.], dtype=float32)
     """
-    if size < 2 or size % 2:
-        raise ValueError(f"size is {size}; it must be even and at least 2")
+    expect("size", size, size > 1 and not size % 2, "it must be even and at least 2")
     if jnp.ndim(label) != 1:
         raise ValueError(f"label has shape {jnp.shape(label)}; expected [b]")
     frequencies = jnp.geomspace(low, high, size // 2, dtype=jnp.float32)

@@ -278,10 +278,8 @@ def _parsed(path: pathlib.Path, number: int, line: str) -> dict[str, Any]:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise CheckpointError(
-            f"{path}, line {number} is not JSON ({error}); restore it, or delete the "
-            "run's folder to start over"
-        ) from error
+        said = f"{path}, line {number} is not JSON ({error}); restore it, or delete"
+        raise CheckpointError(f"{said} the run's folder to start over") from error
 
 
 def _drop_torn_line(path: pathlib.Path) -> None:

@@ -65,13 +65,8 @@ def read_pictures(path: pathlib.Path) -> Raw:
         read[split] = (images, labels if names else None)
     splits = {s: (_stack(x, reading.color), y) for s, (x, y) in read.items()}
     notes = {"ignored_files": ignored + len(documents), "left_alone": documents}
-    return Raw(
-        str(path),
-        splits,
-        byte_levels(str(path), *(images for images, _ in splits.values())),
-        class_names=names,
-        notes=notes,
-    )
+    levels = byte_levels(str(path), *(images for images, _ in splits.values()))
+    return Raw(str(path), splits, levels, class_names=names, notes=notes)
 
 
 def _roots(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], int, list[str]]:

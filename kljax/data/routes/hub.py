@@ -45,14 +45,9 @@ def read_hub(source: Source, client: str) -> tuple[Raw, dict[str, Any]]:
             "check the connection, or bring the files and pass their path."
         ) from error
     version = str(getattr(module, "__version__", "unknown"))
-    origin = {"source": client, "package": f"{module_name}:{name}", "version": version}
-    raw = Raw(
-        f"{module_name}:{name}",
-        splits,
-        levels=source.levels,
-        declared_classes=source.num_classes,
-    )
-    return raw, origin
+    place, classes = f"{module_name}:{name}", source.num_classes
+    raw = Raw(place, splits, levels=source.levels, declared_classes=classes)
+    return raw, {"source": client, "package": place, "version": version}
 
 
 def _read_hf(module: ModuleType, name: str) -> dict[str, tuple[np.ndarray, Any]]:

@@ -99,17 +99,8 @@ def prepare(
     targets = [_targets(s, *x) for x in zip(powers, ends)]
     forward, reverse = (jnp.stack(x) for x in zip(*targets))
     variance = _dot(powers[:, 2], p) / total
-    return Problem(
-        z,
-        jnp.log(total),
-        d,
-        powers,
-        ends,
-        variance,
-        forward,
-        reverse,
-        forward + reverse,
-    )
+    goals = forward, reverse, forward + reverse
+    return Problem(z, jnp.log(total), d, powers, ends, variance, *goals)
 
 
 def _dot(x: Array, y: Array) -> Array:

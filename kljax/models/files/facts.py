@@ -1,11 +1,13 @@
 """What other people's files and libraries call things: tables, beside this file."""
 
+import functools
 import importlib.resources
 import tomllib
 from collections.abc import Callable
 from typing import Any
 
 
+@functools.cache
 def facts(name: str) -> dict[str, Any]:
     """The tables of one file, by name.
 

@@ -330,15 +330,8 @@ def _described(file: pathlib.Path, tensor: Any) -> Stored:
                 f"{file}: {tensor.name} is of type {kind.name}, which cannot be turned "
                 "into numbers here. Remedy: use a file of Q8_0, Q4_1, F16 or F32."
             ) from error
-    return Stored(
-        file,
-        tensor.name,
-        shape,
-        int(tensor.data_offset),
-        shape[-1] // per_block * block_bytes,
-        decode,
-        np.dtype(dtype),
-    )
+    start, row = int(tensor.data_offset), shape[-1] // per_block * block_bytes
+    return Stored(file, tensor.name, shape, start, row, decode, np.dtype(dtype))
 
 
 def _view(dtype: np.dtype, raw: np.ndarray) -> np.ndarray:

@@ -3,8 +3,9 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from kljax.arguments import refuse_ids
+from kljax.arguments import concrete
 from kljax.models.language.cache import Cache
 from kljax.models.language.configuration import TransformerConfig
 from kljax.typing import Array
@@ -64,8 +65,21 @@ def check_ids(
 
     Values are only there outside of a traced program, and there they are looked at.
     """
+    counted = np.True_ if where is None else concrete(where)
+    ids = {}
     if tokens.ndim == 2:
-        refuse_ids("tokens", tokens, config.vocab_size, where)
+        ids["tokens"] = (tokens, config.vocab_size, "the vocabulary")
     if config.rope is None and positions is not None:
-        what = "one of the {} in the table of positions"
-        refuse_ids("positions", positions, config.max_length, where, what=what)
+        ids["positions"] = (positions, config.max_length, "the table of positions")
+    for name, (values, size, what) in ids.items():
+        values = concrete(values)
+        if values is None or counted is None:
+            continue
+        wrong = counted & ((values < 0) | (values >= size))
+        if wrong.any():
+            row, place = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"{name}[{row}, {place}] is {values[row, place]}, and {what} has "
+                f"{size}; tokenize with the model's own tokenizer, and mask padding "
+                "with where"
+            )
