@@ -135,6 +135,7 @@ def _run(options: argparse.Namespace) -> int:
     screen = console()
     screen.print(text, end="", style="dim", soft_wrap=True)
     shown, start = [], time.perf_counter()
+    made = _drafted if options.draft else _streamed
     speller = Speller(large.tokenizer, ids)
     notes = [""]
 
@@ -144,7 +145,7 @@ def _run(options: argparse.Namespace) -> int:
         shown.append(piece)
 
     try:
-        for tokens, alphas, note in _continued(options, models, ids, sampling):
+        for tokens, alphas, note in made(options, models, ids, sampling):
             notes.append(note)
             for piece in speller.pieces(tokens, alphas):
                 show(piece)
@@ -240,13 +241,19 @@ def _call(
 _Made = Iterator[tuple[list[int], list[tuple[float, ...]], str]]
 
 
-def _continued(
+def _streamed(
     options: argparse.Namespace, models: Sequence[Any], ids: list[int], sampling: Any
 ) -> _Made:
-    if not options.draft:
-        for part in _call(stream, options, models, ids, sampling)(chunk=4):
-            yield _columns(models, part, int(part.lengths[0]), "")
-        return
+    """Tokens of a few steps at a time, with their weights."""
+    for part in _call(stream, options, models, ids, sampling)(chunk=4):
+        count = int(part.lengths[0])
+        yield _columns(models, part, count, "")
+
+
+def _drafted(
+    options: argparse.Namespace, models: Sequence[Any], ids: list[int], sampling: Any
+) -> _Made:
+    """The whole text by block verification, at once."""
     out = _call(speculate, options, models, ids, sampling)(draft=options.draft)
     note = f", {float(out.calls_per_token[0]):.2f} calls of the large model per token"
     yield _columns(models, out, int(out.lengths[0]), note)
