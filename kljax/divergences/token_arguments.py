@@ -94,7 +94,7 @@ def check_side(name: str, side: Any, kinds: tuple[type, ...]) -> None:
             f"{name} must be {names} of kljax.divergences, such as "
             f"{kinds[0].__name__}(...), got {described(side)}"
         )
-    if as_array(f"{name}.{side._fields[0]}", side[0]).ndim < 2:
+    if _array(f"{name}.{side._fields[0]}", side[0]).ndim < 2:
         last = "width" if isinstance(side, Hidden) else "n"
         raise ValueError(
             f"{name} must be [..., tokens, {last}], got shape {jnp.shape(side[0])}"
@@ -104,7 +104,17 @@ def check_side(name: str, side: Any, kinds: tuple[type, ...]) -> None:
 def vocabulary(side: Logits | Hidden) -> int:
     """How many outcomes a side has."""
     held = side.head if isinstance(side, Hidden) else side.values
-    return as_array(type(side)._fields[isinstance(side, Hidden)], held).shape[-1]
+    return _array(type(side)._fields[isinstance(side, Hidden)], held).shape[-1]
+
+
+def _array(name: str, x: Any) -> Array:
+    """What is one already goes no way round: the kernel is reached file by file."""
+    return x if isinstance(x, jax.Array) else as_array(name, x)
+
+
+def _floats(name: str, x: Any) -> Array:
+    known = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
+    return x if known and x.dtype.itemsize > 1 else floats(name, x)
 
 
 def check_fused(size: Any, implementation: str | None, reduction: str) -> None:
@@ -169,9 +179,9 @@ def linear(
 def head_side(name: str, given: Hidden, temperature: Array | None = None) -> Side:
     """Hidden states ``[..., tokens, width]``, head and bias of one side."""
     cap = number(f"{name}.soft_cap", given.soft_cap)
-    states = floats(f"{name}.states", given.states)
-    head = floats(f"{name}.head", given.head)
-    bias = None if given.bias is None else floats(f"{name}.bias", given.bias)
+    states = _floats(f"{name}.states", given.states)
+    head = _floats(f"{name}.head", given.head)
+    bias = None if given.bias is None else _floats(f"{name}.bias", given.bias)
     if head.ndim != 2 or 0 in head.shape:
         raise ValueError(
             f"{name}.head must be [width, vocab], neither of them 0, got {head.shape}"
