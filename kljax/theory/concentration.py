@@ -39,9 +39,7 @@ class Concentration(NamedTuple):
 
 
 def concentration(
-    query: Float[ArrayLike, "n d"],
-    data: Float[ArrayLike, "m d"],
-    bandwidth: ArrayLike,
+    query: Float[ArrayLike, "n d"], data: Float[ArrayLike, "m d"], bandwidth: ArrayLike
 ) -> Concentration:
     """`kde_log_density`, with the number of points that it rests on, in tiles.
 
@@ -64,7 +62,7 @@ def concentration(
       >>> round(float(found.participation[0]), 4), round(float(found.perplexity[0]), 4)
       (0.5, 2.0)
     """
-    points = floating(data)
+    points = floating("data", data)
     estimate = lambda scale: kde_log_density(  # noqa: E731
         query, points, jnp.asarray(bandwidth, points.dtype) * scale
     )
@@ -105,7 +103,7 @@ def from_distances(
       >>> round(float(found.participation[0, 0]), 4)
       0.5
     """
-    squared = floating(squared)
+    squared = floating("squared", squared)
     h, d = (jnp.asarray(x, squared.dtype) for x in (bandwidths, dims))
     count = jnp.sum(jnp.isfinite(squared), axis=-1).astype(squared.dtype)
     constant = d / 2 * math.log(2 * math.pi)
@@ -144,7 +142,7 @@ def leave_one_out(
       >>> [round(float(y), 2) for y in found.participation[0]]
       [1.0, 1.0, 0.98]
     """
-    x = floating(data)
+    x = floating("data", data)
     x = x - x.mean(axis=0)  # far from 0 the product would lose digits
     norms = jnp.sum(x**2, axis=-1)
     product = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)

@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from kljax.arguments import described
+from kljax.arguments import unlike
 from kljax.errors import CheckpointError
 from kljax.storing import (
     plain,
@@ -74,12 +74,9 @@ class RunFolder:
         env: Mapping[str, Any] | None = None,
     ):
         if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"path must be a folder's path, got {described(path)}")
+            raise unlike("path", path, "a folder's path")
         if not isinstance(config, Mapping) and not dataclasses.is_dataclass(config):
-            raise TypeError(
-                "config must be a dict of what changes the mathematics, got "
-                f"{described(config)}"
-            )
+            raise unlike("config", config, "a dict of what changes the mathematics")
         self.path = pathlib.Path(path).absolute()
         self.config = plain(config, "config")
         self.config_hash = config_hash(config)

@@ -16,7 +16,6 @@ P = np.float32(RNG.normal(size=(N, V)) * 2)
 Q = np.float32(P + RNG.normal(size=P.shape) * np.geomspace(1e-3, 1, N)[:, None] + 90)
 WEIGHTS = np.float32(RNG.normal(size=N))
 AUTO = (jax.sharding.AxisType.Auto,) * 2
-USER = kd.from_generator(lambda u: u * jnp.log(u) + (u - 1) ** 2)
 
 
 def mesh(shape=(2, 4), **options):
@@ -45,9 +44,11 @@ def values_and_gradients(function, names, p, q):
 
 @pytest.mark.parametrize(
     "names",
-    [["reverse_kl"], pytest.param([*kd.names(), USER], marks=pytest.mark.slow)],
+    [["reverse_kl"], pytest.param([*kd.names(), "own"], marks=pytest.mark.slow)],
 )
 def test_values_and_gradients_equal_those_of_one_device(names):
+    users = lambda u: u * jnp.log(u) + (u - 1) ** 2
+    names = [kd.from_generator(users) if n == "own" else n for n in names]
     found = values_and_gradients(sharded, names, P, Q)
     expected = values_and_gradients(kd.divergence, names, P, Q)
     for name, ((_, rows), slopes), ((_, want), exact) in zip(names, found, expected):

@@ -13,14 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kljax.errors import DataError
 
-__all__ = [
-    "check_packages",
-    "code",
-    "docstrings_of",
-    "prose",
-    "source_files",
-    "syntax_tree",
-]
+__all__ = ["code", "docstrings_of", "prose", "source_files", "syntax_tree"]
 
 SHORTEST = 40
 """Characters of a docstring that counts as prose."""

@@ -14,7 +14,7 @@ from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
-__all__ = ["CLIENTS", "ROUTE", "read_hub"]
+__all__ = ["CLIENTS", "read_hub"]
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")

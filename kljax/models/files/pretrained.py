@@ -47,7 +47,6 @@ from kljax.typing import PyTree
 __all__ = [
     "Pretrained",
     "check_one_tokenizer",
-    "check_source",
     "from_pretrained",
     "locate",
     "save_pretrained",
