@@ -11,8 +11,6 @@ from experiments.report.markdown import cards, escaped, folded, image, table
 from experiments.report.stored import Run, Section
 from experiments.storing import outcome
 
-__all__ = ["Pages"]
-
 SIGNS = {"holds": "✅", "fails": "❌", "shown": "ℹ️", "undecided": "❔"}
 SEVERAL = {"holds": "hold", "fails": "fail"}
 

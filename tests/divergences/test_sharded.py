@@ -16,7 +16,6 @@ P = np.float32(RNG.normal(size=(N, V)) * 2)
 Q = np.float32(P + RNG.normal(size=P.shape) * np.geomspace(1e-3, 1, N)[:, None] + 90)
 WEIGHTS = np.float32(RNG.normal(size=N))
 AUTO = (jax.sharding.AxisType.Auto,) * 2
-USER = kd.from_generator(lambda u: u * jnp.log(u) + (u - 1) ** 2)
 
 
 def mesh(shape=(2, 4), **options):
@@ -45,9 +44,11 @@ def values_and_gradients(function, names, p, q):
 
 @pytest.mark.parametrize(
     "names",
-    [["reverse_kl"], pytest.param([*kd.names(), USER], marks=pytest.mark.slow)],
+    [["reverse_kl"], pytest.param([*kd.names(), "own"], marks=pytest.mark.slow)],
 )
 def test_values_and_gradients_equal_those_of_one_device(names):
+    users = lambda u: u * jnp.log(u) + (u - 1) ** 2
+    names = [kd.from_generator(users) if n == "own" else n for n in names]
     found = values_and_gradients(sharded, names, P, Q)
     expected = values_and_gradients(kd.divergence, names, P, Q)
     for name, ((_, rows), slopes), ((_, want), exact) in zip(names, found, expected):
@@ -145,18 +146,15 @@ def collectives(function, axes, shape=(64, 512), **sharding):
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize(
-    "name, reductions", [("forward_kl", [5, 1]), ("jensen_shannon", [3, 2, 1])]
-)
-def test_collectives_are_a_few_numbers_a_token(name, reductions):
+@pytest.mark.parametrize("name", ["forward_kl", "jensen_shannon"])
+def test_collectives_are_a_few_numbers_a_token(name):
     tokens = 64 // 2
     found = collectives(lambda p, q: sharded(p, q, name), ("data", "model"))
-    gathered = [size for kind, size in found if kind == "all-gather"]
-    # Three maxima of each of four devices, then packed sums; the total is a scalar.
-    assert gathered == [4 * 3 * tokens], found
-    reduced = sorted(size for kind, size in found if kind == "all-reduce")
-    assert reduced == sorted([1, *(n * tokens for n in reductions)]), found
-    assert len(found) == 2 + len(reductions)
+    # Maxima, masses and what they differ by, terms with the normaliser's share, the
+    # gradient's mean; the total is a scalar.
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    reduced = sorted(size for _, size in found)
+    assert reduced == sorted([1, *(n * tokens for n in (2, 3, 2, 1))]), found
 
 
 @pytest.mark.optimized

@@ -5,15 +5,13 @@ training runs, over windows of the text for these trained models alone.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from kljax.typing import Float
-
-__all__ = ["Estimate", "Missing"]
 
 RESAMPLED = 2000
 
@@ -37,13 +35,18 @@ class Kind(NamedTuple):
     paired: bool = True
 
 
+def _error(x: np.ndarray) -> float:
+    """Standard error of a mean."""
+    return float(x.std(ddof=1)) / math.sqrt(len(x))
+
+
 def _of_ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     residual = (a - a.mean() / b.mean() * b) / b.mean()
-    return float(stats.sem(residual)), len(a) - 1
+    return _error(residual), len(a) - 1
 
 
 def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    parts = np.array([stats.sem(a) ** 2, stats.sem(b) ** 2])
+    parts = np.array([_error(a) ** 2, _error(b) ** 2])
     freedom = np.array([len(a) - 1, len(b) - 1])
     bottom = (parts**2 / freedom).sum()
     df = parts.sum() ** 2 / bottom if bottom else float(freedom.min())
@@ -51,7 +54,7 @@ def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 
 KINDS = {
-    "mean": Kind(lambda x: x.mean(-1), lambda x: (float(stats.sem(x)), len(x) - 1)),
+    "mean": Kind(lambda x: x.mean(-1), lambda x: (_error(x), len(x) - 1)),
     "ratio of means": Kind(lambda a, b: a.mean(-1) / b.mean(-1), _of_ratio),
     "difference of unpaired means": Kind(
         lambda a, b: a.mean(-1) - b.mean(-1), _welch, paired=False
@@ -139,7 +142,9 @@ class Estimate:
         if self.bootstrap:
             return self._resampled(level)
         error, freedom = KINDS[self.kind].spread(*self.samples)
-        half = float(stats.t.ppf(0.5 + level / 2, freedom)) * error
+        from scipy import special
+
+        half = float(special.stdtrit(freedom, 0.5 + level / 2)) * error
         return self.value - half, self.value + half
 
     def _resampled(self, level: float) -> tuple[float, float]:
@@ -167,4 +172,5 @@ class Estimate:
         up, down = int((self.units > 0).sum()), int((self.units < 0).sum())
         if not up + down:
             raise Missing("no sign: all units are 0")
-        return float(stats.binomtest(up, up + down, alternative="greater").pvalue)
+        tosses = up + down
+        return sum(math.comb(tosses, k) for k in range(up, tosses + 1)) / 2**tosses
