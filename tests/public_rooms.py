@@ -176,10 +176,10 @@ TRACED = {
         {"x": ones(4, 3, 2), "noise": ones(4, 3, 2), "sigma": ones(4)},
     ),
     "mutual_loss": (
-        lambda peers, own, temperature: mutual.mutual_loss(
-            peers, own, ids(2), mutual.bd_kd(), temperature=temperature
+        lambda peer_logits, own_logits, temperature: mutual.mutual_loss(
+            peer_logits, own_logits, ids(2), mutual.bd_kd(), temperature=temperature
         ),
-        {"peers": ones(3, 2, 5), "own": ones(2, 5), "temperature": ones()},
+        {"peer_logits": ones(3, 2, 5), "own_logits": ones(2, 5), "temperature": ones()},
     ),
     "gaussian_phases": (
         lambda alpha, variances, h: kde.gaussian_phases(
@@ -321,6 +321,8 @@ OTHERS = {
     "balance",
     "bd_kd",
     "condensation_bandwidth",
+    "drawn",
+    "likeliest_bandwidth",
     "mixed",
     "momentum",
     "prompts",

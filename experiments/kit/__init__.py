@@ -40,10 +40,10 @@ from experiments.kit import figures
 from experiments.kit.bars import *  # noqa: F403
 from experiments.kit.bars import __all__ as _bars
 from experiments.kit.claims import Claim, Noted, verdicts
-from experiments.kit.estimates import Estimate, Missing
 from experiments.kit.scores import Scores
 from experiments.kit.study import Settings, Study, grid, perform
 from experiments.kit.titles import title
+from kljax.metrics.estimates import Estimate, Missing
 
 __all__ = [
     "Claim",

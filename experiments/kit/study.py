@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ from kljax.training import (
 )
 from kljax.typing import PyTree
 
-__all__ = ["Settings", "Study", "grid", "perform"]
+Name = TypeVar("Name", bound=Label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Study(Display):
         code = (pathlib.Path(kljax.__path__[0]), pathlib.Path(__file__).parent)
         self.stages = Stages(self.folder, (*code, *sources), claims)
         self.seeds = tuple(100 * config.seed + i for i in range(config.seeds))
-        self._members: dict[str, list[Label]] = {}
+        self._members: dict[str, Sequence[Label]] = {}
         self._nested = [np.zeros(2)]  # seconds of stages inside the running one
 
     # ------------------------------------------------------------ stages
@@ -204,7 +204,7 @@ class Study(Display):
         self,
         label: Label,
         players: Callable[[PyTree], Sequence[Player]],
-        members: Mapping[Label, PyTree],
+        members: Mapping[Name, PyTree],
         state: TrainState | Callable[[PyTree], TrainState],
         batches: Batches = lambda n: {},
         *,

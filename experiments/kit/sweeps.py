@@ -8,11 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.kit.stages import Label
 from kljax.training import Player, Step, TrainState, jit_step, make_step, stacked
 from kljax.typing import PyTree
-
-__all__ = ["Sweep"]
 
 Batches = Callable[..., dict[str, Any]]
 
@@ -31,7 +28,7 @@ class Sweep:
     """
 
     players: Callable[[PyTree], Sequence[Player]]
-    members: Mapping[Label, PyTree]
+    members: Mapping[Any, PyTree]
     state: TrainState | Callable[[PyTree], TrainState]
     batches: Batches
     each: bool = False

@@ -29,7 +29,7 @@ from kljax.theory.concentration import (
     concentration,
     condensation_bandwidth,
     from_distances,
-    leave_one_out,
+    likeliest_bandwidth,
     stable_index,
 )
 from kljax.theory.kde import gaussian_phases, log_density_rate, relative_variance
@@ -269,17 +269,8 @@ def fluctuations(config: Config, seed: int) -> np.ndarray:
 
 def likeliest(x: np.ndarray) -> dict[str, float]:
     """The likeliest bandwidth for every point from the others, and its phase."""
-    h = np.geomspace(0.1, 3, 80)
-    found = [np.asarray(part) for part in leave_one_out(x, h)]
-    best = found[0].mean(1).argmax()
-    return {
-        "n": len(x),
-        "d": x.shape[1],
-        "h": h[best],
-        "over found h_G": h[best] / condensation_bandwidth(h, found[1].mean(1)),
-        "participation": found[1][best].mean(),
-        "perplexity": np.median(found[2][best]),
-    }
+    found = likeliest_bandwidth(x, np.geomspace(0.1, 3, 80))._asdict()
+    return {"n": len(x), "d": x.shape[1], **found}
 
 
 def standardized(name: str) -> np.ndarray:
@@ -354,7 +345,7 @@ def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -
     data = {**found["data"], "Gaussian": control}
     study.table(
         "The likeliest bandwidth of data, leaving each point out",
-        ("data", *control),
+        ("data", "n", "d", "h", "over found h_G", "participation", "perplexity"),
         [(name, *row.values()) for name, row in data.items()],
         "Median perplexity: how many points carry the estimate at a typical point.",
     )

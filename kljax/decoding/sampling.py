@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import whole
+from kljax.arguments import floats, whole
 from kljax.typing import Array, Float, Int, Key
 
 __all__ = ["Sample", "Sampling", "greedy", "sample", "warp"]
@@ -153,7 +153,7 @@ def warp(
       Keskar et al., "CTRL" (2019), the penalty; Nguyen et al., "Turning up the heat:
       min-p sampling" (2024).
     """
-    logits = jnp.asarray(logits)
+    logits = floats("logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits: expected [*b, v], v ≥ 1, got shape {logits.shape}")
     x = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -198,6 +198,7 @@ def greedy(logits: Float[Array, "*b v"]) -> Int[Array, "*b"]:
       >>> int(greedy(jnp.array([1.0, 3.0, 3.0])))
       1
     """
+    logits = floats("logits", logits)
     top = jnp.max(logits, axis=-1, keepdims=True)
     index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     at_top = (logits == top) | (top != top)

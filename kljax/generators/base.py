@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import floating, legal, real
+from kljax.arguments import floating, legal
 from kljax.generators.accurate import NEAR, expm1_near
 from kljax.generators.one_pass import OnePass
 from kljax.typing import Array, ArrayLike
@@ -130,11 +130,15 @@ class FDivergence:
     centered: ClassVar[bool] = False
     """Whether ``Σ q grad_q`` is 0 whatever p and q."""
 
+    smooth: ClassVar[bool] = False
+    """Whether f has a second derivative at 1: an error in all log-ratios then counts
+    squared."""
+
     limits_included: ClassVar[bool] = False
     """Whether `mass_term` and `mass_grad` hold where a mass is 0.
 
-    There `log_u` is -1e30 or 1e30, 0 if both masses are; infinite limits are left to
-    the caller.
+    There `log_u` is finite, hugely negative or positive where one mass alone is 0;
+    infinite limits are left to the caller.
     """
 
     def __post_init__(self):
@@ -157,7 +161,7 @@ class FDivergence:
             value = getattr(self, name)
             if not isinstance(value, (int, float)):
                 arrays[name] = legal(
-                    name, floating(real(name, value)), its.outside, f"in {its}"
+                    name, floating(name, value), its.outside, f"in {its}"
                 )
         return dataclasses.replace(self, **arrays) if arrays else self
 
@@ -297,6 +301,10 @@ class Swapped(FDivergence):
     @property
     def limits_included(self):  # pyrefly: ignore[bad-override]
         return self.base.limits_included
+
+    @property
+    def smooth(self):  # pyrefly: ignore[bad-override]
+        return self.base.smooth
 
     @property
     def at_zero(self):

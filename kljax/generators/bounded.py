@@ -28,7 +28,7 @@ class TotalVariation(Symmetric):
 class LeCam(Symmetric):
     """``½ Σ (p − q)²/(p + q)``, in [0, 1]: the triangular discrimination, halved."""
 
-    limits_included = True
+    limits_included = smooth = True
     at_zero, dual_at_zero = 0.5, 0.5
 
     def curvature(self, log_u):

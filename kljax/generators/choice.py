@@ -40,6 +40,10 @@ class Choice(FDivergence):
         bounds = [jnp.asarray(b, float) for b in bounds]
         return jnp.stack(bounds)[jnp.clip(self.index, 0, len(bounds) - 1)]
 
+    @property
+    def smooth(self):  # pyrefly: ignore[bad-override]
+        return all(o.smooth for o in self.options)
+
     def in_range(self):
         return Choice(self.index, tuple(o.in_range() for o in self.options))
 

@@ -11,7 +11,7 @@ from kljax.generators.base import INF, FDivergence, Symmetric, generator
 class ForwardKL(FDivergence):
     """``Σ p log(p/q)``: f(u) = u log u. Mass covering, unbounded where q = 0."""
 
-    limits_included = True
+    limits_included = smooth = True
     at_zero, dual_at_zero = 1.0, INF
     one_pass, centered = sums.FORWARD_KL, True
 
@@ -34,7 +34,7 @@ class ForwardKL(FDivergence):
 class ReverseKL(FDivergence):
     """``Σ q log(q/p)``: f(u) = −log u. Mode seeking, unbounded where p = 0."""
 
-    limits_included = True
+    limits_included = smooth = True
     at_zero, dual_at_zero = INF, 1.0
 
     @property
@@ -56,7 +56,7 @@ class ReverseKL(FDivergence):
 class Jeffreys(Symmetric):
     """Forward plus reverse KL: f(u) = (u − 1) log u. Symmetric."""
 
-    limits_included = True
+    limits_included = smooth = True
     at_zero, dual_at_zero = INF, INF
     one_pass = sums.JEFFREYS
 

@@ -28,7 +28,7 @@ class JensenShannon(FDivergence):
     SciPy's `jensenshannon` is the square root of the value at β = ½ (Lin, 1991).
     """
 
-    limits_included = True
+    limits_included = smooth = True
     beta: Any = 0.5
 
     ranges: ClassVar = {"beta": Range(0, 1)}
@@ -75,7 +75,7 @@ class JensenShannon(FDivergence):
 
 @generator
 class _Skew(FDivergence):
-    limits_included = True
+    limits_included = smooth = True
     beta: Any = 0.1
 
     ranges: ClassVar = {"beta": Range(0, 1, "[)")}
@@ -146,7 +146,7 @@ class SkewReverseKL(_Skew):
 class SoftenedReverseKL(FDivergence):
     """``2 KL(m‖p)``, ``m = (p + q)/2``: f-distill's softened reverse KL (Table 1)."""
 
-    limits_included = True
+    limits_included = smooth = True
     at_zero, dual_at_zero = INF, 1 - math.log(2)
 
     def curvature(self, log_u):

@@ -30,6 +30,7 @@ def _nonzero(x: Any) -> Any:
 class _Power(FDivergence):
     """Shared by the Cressie–Read family: ``scale · (u^α − αu − 1 + α)/(α(α − 1))``."""
 
+    smooth = True
     scale: ClassVar[float] = 1.0
 
     @property

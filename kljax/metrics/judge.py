@@ -9,11 +9,7 @@ from jaxtyping import UInt8
 from kljax.data.batching import in_parts
 from kljax.data.dataset import from_unit, to_unit
 from kljax.data.images import Codec, Pictures
-from kljax.metrics.images import (
-    frechet_distance,
-    nearest_distances,
-    precision_recall,
-)
+from kljax.metrics.images import frechet_distance, nearest_distances, precision_recall
 from kljax.typing import Float, Int
 
 __all__ = ["FeatureJudge", "class_gaussians", "variance_ratios"]

@@ -1,10 +1,14 @@
 """Value and gradients are right to 1e-5 in rows that are made to be hard."""
 
 import adversarial
+import closed_forms
+import jax
 import numpy as np
 import pytest
+from references import FORMS
 
 import kljax.divergences as kd
+from kljax.kernels.logits.summed import summed_state
 
 pytestmark = pytest.mark.optimized
 
@@ -42,6 +46,36 @@ def test_a_nearly_flat_row_whose_mode_stands_out():
     q[8:, 5] += 2
     for errors in adversarial.misses(("forward_kl", "reverse_kl"), p, q).values():
         assert errors.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jeffreys"])
+def test_the_form_that_accelerators_use(name):
+    rng = np.random.default_rng(2)
+    state = jax.jit(lambda *rows: summed_state(kd.get(name), None, rows).value)
+    for n, width in ((2_000, 300), (30, 32768)):
+        p, q = adversarial.rows(rng, n, width)
+        want, *_ = closed_forms.value_and_gradients(FORMS[name], p, q)
+        kept = (want >= adversarial.SMALLEST) & (want < 1e30)
+        assert kept.sum() > 0.6 * n
+        found = np.float64(state(p, q, None, None))[:, 0]
+        error = np.abs(found[kept] / want[kept] - 1)
+        assert error.max() <= adversarial.BAR
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "jensen_shannon", "total_variation"])
+def test_nothing_of_a_cpu_is_in_an_accelerators_program(name):
+    def loss(p, q):
+        return kd.divergence(p, q, name).sum()
+
+    rows = (jax.ShapeDtypeStruct((512, 32768), np.float32),) * 2
+    traced = jax.jit(jax.value_and_grad(loss, argnums=1)).trace(*rows)
+
+    def program(platform):
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    own = "bitcast_convert", "dynamic_slice"
+    assert all(x in program("cpu") for x in own)
+    assert not any(x in program("cuda") for x in own)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ USES = {
 )
 def test_memory_is_small_and_flat_in_rows(name, use):
     function = USES[use](name)
-    bound = 16 * MIB if use == "model" else 40 * MIB
+    bound = 8 * MIB
     few, many = temporaries(function, 2048), temporaries(function, 4 * 2048)
     assert few <= bound
     assert many - few <= 2048 * 4 * 4 * 32  # numbers of a row, no row itself
@@ -108,13 +108,13 @@ def test_the_gradient_is_for_the_side_that_is_asked_for():
 
 
 def test_blocks():
-    assert blocks.block_rows(2048, V) == 4
-    assert blocks.block_rows(3, V) == 3
-    assert blocks.block_rows(600, V) == 4
-    assert blocks.block_rows(2053, V) == 4  # a prime: the last block begins early
-    assert blocks.block_rows(5, V) == 3  # of equal size: less is done twice
+    assert blocks.block_rows(2048, V) == 2
+    assert blocks.block_rows(600, 2 * V) == 2
+    assert blocks.block_rows(600, V // 2) == 4
+    assert blocks.block_rows(2053, V // 2) == 4  # a prime: the last block begins early
+    assert blocks.block_rows(5, V // 2) == 3  # of equal size: less is done twice
     assert blocks.block_rows(64, 10**6) == 2
-    assert blocks.block_rows(1024, 100) == 1024
+    assert blocks.block_rows(512, 100) == 512
 
 
 def test_blocked_rows_are_those_of_one_row_at_a_time():

@@ -146,18 +146,15 @@ def collectives(function, axes, shape=(64, 512), **sharding):
 
 
 @pytest.mark.inspected
-@pytest.mark.parametrize(
-    "name, reductions", [("forward_kl", [5, 1]), ("jensen_shannon", [3, 2, 1])]
-)
-def test_collectives_are_a_few_numbers_a_token(name, reductions):
+@pytest.mark.parametrize("name", ["forward_kl", "jensen_shannon"])
+def test_collectives_are_a_few_numbers_a_token(name):
     tokens = 64 // 2
     found = collectives(lambda p, q: sharded(p, q, name), ("data", "model"))
-    gathered = [size for kind, size in found if kind == "all-gather"]
-    # Three maxima of each of four devices, then packed sums; the total is a scalar.
-    assert gathered == [4 * 3 * tokens], found
-    reduced = sorted(size for kind, size in found if kind == "all-reduce")
-    assert reduced == sorted([1, *(n * tokens for n in reductions)]), found
-    assert len(found) == 2 + len(reductions)
+    # Maxima, masses and what they differ by, terms with the normaliser's share, the
+    # gradient's mean; the total is a scalar.
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    reduced = sorted(size for _, size in found)
+    assert reduced == sorted([1, *(n * tokens for n in (2, 3, 2, 1))]), found
 
 
 @pytest.mark.optimized

@@ -115,9 +115,9 @@ def test_missing_outcomes_and_infinite_tokens():
 
 
 @pytest.mark.inspected
-@pytest.mark.parametrize("name, gathers, reductions", [("forward_kl", 1, 4)])
-def test_collectives_of_the_compiled_program(name, gathers, reductions):
-    """One exchange of ten numbers a token and chunk; nothing as long as a head."""
+@pytest.mark.parametrize("name, reductions", [("forward_kl", 6)])
+def test_collectives_of_the_compiled_program(name, reductions):
+    """A few numbers a token and chunk; nothing as long as a head."""
     n, v, c = 64, 512, 16
     sides = {
         "p_hidden": (n, 8),
@@ -148,16 +148,13 @@ def test_collectives_of_the_compiled_program(name, gathers, reductions):
         .as_text()
     )
     found = re.findall(r"f32\[([\d,]*)\][^=]*? (all-\w+|collective-\w+)\(", program)
-    gathered = [dims for dims, kind in found if kind == "all-gather"]
-    assert len(gathered) == gathers, found
+    assert {kind for _, kind in found} == {"all-reduce"}
     for dims, kind in found:
         size = np.prod([int(x) for x in dims.split(",") if x])
         # The head's gradient, split by outcomes, is summed over the tokens once.
-        limit = 2 * 10 * c if kind == "all-gather" else max(8 * v // 2, n * 8)
-        assert size <= limit, (dims, kind)
-    assert not [d for d in gathered if str(v) in d or str(v // 2) in d]
+        assert size <= max(8 * v // 2, n * 8), (dims, kind)
     assert "f32[8,512]" not in " ".join(f"f32[{d}]" for d, k in found)
-    assert sum(k == "all-reduce" for _, k in found) <= reductions, found
+    assert len(found) <= reductions, found
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -5,12 +5,7 @@ import pathlib
 import numpy as np
 
 from kljax.data.guard import brief, reader
-from kljax.data.readers.folders import (
-    left_alone,
-    place_of,
-    split_places,
-    visible,
-)
+from kljax.data.readers.folders import left_alone, place_of, split_places, visible
 from kljax.data.readers.idx import is_idx
 from kljax.data.readers.raw import LARGEST, SMALLEST, Raw, split_of
 from kljax.data.readers.values import byte_levels

@@ -1,6 +1,7 @@
 """The hub clients, when the user has installed one of them."""
 
 import importlib
+import pathlib
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from kljax.data.readers.labels import integer_labels
 from kljax.data.readers.raw import Raw
+from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
@@ -92,3 +94,13 @@ CLIENTS: dict[str, tuple[str, Callable[[Source], str], Callable]] = {
     "tfds": ("tensorflow_datasets", lambda source: source.tfds, _read_tfds),
 }
 """Module to import, the name of a source there, and how to read it."""
+
+
+def _nowhere(source: Source, root: pathlib.Path) -> None:
+    raise Missing(
+        f"on a hub alone ({source.hf or source.tfds}): pip install datasets, then "
+        "fetch=True; or bring its files and pass their path"
+    )
+
+
+ROUTE = Route("a row of the hubs", _nowhere, lambda file, source: None)

@@ -41,14 +41,14 @@ def log_probabilities(
     a, b = referenced.masked(p_logits, q_logits, where)
     if sharpness is not None:
         sharpness = jnp.broadcast_to(sharpness, a.shape[:-1])[..., None].astype(a.dtype)
-    origin_p, origin_q, empty = referenced.origins(a, b, sharpness)
+    origin_p, origin_q, empty = referenced.origins(a, b)
     sides = referenced.sides(a, b, origin_p, origin_q, sharpness)
-    unit = referenced.unit(sides)
-    z_p, z_q, gap = referenced.sums([unit.e_p, unit.e_q, unit.excess])
+    e_p, e_q = jnp.exp(sides.a), jnp.exp(sides.b)
+    z_p, z_q, gap = referenced.sums([e_p, e_q, e_q - e_p])
     unsound = referenced.unsound(z_p, z_q)
     empty &= ~unsound
     z_p, z_q, gap = (jnp.where(empty, 1, x) for x in (z_p, z_q, gap))
-    *_, shift = referenced.normalizers(z_p, z_q, gap / z_p)
+    z_q, shift = referenced.quotient(z_p, z_q, gap)
     log_zp, log_zq = _log_normalizer(sides.a), _log_normalizer(sides.b)
     if sharpness is not None:
         unsound |= jnp.isnan(sharpness)

@@ -33,28 +33,6 @@ class RowState(NamedTuple):
         return RowState(value, log_zq, log_zp, -shift, origin_q, origin_p, empty)
 
 
-def untypical(divergence: FDivergence, state: RowState) -> Array:
-    """Whether the log-ratio at the reference is far from those that count.
-
-    A value that is so much smaller than a term of that log-ratio is what is left of a
-    cancellation.
-    """
-    far = jnp.abs(state.shift)
-    small = state.value < divergence.value(-jnp.minimum(far / 4, 1))
-    if divergence.one_pass is not None:
-        small |= state.value < far / 25
-    return small & (far > 1e-3)
-
-
-def recentered(
-    divergence: FDivergence, state: RowState, sharpness: Array | None
-) -> Array:
-    """The model's origin, in untypical rows moved to where the log-ratio is about 0."""
-    move = state.shift if sharpness is None else state.shift / sharpness
-    moves = untypical(divergence, state) & jnp.isfinite(move)
-    return state.origin_q + jnp.where(moves, move, 0)
-
-
 def _interior(o: Outcomes, either: Array) -> Outcomes:
     """Finite stand-ins of moderate size where a side is impossible."""
     log_p, log_q, log_u, p, q, excess = o
@@ -103,21 +81,37 @@ def row_gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, state, ax
         inside = divergence.mass_grad(_interior(o, either))
         product = jnp.where(either, jnp.where(q_zero, 0, o.q * bound), inside)
     product = jnp.where(finite, product, 0)
-    if not divergence.centered:
-        product = product - o.q * _at_reference(divergence, state)
-        product = product - o.q * within(row_sum(product, axis))
+
+    if not divergence.smooth:
+        product = product - o.q * _near_mean(divergence, row_sum(product, axis))
+
+    def balanced(product, q):
+        return product - q * within(row_sum(product, axis))
+
+    # Of a centered divergence the sum is 0 but for an error of the log-ratios, which it
+    # takes out again; elsewhere these are measured until that does not matter.
+    product = jax.lax.platform_dependent(
+        product,
+        o.q,
+        # Stored, or it would be computed once for the sum and once for the result.
+        cpu=lambda product, q: balanced(jax.lax.optimization_barrier(product), q),
+        default=(lambda product, q: product) if divergence.centered else balanced,
+    )
     # A select at the end keeps the subtraction in the loop that writes the gradient.
     return jnp.where(finite, product, jnp.where(jnp.isnan(state.value), 1, 0))
 
 
-def _at_reference(divergence: FDivergence, state: RowState) -> Array:
-    """``grad_q`` at the reference, where most of the mass may be; 0 if it is large.
+def _near_mean(divergence: FDivergence, mean: Array) -> Array:
+    """``grad_q`` on that side of equal masses on which it is closer to its mean.
 
-    ``g − Σ q g`` is then a difference of numbers that are small themselves.
+    Where an outcome has nearly all mass, ``g − Σ q g`` is then a difference of numbers
+    that are small themselves. Of no consequence but for rounding, hence a constant.
     """
-    # Of no consequence but for rounding, and hence a constant.
-    divergence, shift = jax.lax.stop_gradient((divergence, state.shift))
-    return jnp.where(jnp.abs(shift) < 1, divergence.grad_q(shift), 0)
+    divergence, mean = jax.lax.stop_gradient((divergence, mean))
+    little = jnp.finfo(mean.dtype).eps
+    sides = [divergence.grad_q(l * jnp.ones_like(mean)) for l in (-little, little)]
+    below, above = (jnp.where(jnp.isfinite(g), g, 0) for g in sides)
+    return jnp.where(jnp.abs(mean - below) < jnp.abs(mean - above), below, above)
 
 
 def row_settled(tangent: Array, state: RowState, axis: str | None) -> Array:

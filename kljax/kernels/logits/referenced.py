@@ -1,24 +1,17 @@
-"""Both sides of a row of logits measured from the target's mode.
+"""Both sides of a row of logits measured from origins of their own.
 
-With ``d = a − b`` of the logits shifted by their values there, ``log u = d +
-log(Z_q/Z_p)``, and the small number ``Z_q/Z_p − 1 = E_p[e^{−d} − 1]`` is computed as
-such: two separately normalised arrays would cancel. Where the model has next to nothing
-at the target's mode the two cannot agree, and each is measured from its own.
+A side's first origin is its maximum: masses and normalisers follow from it. The model's
+is then moved to where outcomes have log-ratio 0, and the log-ratio is computed afresh
+from the logits: it is as accurate as it is small, wherever the two maxima lie.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from kljax.generators import Outcomes
-from kljax.generators import accurate as el
-from kljax.generators.one_pass import Unit
+from kljax.generators import Outcomes, quick
 from kljax.typing import Array, ArrayLike, Bool, Float
-
-FAR = 20.0
-"""A model further below its maximum than this has next to nothing at an outcome."""
 
 
 class Origins(NamedTuple):
@@ -36,7 +29,7 @@ class Sides(NamedTuple):
     a: Array
     b: Array
     d: Array
-    """``a − b``, huge where one side is impossible, 0 where both are."""
+    """Their difference, huge where one side is impossible."""
     p_zero: Array
     q_zero: Array
 
@@ -55,28 +48,32 @@ def masked(
     return jnp.where(where, a, -jnp.inf), jnp.where(where, b, -jnp.inf)
 
 
-def origins(
-    a: Array, b: Array, sharpness: Array | None, axis: str | None = None
-) -> Origins:
-    """The target's mode; each side's own maximum where the model lacks that outcome.
+def once(*rows: Array) -> list[Array]:
+    """Numbers of a row, which a CPU is not to compute again for each outcome."""
+    return jax.lax.platform_dependent(
+        list(rows), cpu=jax.lax.optimization_barrier, default=lambda x: x
+    )
+
+
+def origins(a: Array, b: Array, axis: str | None = None) -> Origins:
+    """The maximum of each side.
 
     By maxima alone: an argmax is slow on a CPU, and a gather does not shard.
     """
-    top = jnp.max(a, axis=-1, keepdims=True)
-    at_top = jnp.max(jnp.where(a == top, b, -jnp.inf), axis=-1, keepdims=True)
-    q_top = jnp.max(b, axis=-1, keepdims=True)
+    lowest = jnp.asarray(-jnp.inf, a.dtype)
+    # Both in one loop.
+    tops = jax.lax.reduce(
+        jax.lax.stop_gradient((a, b)),
+        (lowest, lowest),
+        lambda x, y: tuple(map(jnp.maximum, x, y)),
+        (a.ndim - 1,),
+    )
     if axis is not None:
-        tops = jax.lax.all_gather(jnp.stack([top, at_top, q_top]), axis)
-        tops, there, q_tops = jnp.moveaxis(tops, 1, 0)
-        top, q_top = jnp.max(tops, axis=0), jnp.max(q_tops, axis=0)
-        at_top = jnp.max(jnp.where(tops == top, there, -jnp.inf), axis=0)
+        tops = jax.lax.pmax(jnp.stack(tops), axis)
+    top, q_top = tops = [x[..., None] for x in tops]
     empty = (top == -jnp.inf) | (q_top == -jnp.inf)
-    gap = (q_top - at_top) * (1 if sharpness is None else sharpness)
-    origin_q = jnp.where(gap <= FAR, at_top, q_top)
-    found = (jnp.where(jnp.isfinite(x), x, 0) for x in (top, origin_q))
-    found = (*map(jax.lax.stop_gradient, found), empty)
-    # Numbers of a row are computed once, not again for each of its outcomes.
-    return Origins(*jax.lax.optimization_barrier(found))
+    found = (jnp.where(jnp.isfinite(x), x, 0) for x in tops)
+    return Origins(*once(*found, empty))
 
 
 def _half_difference(a: Array, b: Array) -> tuple[Array, Array]:
@@ -98,9 +95,12 @@ def offset(x: Array, origin: Array) -> Array:
     return jnp.where(x == -jnp.inf, 0, x - origin)
 
 
-def _beyond(dtype) -> float:
-    """The largest difference of two logits: it is exceeded where one side lacks one."""
-    return float(np.nextafter(jnp.finfo(dtype).max, dtype.type(0)))
+def from_origin(x: Array, origin: Array, sharpness: Array | None) -> Array:
+    """A side measured from its origin, times the sharpness; ``-inf`` stays."""
+    x, lost = x - origin, x == -jnp.inf
+    if sharpness is None:
+        return x
+    return jnp.where(lost, -jnp.inf, jnp.where(lost, 0, x) * sharpness)
 
 
 def sides(
@@ -112,29 +112,14 @@ def sides(
     high, low = _half_difference(a, b)
     high_0, low_0 = _half_difference(origin_p, origin_q)
     d = 2 * ((high - high_0) + (low - low_0))
-    a, b = a - origin_p, b - origin_q
     if sharpness is not None:
-        steep = (p_zero, a), (q_zero, b), (p_zero | q_zero, d)
-        a, b, d = (jnp.where(zero, 0, x) * sharpness for zero, x in steep)
-        a, b = within(a), within(b)
+        d = within(jnp.where(p_zero | q_zero, 0, d)) * sharpness
     # Largest numbers and no infinities: no difference of two is then a NaN.
-    a, b = jnp.where(p_zero, -most, a), jnp.where(q_zero, -most, b)
-    finite = _beyond(d.dtype)
-    d = jnp.clip(d, -finite, finite)
     lone_p, lone_q = jnp.where(q_zero, most, d), jnp.where(q_zero, 0, -most)
     d = jnp.where(p_zero, lone_q, lone_p)
-    return Sides(a, b, d, p_zero, q_zero)
-
-
-def unit(sides: Sides) -> Unit:
-    """Masses in units of the reference."""
-    d, beyond = sides.d, _beyond(sides.d.dtype)
-    e_p, e_q = jnp.exp(sides.a), jnp.exp(sides.b)
-    near = jnp.abs(d) < el.NEAR
-    close = e_p * el.expm1_near(-jnp.where(near, d, 0))
-    excess = jnp.where(near, close, e_q - e_p)
-    # Read off the difference, which is at hand; the logits are not.
-    return Unit(e_p, e_q, d, excess, d < -beyond, d > beyond)
+    side_p = from_origin(a, origin_p, sharpness)
+    side_q = from_origin(b, origin_q, sharpness)
+    return Sides(within(side_p), within(side_q), within(d), p_zero, q_zero)
 
 
 def sums(parts: list[Array], axis: str | None = None) -> list[Array]:
@@ -148,19 +133,38 @@ def unsound(z_p: Array, z_q: Array) -> Array:
     return ~((z_p < jnp.inf) & (z_q < jnp.inf))
 
 
-def normalizers(z_p: Array, z_q: Array, x: Array) -> tuple[Array, Array, Array]:
-    """Logarithms of both, and of their quotient from ``x = z_q/z_p − 1``."""
-    log_zp, log_zq = jnp.log(z_p), jnp.log(z_q)
+def quotient(z_p: Array, z_q: Array, gap: Array) -> tuple[Array, Array]:
+    """The model's normaliser and ``log(z_q/z_p)``, from ``gap = z_q − z_p`` as well.
+
+    The two agree to all digits, or else outcomes of which the masses count and those of
+    which the log-ratio counts would not balance.
+    """
+    x = gap / z_p
     small = jnp.abs(x) < 0.5
     # The logarithm of the quotient: either is large where outcomes are many.
     far = jnp.log(z_q / z_p)
     shift = jnp.where(small, jnp.log1p(jnp.where(small, x, 0)), far)
-    return log_zp, log_zq, shift
+    return jnp.where(small, z_p + gap, z_q), shift
+
+
+def moved(origin: Array, shift: Array, sharpness: Array | None) -> tuple[Array, Array]:
+    """The model's origin where the log-ratio is about 0, and what is left of it."""
+    change = shift if sharpness is None else shift / sharpness
+    change = jnp.where(jnp.isfinite(change), change, 0)
+    new = origin + change
+    # The rounding error of this sum (Knuth).
+    change_then = new - origin
+    rest = (origin - (new - change_then)) + (change - change_then)
+    if sharpness is None:
+        return new, rest
+    return new, jnp.where(change == 0, shift, rest * sharpness)
 
 
 def outcomes(sides: Sides, log_zp, log_zq, shift, p=None, q=None) -> Outcomes:
     """What the generators take; `p` and `q` are the masses, if they are known."""
     log_p, log_q, log_u = sides.a - log_zp, sides.b - log_zq, sides.d + shift
+    p = quick.exp(log_p) if p is None else p
+    q = quick.exp(log_q) if q is None else q
     return Outcomes.of(log_p, log_q, log_u, p, q)
 
 

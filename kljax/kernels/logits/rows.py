@@ -1,93 +1,114 @@
 """Divergence between two rows of logits: value and analytic gradients.
 
-The log-ratio is that of `referenced`. Between the forward and the backward pass only
-the logits and six numbers a row are kept; see `blocks` for how rows are taken.
+The log-ratio is that of `referenced`. On a CPU every divergence is measured in the same
+way: maxima, masses, log-ratios, terms, and of the terms' derivatives what makes the
+gradient's sum 0. Elsewhere one-pass forms save a visit to the logits (`summed`). Of few
+outcomes the gradient is formed with the value; of many it is formed anew in the
+backward pass, for which the logits and six numbers a row are kept. See `blocks` for how
+rows are taken.
 
 Where the outcomes of a row are split over an axis of a mesh (``axis``, inside
-`jax.shard_map`), the devices exchange three maxima and the packed sums of each row, and
+`jax.shard_map`), the devices exchange two maxima and the packed sums of each row, and
 nothing else; rows are then taken all at once.
 """
 
-import math
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from kljax.generators import FDivergence
-from kljax.kernels.logits.blocks import by_rows, twice_where
+from kljax.generators import FDivergence, Outcomes, quick
+from kljax.kernels.logits.blocks import by_rows
 from kljax.kernels.logits.parts import (
     RowState,
-    recentered,
     row_gradient,
     row_settled,
     row_sum,
     row_terms,
-    untypical,
 )
 from kljax.kernels.logits.referenced import (
-    FAR,
+    from_origin,
     masked,
-    normalizers,
+    moved,
     offset,
+    once,
     origins,
     outcomes,
+    quotient,
     sides,
     sums,
-    unit,
     unsound,
 )
+from kljax.kernels.logits.summed import summed_state
 from kljax.typing import Array, Bool, Float
 
+_KEPT = 2**21
+"""Outcomes up to which the gradient is formed with the value, and kept."""
 
-def _begun(axis, rows) -> RowState:
-    """Nothing of each row but from where it is measured first."""
+
+class Seen(NamedTuple):
+    """The outcomes of rows, ``[*b, v]``, and what is known of the rows, ``[*b, 1]``."""
+
+    outcomes: Outcomes
+    p_zero: Array
+    q_zero: Array
+    state: RowState
+
+    @property
+    def swapped(self) -> "Seen":
+        """The sides exchanged."""
+        o, p_zero, q_zero, state = self
+        return Seen(o.swapped, q_zero, p_zero, state.swapped)
+
+
+def _seen(divergence: FDivergence, axis: str | None, rows) -> Seen:
+    """By masses, and log-ratios of outcomes that are known from those."""
     p, q, where, sharpness = rows
     a, b = masked(p, q, where)
-    origin_p, origin_q, empty = origins(a, b, _column(sharpness), axis)
-    zero = jnp.zeros_like(origin_p)
-    flag = empty.astype(a.dtype)
-    return _flat(RowState(zero, zero, zero, zero, origin_p, origin_q, flag))
-
-
-def _measured(divergence, axis, rows, state: RowState) -> RowState:
-    """The state, from a better reference if that of the one before was untypical."""
-    p, q, where, sharpness = rows
-    sharpness = _column(sharpness)
-    a, b = masked(p, q, where)
-    state = _wide(state)
-    origin_p, origin_q = state.origin_p, recentered(divergence, state, sharpness)
-    empty = state.empty == 1
-    both = sides(a, b, origin_p, origin_q, sharpness)
-    units = unit(both)
-    one_pass = divergence.one_pass
-    # So small a part that a sum over the row does not overflow where no term does.
-    width = a.shape[-1] * (1 if axis is None else jax.lax.axis_size(axis))
-    most = math.ceil(math.log2(width) + FAR / math.log(2))
-    part = 1.0 if one_pass is None else 2.0**-most
-    e_p, e_q, excess = units.e_p * part, units.e_q * part, units.excess * part
-    parts = []
-    if one_pass is not None:
-        scaled = units._replace(e_p=e_p, e_q=e_q, excess=excess)
-        parts = one_pass.summands(scaled)
-    z_p, z_q, gap, *found = sums([e_p, e_q, excess, *parts], axis)
-    x = gap / z_p
-    log_zp, log_zq, shift = jax.lax.optimization_barrier(
-        normalizers(z_p / part, z_q / part, x)
-    )
-    if one_pass is not None:
-        value = one_pass.value(z_p, z_q, x, shift, *found)
-    else:
-        o = outcomes(both, log_zp, log_zq, shift, e_p / z_p, e_q / z_q)
-        value = row_sum(row_terms(divergence, o, both.p_zero, both.q_zero), axis)
+    origin_p, origin_q, empty = origins(a, b, axis)
+    e_p = quick.exp(from_origin(a, origin_p, sharpness))
+    e_q = quick.exp(from_origin(b, origin_q, sharpness))
+    z_p, z_q, gap = sums([e_p, e_q, e_q - e_p], axis)
     wrong = unsound(z_p, z_q)
     empty &= ~wrong
+    z_p, z_q, gap = (jnp.where(empty, x, z) for x, z in zip((1, 1, 0), (z_p, z_q, gap)))
+    z_q, shift = quotient(z_p, z_q, gap)
+    origin_q, shift = moved(origin_q, shift, sharpness)
+    log_zp = jnp.log(z_p)
+    log_zp, per_p, per_q, shift = once(log_zp, 1 / z_p, 1 / z_q, shift)
+    both = sides(a, b, origin_p, origin_q, sharpness)
+    masses = e_p * per_p, e_q * per_q
+    if not divergence.smooth:
+        # An error of all log-ratios counts; it shows in the sum of masses.
+        rough = outcomes(both, log_zp, log_zp + shift, shift, *masses)
+        error = row_sum(rough.excess, axis)
+        (shift,) = once(shift + jnp.log1p(jnp.where(error < 0.5, -error, 0)))
+    o = outcomes(both, log_zp, log_zp + shift, shift, *masses)
+    value = row_sum(row_terms(divergence, o, both.p_zero, both.q_zero), axis)
     value = jnp.where(empty, 0, jnp.where(wrong, jnp.nan, value))
-    log_zp, log_zq, shift = (jnp.where(empty, 0, x) for x in (log_zp, log_zq, shift))
     flag = empty.astype(a.dtype)
-    return _flat(RowState(value, log_zp, log_zq, shift, origin_p, origin_q, flag))
+    state = RowState(value, log_zp, log_zp + shift, shift, origin_p, origin_q, flag)
+    return Seen(o, both.p_zero, both.q_zero, state)
+
+
+def _seen_again(rows, state: RowState) -> Seen:
+    """The same from what was kept."""
+    p, q, where, sharpness = rows
+    a, b = masked(p, q, where)
+    both = sides(a, b, state.origin_p, state.origin_q, sharpness)
+    o = outcomes(both, state.log_zp, state.log_zq, state.shift)
+    return Seen(o, both.p_zero, both.q_zero, state)
+
+
+def _of_side(divergence: FDivergence, seen: Seen, side: str) -> tuple:
+    """What `row_gradient` takes to be in the logits of that side."""
+    return {
+        "q": (divergence, *seen),
+        "p": (divergence.dual, *seen.swapped),
+    }[side]
 
 
 def _wide(state: RowState) -> RowState:
@@ -98,13 +119,33 @@ def _flat(state: RowState) -> RowState:
     return RowState(*(x[..., 0] for x in state))
 
 
-def _state(divergence, rows, axis) -> RowState:
-    def hard(state):
-        return untypical(divergence, _wide(state))[..., 0]
+def _column(sharpness: Array | None) -> Array | None:
+    return None if sharpness is None else sharpness[..., None]
 
-    begin, measure = partial(_begun, axis), partial(_measured, divergence, axis)
-    together = axis is not None or not _scalar(divergence)
-    return twice_where(begin, measure, hard, rows, rows[0].ndim - 1, together)
+
+def _looked(divergence, rows, axis, wanted: tuple[str, ...] = ()) -> Any:
+    """The state, and the gradients in the logits of the sides `wanted`."""
+    summable = divergence.one_pass or divergence.dual.one_pass
+
+    def found(seen):
+        each = (_of_side(divergence, seen, side) for side in wanted)
+        return _flat(seen.state), tuple(row_gradient(*x, axis=axis) for x in each)
+
+    def look(rows):
+        rows = *rows[:3], _column(rows[3])
+        return found(_seen(divergence, axis, rows))
+
+    def elsewhere(rows):
+        rows = *rows[:3], _column(rows[3])
+        state = summed_state(divergence, axis, rows)
+        return found(_seen_again(rows, state))
+
+    if axis is not None or not _scalar(divergence):
+        if summable is None:
+            return look(rows)
+        return jax.lax.platform_dependent(rows, cpu=look, default=elsewhere)
+    other = None if summable is None else elsewhere
+    return by_rows(look, rows, rows[0].ndim - 1, other)
 
 
 def _scalar(divergence: FDivergence) -> bool:
@@ -141,20 +182,40 @@ def row_state(
     the divergence's parameters. A row whose value is infinite has gradient 0. A NaN or
     ``+inf`` among the logits, and a NaN elsewhere, makes value and gradient NaN.
     """
-
-    if divergence.one_pass is None and divergence.dual.one_pass is not None:
-        rows = q_logits, p_logits, where, sharpness
-        return _state(divergence.dual, rows, axis).swapped
-    return _state(divergence, (p_logits, q_logits, where, sharpness), axis)
+    return _looked(divergence, (p_logits, q_logits, where, sharpness), axis)[0]
 
 
-def _column(sharpness: Array | None) -> Array | None:
-    return None if sharpness is None else sharpness[..., None]
+@partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _with_gradients(divergence, p, q, where, sharpness, wanted):
+    """The state and the gradients in the sides `wanted`, from one look."""
+    return _looked(divergence, (p, q, where, sharpness), None, wanted)
+
+
+@_with_gradients.defjvp
+def _with_gradients_jvp(wanted, primals, tangents):
+    def by_formula(divergence, p, q, where, sharpness):
+        state = row_state(divergence, p, q, where, sharpness)
+
+        # Nothing but the inputs and the state is kept.
+        @jax.checkpoint
+        @jax.jit
+        def run(divergence, rows):
+            def one(rows):
+                *rows, sharpness, state = rows
+                seen = _seen_again((*rows, _column(sharpness)), _wide(state))
+                each = (_of_side(divergence, seen, side) for side in wanted)
+                return tuple(row_gradient(*x, axis=None) for x in each)
+
+            return _each_row(divergence, one, rows, p.ndim - 1, None)
+
+        return state, run(divergence, (p, q, where, sharpness, state))
+
+    return jax.jvp(by_formula, primals, tangents)
 
 
 def _moved(slope, x, where, origin, state, dx, sharpness, d_sharpness) -> Array:
     """``Σ slope · tangent`` of a side in units of the reference, on this device."""
-    total = jnp.zeros_like(origin)
+    total = jnp.zeros_like(state.value)
     if dx is not None:
         # What `where` takes away may hold a NaN in a row of NaN.
         dx = dx if where is None else jnp.where(where, dx, 0)
@@ -166,10 +227,20 @@ def _moved(slope, x, where, origin, state, dx, sharpness, d_sharpness) -> Array:
     return total
 
 
+# Compiled, or a gradient outside `jit` would run it operation by operation.
+@jax.jit
+def _along(gradients, changes, where, sharpness, state: RowState) -> Array:
+    """The change of the value from gradients that are at hand."""
+    state, sharpness = _wide(state), _column(sharpness)
+    total = jnp.zeros_like(state.value)
+    for g, dx in zip(gradients, changes, strict=True):
+        total += _moved(g, None, where, None, state, dx, sharpness, None)
+    return row_settled(total, state, None)[..., 0]
+
+
 @partial(row_state.defjvp, symbolic_zeros=True)
 def _row_state_jvp(axis, primals, tangents):
     divergence, p, q, where, sharpness = primals
-    state = row_state(*primals, axis)
     lead = p.ndim - 1
 
     def given(t):
@@ -193,6 +264,13 @@ def _row_state_jvp(axis, primals, tangents):
     # rows with each block.
     wide = jnp.promote_types(jnp.result_type(p, q), jnp.float32)
     dp, dq = (None if dx is None else dx.astype(wide) for dx in (dp, dq))
+    sides_moving = tuple(s for s, dx in (("q", dq), ("p", dp)) if dx is not None)
+    kept = axis is None and d_sharpness is None and not moving and p.size <= _KEPT
+    gradients: Any = ()
+    if kept:
+        state, gradients = _with_gradients(*primals, sides_moving)
+    else:
+        state = row_state(*primals, axis)
 
     def of_value(shared, rows):
         leaves, d_leaves = shared
@@ -200,25 +278,21 @@ def _row_state_jvp(axis, primals, tangents):
         sharpness, d_sharpness = _column(sharpness), _column(d_sharpness)
         divergence = structure.unflatten(leaves)
         state = _wide(state)
-        a, b = masked(p, q, where)
-        both = sides(a, b, state.origin_p, state.origin_q, sharpness)
-        o = outcomes(both, state.log_zp, state.log_zq, state.shift)
-        p_zero, q_zero = both.p_zero, both.q_zero
+        seen = _seen_again((p, q, where, sharpness), state)
         total = jnp.zeros_like(state.value)
-        if dq is not None or d_sharpness is not None:
-            g = row_gradient(divergence, o, p_zero, q_zero, state, axis)
-            moved = where, state.origin_q, state, dq, sharpness, d_sharpness
-            total += _moved(g, b, *moved)
-        if dp is not None or d_sharpness is not None:
-            dual = divergence.dual, o.swapped, q_zero, p_zero, state.swapped
-            g = row_gradient(*dual, axis)
-            moved = where, state.origin_p, state, dp, sharpness, d_sharpness
-            total += _moved(g, a, *moved)
+        for side, x, dx, origin in (
+            ("q", q, dq, state.origin_q),
+            ("p", p, dp, state.origin_p),
+        ):
+            if dx is not None or d_sharpness is not None:
+                g = row_gradient(*_of_side(divergence, seen, side), axis=axis)
+                x = masked(x, x, where)[0].astype(g.dtype)
+                total += _moved(g, x, where, origin, state, dx, sharpness, d_sharpness)
         if moving:
             finite = jnp.isfinite(state.value)
 
             def in_parameters(leaves):
-                terms = row_terms(structure.unflatten(leaves), o, p_zero, q_zero)
+                terms = row_terms(structure.unflatten(leaves), *seen[:3])
                 return row_sum(
                     jnp.where(finite, terms, sum(map(jnp.sum, leaves))), None
                 )
@@ -235,9 +309,9 @@ def _row_state_jvp(axis, primals, tangents):
         side = x - origin
         if sharpness is not None:
             side = jnp.where(jnp.isneginf(x), x, side * sharpness)
-        mass = jnp.where(jnp.isnan(state.value), 1, jnp.exp(side - log_z))
-        moved = where, origin, state, dx, sharpness, d_sharpness
-        return row_settled(_moved(mass, x, *moved), state, axis)[..., 0]
+        mass = jnp.where(jnp.isnan(state.value), 1, quick.exp(side - log_z))
+        change = _moved(mass, x, where, origin, state, dx, sharpness, d_sharpness)
+        return row_settled(change, state, axis)[..., 0]
 
     # Recomputed in the backward pass: nothing but the inputs and the state is kept.
     def tangent(function, shared, rows):
@@ -249,11 +323,15 @@ def _row_state_jvp(axis, primals, tangents):
 
         return run(shared, rows)
 
-    d_value = tangent(
-        of_value,
-        (leaves, d_leaves if moving else None),
-        (p, q, where, state, dp, dq, sharpness, d_sharpness),
-    )
+    if kept:
+        changes = tuple(dx for dx in (dq, dp) if dx is not None)
+        d_value = _along(gradients, changes, where, sharpness, state)
+    else:
+        d_value = tangent(
+            of_value,
+            (leaves, d_leaves if moving else None),
+            (p, q, where, state, dp, dq, sharpness, d_sharpness),
+        )
     zero = jnp.zeros_like(state.value)
 
     def normalizer(x, dx, origin, log_z):

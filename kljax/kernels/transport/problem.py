@@ -69,9 +69,9 @@ def checked(
     iterations: int,
 ) -> Problem:
     """The problem, or an error that names what does not fit."""
-    a, b = floating(a), floating(b)
+    a, b = floating("a", a), floating("b", b)
     if isinstance(cost, SquaredDistances):
-        x, y = arrays = floating(cost.x), floating(cost.y)
+        x, y = arrays = floating("cost.x", cost.x), floating("cost.y", cost.y)
         if (
             min(a.ndim, b.ndim) < 1
             or min(x.ndim, y.ndim) < 2
@@ -84,7 +84,7 @@ def checked(
                 f"[..., m, d] do not fit: {a.shape}, {b.shape}, {x.shape}, {y.shape}"
             )
     else:
-        cost = floating(cost)
+        cost = floating("cost", cost)
         arrays = (cost,)
         if (
             min(a.ndim, b.ndim) < 1

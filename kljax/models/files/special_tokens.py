@@ -140,10 +140,7 @@ def read_templates(beside: Beside) -> str | dict[str, str]:
 
 
 def add_tokens(
-    core: Any,
-    beside: Beside,
-    defaults: Mapping[str, str],
-    further: Sequence[str] = (),
+    core: Any, beside: Beside, defaults: Mapping[str, str], further: Sequence[str] = ()
 ) -> dict[str, str]:
     """Makes a tokenizer match the tokens that the files name.
 

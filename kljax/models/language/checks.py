@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
+from kljax.arguments import refuse_ids
 from kljax.models.language.cache import Cache
 from kljax.models.language.configuration import TransformerConfig
 from kljax.typing import Array
@@ -58,12 +57,6 @@ def check_call(
         )
 
 
-def _readable(values: Any) -> bool:
-    """Whether the values are there: not traced, and on this host."""
-    traced = isinstance(values, jax.core.Tracer)
-    return not traced and getattr(values, "is_fully_addressable", True)
-
-
 def check_ids(
     config: TransformerConfig, tokens: Array, where: Array | None, positions: Any
 ) -> None:
@@ -71,21 +64,8 @@ def check_ids(
 
     Values are only there outside of a traced program, and there they are looked at.
     """
-    counted = True if where is None else where
-    ids = {}
     if tokens.ndim == 2:
-        ids["tokens"] = (tokens, config.vocab_size, "the vocabulary")
+        refuse_ids("tokens", tokens, config.vocab_size, where)
     if config.rope is None and positions is not None:
-        ids["positions"] = (positions, config.max_length, "the table of positions")
-    for name, (values, size, what) in ids.items():
-        if not (_readable(values) and _readable(counted)):
-            continue
-        values = np.asarray(values)
-        wrong = np.asarray(counted) & ((values < 0) | (values >= size))
-        if wrong.any():
-            row, place = np.argwhere(wrong)[0]
-            raise ValueError(
-                f"{name}[{row}, {place}] is {values[row, place]}, and {what} has "
-                f"{size}; tokenize with the model's own tokenizer, and mask padding "
-                "with where"
-            )
+        what = "one of the {} in the table of positions"
+        refuse_ids("positions", positions, config.max_length, where, what=what)
