@@ -233,7 +233,7 @@ def _temporary(f, n, dims):
     return jax.jit(f).lower(a, a).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_memory_does_not_grow_with_the_pairs(monkeypatch):
     monkeypatch.undo()
 
