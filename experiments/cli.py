@@ -96,7 +96,7 @@ def _usage() -> str:
   env                  what a bug report needs
   bench NAME           time, memory and error against the floor and other libraries
     --preset P           smoke, cpu (the default), gpu
-    --seconds S          given to each of the things compared (0.5)"""
+    --seconds S          given to each of the things compared (0.3)"""
 
 
 def _complain(error: BaseException | str, status: int) -> int:

@@ -36,7 +36,7 @@ _CHAIN = 20
 _LOOK = 1e-3
 """Seconds between two looks at the clock of a CPU, at least: its tick is a µs."""
 
-_LEAST = 4
+_LEAST = 3
 """Times that are taken of everything, whatever they cost."""
 
 
@@ -130,14 +130,15 @@ def _once(call: Callable[[], Any], calls: int) -> float:
 def seconds(calls: Mapping[str, Callable[[], Any]], budget: float) -> dict[str, float]:
     """Seconds of each call: interleaved, warmed up, compile time not counted.
 
-    Each is called until `budget` seconds of the wall clock have gone into it, four
-    times at least.
+    Each is called until `budget` seconds of the wall clock have gone into it, and three
+    times are taken at least.
     """
-    chains = {}
+    chains, taken = {}, {}
     for name, call in calls.items():
         jax.block_until_ready(call())
-        chains[name] = max(1, int(_LOOK / _once(call, 1))) if on_cpu() else _CHAIN
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+        first = _once(call, 1)
+        chains[name] = max(1, int(_LOOK / first)) if on_cpu() else _CHAIN
+        taken[name] = [first] if chains[name] == 1 else []
     spent = dict.fromkeys(calls, 0.0)
     while left := [
         name for name in calls if spent[name] < budget or len(taken[name]) < _LEAST

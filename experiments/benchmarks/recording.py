@@ -50,7 +50,7 @@ def command(arguments: Sequence[str], package: str) -> int:
     words = "writes the page of what is stored, without a name nothing else"
     parser.add_argument("name", nargs="?", help=f"one of: {', '.join(known)}; {words}")
     parser.add_argument("--preset", default="cpu")
-    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--seconds", type=float, default=0.3)
     parser.add_argument(
         "--results",
         type=pathlib.Path,

@@ -23,7 +23,6 @@ from experiments.harness import Results, bookkeeping
 from experiments.kit.claims import digest, verdicts
 from experiments.kit.display import Display
 from experiments.kit.stages import Label, Stages, slug
-from experiments.kit.sweeps import Batches, Sweep
 from kljax.errors import CheckpointError
 from kljax.training import (
     Every,
@@ -37,6 +36,7 @@ from kljax.training import (
     make_step,
     stacked,
 )
+from kljax.training.sweep import Batches, Sweep
 from kljax.typing import PyTree
 
 Name = TypeVar("Name", bound=Label)

@@ -12,7 +12,7 @@ run here.
 
     python -m experiments run bd_kd                 # minutes on two cores
     python -m experiments run bd_kd --preset gpu    # Fashion-MNIST, residual networks
-    python -m experiments run bd_kd --preset paper --fetch   # CIFAR-100; or --data FILE
+    python -m experiments run bd_kd --preset paper --fetch  # CIFAR-100; or --data FILE
 """
 
 import dataclasses
@@ -280,8 +280,7 @@ def trained(study: kit.Study, name: str, pool: Pool) -> dict[tuple, dict[str, fl
     )  # fmt: skip
     pairs = ends.params["pair"], ends.model_state["pair"]
     sizes = (parameter_count(pairs[0][role]) // len(members) for role in ROLES)
-    about = "{}: {:,} images, {:,} and {:,} parameters".format(name, images, *sizes)
-    study.scale = "; ".join(filter(None, (study.scale, about)))
+    study.scale = "{}: {:,} images, {:,} and {:,} weights".format(name, images, *sizes)
 
     def judged() -> dict[tuple, dict[str, float]]:
         found: dict[tuple, dict[str, float]] = {member: {} for member in members}
@@ -329,8 +328,8 @@ def draw(study: kit.Study, scores: kit.Scores, name: str) -> None:
     means = {method: scores.mean("student accuracy", method) for method in METHODS}
     gained, ruled = (means["BD-KD"] - means[one] for one in ("mutual", "both, 1.5"))
     title = (
-        f"Students of BD-KD are {gained:+.1f} points from mutual learning, but "
-        f"{ruled:+.1f} from both KLs of the same total weight without its rule"
+        f"BD-KD gives students {gained:+.1f} points against mutual learning, but "
+        f"{ruled:+.1f} against both KLs of the same total weight"
     )
     about = f"Task {name}. Small dots: seeds; lines: 95 % intervals of their means."
     size = {"panels": 4, "columns": 2, "size": (4.6, 2.7), "sharey": True}

@@ -87,12 +87,16 @@ def size_of(n: float, d: int) -> tuple[int, Any]:
     return n, gaussian_phases(math.log(n) / d, dims=d)
 
 
+def dimension(level: str) -> int:
+    return int(level.strip("d= points"))
+
+
 def by_size(metric: str, place: str = GRID, least: int = 0):
     """The value of a claim: an estimate for every size of so many dimensions."""
 
     def value(found: dict[str, Any]) -> dict[str, kit.Estimate]:
         every = found["sizes"].by_level(lambda scores: scores.estimate(metric, place))
-        kept = {k: v for k, v in every.items() if int(k.strip("d= points")) >= least}
+        kept = {k: v for k, v in every.items() if dimension(k) >= least}
         if not kept:
             raise kit.Missing(f"needs a size of {least} dimensions")
         return kept
@@ -360,7 +364,8 @@ def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -
         more = {}, {"formula/limit": (scale, np.maximum(0, 1 - scale**2))}
         names = ("KL / d, nats", "participation ratio Y")
         for axis, key, formula in zip(axes, names, more):
-            series = {level: (one["scale"], one[key]) for level, one in pooled.items()}
+            levels = sorted(pooled, key=dimension)
+            series = {one: (pooled[one]["scale"], pooled[one][key]) for one in levels}
             kit.figures.lines(axis, series | formula, xlabel="h / h_G", ylabel=key)
             axis.axvline(1, color="black", ls=":", lw=1)
         measured = found["index"].estimates("index", *map(str, INDICES))

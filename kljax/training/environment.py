@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+__all__ = ["environment"]
+
 _PACKAGES = (
     "kljax",
     "jax",

@@ -145,7 +145,7 @@ def collectives(function, axes, shape=(64, 512), **sharding):
     return found
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 @pytest.mark.parametrize("name", ["forward_kl", "jensen_shannon"])
 def test_collectives_are_a_few_numbers_a_token(name):
     tokens = 64 // 2
@@ -167,7 +167,7 @@ def test_a_hard_row_is_measured_again_on_its_own_devices():
     close(found, want, 1e-5)
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_data_parallel_rows_are_not_gathered():
     split = lambda p, q: sharded(p, q, "forward_kl", ("data", None))
     shape = (64, 32768)

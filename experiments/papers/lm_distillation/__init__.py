@@ -280,7 +280,7 @@ TITLES = {
     "ece": "ECE",
     "overconfidence": "confidence minus accuracy",
 }
-SHORT = (*tuple(TITLES)[:5], "agreement", "ece")
+SHORT = ("nats", "perplexity", "forward_kl", "reverse_kl", "agreement", "ece")
 
 
 def run(study: kit.Study) -> Found:

@@ -26,55 +26,95 @@ def block_rows(rows: int, width: int) -> int:
     return rows if rows <= most else -(-rows // -(-rows // most))
 
 
-def by_rows(
-    function: Callable[[Any], Any],
-    rows: Any,
-    lead: int,
-    elsewhere: Callable[[Any], Any] | None = None,
-) -> Any:
-    """``function(rows)``, block by block on a CPU.
+def by_rows(function: Callable[[Any], Any], rows: Any, lead: int) -> Any:
+    """``function(rows)``, block by block on a CPU; differentiable.
 
     Args:
       function: acts on each row by itself; its results have the leading axes first.
       rows: arrays, the widest of them last, with `lead` leading axes in common.
       lead: number of leading axes.
-      elsewhere: in place of `function` on all other platforms.
     """
-    arrays, structure = jax.tree.flatten(rows)
-    shape = arrays[0].shape[:lead]
-    count = math.prod(shape)
-    width = max(math.prod(x.shape[lead:]) for x in arrays)
-    size = block_rows(count, width)
-    if size == count and elsewhere is None:
+    split = _Split(function, rows, lead)
+    if split.size == split.count:
         return function(rows)
-    blocks = -(-count // size)
-    surplus = blocks * size - count
+    return jax.lax.platform_dependent(rows, cpu=split.stacked, default=function)
 
-    def whole(*arrays):
-        return function(structure.unflatten(arrays))
 
-    def join(x: Array) -> Array:
-        tail = x.shape[2:]
-        if not surplus:
-            return x.reshape(*shape, *tail)
-        x = jnp.concatenate([x[:-1].reshape(-1, *tail), x[-1, surplus:]])
-        return x.reshape(*shape, *tail)
+def filled_by_rows(
+    function: Callable[[Any], Any],
+    rows: Any,
+    lead: int,
+    elsewhere: Callable[[Any], Any] | None = None,
+) -> Any:
+    """`by_rows` without derivatives: results are written where they stay.
 
-    def blocked(*arrays):
-        flat = [x.reshape(count, *x.shape[lead:]) for x in arrays]
+    With a function of its own for all other platforms.
+    """
+    split = _Split(function, rows, lead)
+    whole = split.size == split.count
+    if whole and elsewhere is None:
+        return function(rows)
+    here = function if whole else split.filled
+    return jax.lax.platform_dependent(rows, cpu=here, default=elsewhere or function)
 
+
+class _Split:
+    """Rows in blocks of `size`, of `count` in all."""
+
+    def __init__(self, function: Callable[[Any], Any], rows: Any, lead: int):
+        arrays = jax.tree.leaves(rows)
+        self.function, self.lead = function, lead
+        self.shape = arrays[0].shape[:lead]
+        self.count = math.prod(self.shape)
+        width = max(math.prod(x.shape[lead:]) for x in arrays)
+        self.size = block_rows(self.count, width)
+        self.blocks = -(-self.count // self.size)
+
+    def _cut(self, rows: Any) -> Callable[[Array], Any]:
+        flat = self._reshaped(rows, self.lead, (self.count,))
+        return lambda start: jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, self.size), flat
+        )
+
+    def _reshaped(self, tree: Any, lead: int, shape: tuple[int, ...]) -> Any:
+        return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[lead:]), tree)
+
+    def _start(self, block: Array) -> Array:
         # The last block begins early where the size does not divide: to fill the arrays
         # up would copy them, and so would cutting them.
+        return jnp.minimum(block * self.size, self.count - self.size)
+
+    def stacked(self, rows: Any) -> Any:
+        cut = self._cut(rows)
+        surplus = self.blocks * self.size - self.count
+
+        def join(x: Array) -> Array:
+            if surplus:
+                tail = x.shape[2:]
+                x = jnp.concatenate([x[:-1].reshape(-1, *tail), x[-1, surplus:]])
+                return x.reshape(*self.shape, *tail)
+            return x.reshape(*self.shape, *x.shape[2:])
+
         def one(block):
-            start = jnp.minimum(block * size, count - size)
-            part = (jax.lax.dynamic_slice_in_dim(x, start, size) for x in flat)
-            return whole(*part)
+            return self.function(cut(self._start(block)))
 
         body = jax.checkpoint(one, prevent_cse=False)
-        return jax.tree.map(join, jax.lax.map(body, jnp.arange(blocks)))
+        return jax.tree.map(join, jax.lax.map(body, jnp.arange(self.blocks)))
 
-    def other(*arrays):
-        return (elsewhere or function)(structure.unflatten(arrays))
+    def filled(self, rows: Any) -> Any:
+        cut = self._cut(rows)
+        types = jax.eval_shape(self.function, jax.eval_shape(cut, 0))
+        results = jax.tree.map(
+            lambda x: jnp.zeros((self.count, *x.shape[1:]), x.dtype), types
+        )
 
-    here = whole if size == count else blocked
-    return jax.lax.platform_dependent(*arrays, cpu=here, default=other)
+        def one(block, results):
+            start = self._start(block)
+            return jax.tree.map(
+                lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0),
+                results,
+                self.function(cut(start)),
+            )
+
+        results = jax.lax.fori_loop(0, self.blocks, one, results)
+        return self._reshaped(results, 1, self.shape)

@@ -21,7 +21,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from kljax.generators import FDivergence, Outcomes, quick
-from kljax.kernels.logits.blocks import by_rows
+from kljax.kernels.logits.blocks import by_rows, filled_by_rows
 from kljax.kernels.logits.parts import (
     RowState,
     row_gradient,
@@ -103,7 +103,7 @@ def _seen_again(rows, state: RowState) -> Seen:
     return Seen(o, both.p_zero, both.q_zero, state)
 
 
-def _of_side(divergence: FDivergence, seen: Seen, side: str) -> tuple:
+def _of_side(divergence: FDivergence, seen: Seen, side: str) -> Any:
     """What `row_gradient` takes to be in the logits of that side."""
     return {
         "q": (divergence, *seen),
@@ -145,7 +145,7 @@ def _looked(divergence, rows, axis, wanted: tuple[str, ...] = ()) -> Any:
             return look(rows)
         return jax.lax.platform_dependent(rows, cpu=look, default=elsewhere)
     other = None if summable is None else elsewhere
-    return by_rows(look, rows, rows[0].ndim - 1, other)
+    return filled_by_rows(look, rows, rows[0].ndim - 1, other)
 
 
 def _scalar(divergence: FDivergence) -> bool:

@@ -28,7 +28,12 @@ class Matrix(NamedTuple):
 
 
 class SquaredDistances(NamedTuple):
-    """The cost ‖x_i − y_j‖²."""
+    """The cost ‖x_i − y_j‖².
+
+    Gradients lose digits with (distance of the clouds)²/ε: in float32 a part in 1e4 at
+    1e4. Move clouds that lie far apart onto one mean first: the plan stays what it is,
+    the value is that less the squared distance of their means.
+    """
 
     x: Float[Array, "*b n d"]
     y: Float[Array, "*b m d"]

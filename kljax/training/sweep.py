@@ -8,8 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.training import Player, Step, TrainState, jit_step, make_step, stacked
+from kljax.training.players import Player
+from kljax.training.population import stacked
+from kljax.training.state import TrainState
+from kljax.training.step import Step, jit_step, make_step
 from kljax.typing import PyTree
+
+__all__ = ["Batches", "Sweep"]
 
 Batches = Callable[..., dict[str, Any]]
 
