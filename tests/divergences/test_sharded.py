@@ -209,5 +209,5 @@ def test_bad_arguments():
         sharded(P, Q, "forward_kl", temperature=0.0)
     with pytest.raises(ValueError, match="pad_vocab=True"):
         sharded(P[:, :9], Q, "forward_kl")
-    with pytest.raises(TypeError, match="p_logits must hold floating-point"):
+    with pytest.raises(TypeError, match="p_logits must be floating-point"):
         sharded(np.int32(P), Q, "forward_kl")
