@@ -114,8 +114,8 @@ def test_renyi_and_cauchy_schwarz_near_equality_and_at_the_edge():
             [none, none, none],
         )
     )
-    x = np.stack([a, lone_a, empty, *P[:2]])
-    y = np.stack([b, lone_b, empty, *P[:2]])
+    x = np.stack([a, lone_a, empty, *P])
+    y = np.stack([b, lone_b, empty, *P])
     found = {}
     for name, f in {
         "cauchy_schwarz": kd.cauchy_schwarz,
