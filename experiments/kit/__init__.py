@@ -17,6 +17,7 @@ A whole paper in 40 lines stands in `experiments/kit/example.py`. In general:
 
     study.pin(data=checksum)                        # must not change when it goes on
     study.once(("scores", method, seed), work)      # stored, read back
+    study.each("scores", work_of_seed, study.seeds)     # a stage for every one
     study.fit(("train", method, seed), players, state, batches, steps=100)
     study.sweep("train", players_of, {(m, s): own}, state_of, batches, steps=100)
     study.curve("train", "student/loss")            # steps, values [k, members]

@@ -11,7 +11,7 @@ import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -134,6 +134,15 @@ class Study(Display):
         with self._clock(label):
             value = work()
         return self.stages.write(label, value)
+
+    def each(
+        self, label: Label, work: Callable[[Any], Any], over: Iterable[Name]
+    ) -> dict[Name, Any]:
+        """`once` for every one of them: `work(one)` by `one`, a stage each."""
+        return {
+            one: self.once(self._member(label, one), lambda one=one: work(one))
+            for one in over
+        }
 
     @contextlib.contextmanager
     def _clock(self, label: Label) -> Iterator[None]:

@@ -25,14 +25,8 @@ from scipy import stats
 
 from experiments import kit
 from kljax.data import load
-from kljax.theory.concentration import (
-    concentration,
-    condensation_bandwidth,
-    from_distances,
-    likeliest_bandwidth,
-    stable_index,
-)
-from kljax.theory.kde import gaussian_phases, log_density_rate, relative_variance
+from kljax.data.batching import in_parts
+from kljax.theory import concentration, kde
 
 PAPER = "Kernel density estimators in large dimensions (arXiv 2408.05807)"
 
@@ -84,15 +78,15 @@ PRESETS = {
 def size_of(n: float, d: int) -> tuple[int, Any]:
     """Points, and the thresholds at this finite size."""
     n = round(n)
-    return n, gaussian_phases(math.log(n) / d, dims=d)
+    return n, kde.gaussian_phases(math.log(n) / d, dims=d)
 
 
 def dimension(level: str) -> int:
     return int(level.strip("d= points"))
 
 
-def by_size(metric: str, place: str = GRID, least: int = 0):
-    """The value of a claim: an estimate for every size of so many dimensions."""
+def by_size(metric: str, bar: kit.Bar, place: str = GRID, least: int = 0) -> tuple:
+    """Value and bar of a claim: each of the sizes of so many dimensions."""
 
     def value(found: dict[str, Any]) -> dict[str, kit.Estimate]:
         every = found["sizes"].by_level(lambda scores: scores.estimate(metric, place))
@@ -101,7 +95,7 @@ def by_size(metric: str, place: str = GRID, least: int = 0):
             raise kit.Missing(f"needs a size of {least} dimensions")
         return kept
 
-    return value
+    return value, kit.every(bar)
 
 
 def practice(found: dict[str, Any]) -> dict[str, float]:
@@ -115,26 +109,25 @@ def off_formula(found: dict[str, Any]) -> dict[str, float]:
     return {str(mu): abs(mean(mu) - min(mu, 2)) for mu in INDICES}
 
 
+FEW = "abstract: only a few points matter; the law is derived here"
 CLAIMS = (
     kit.Claim(
         "OPTIMUM",
         "The bandwidth of the least KL lies where a few points carry the estimate, "
         "below h_G.",
-        "abstract", by_size("best h / h_G"), kit.every(kit.below(1)),
-        paper="in the new regime",
+        "abstract", *by_size("best h / h_G", kit.below(1)), paper="in the new regime",
     ),
     kit.Claim(
         "OPTIMUM-FORMULA",
         "That bandwidth is the nearest point's distance over the root of d.",
         "derived here; the abstract has no formula",
-        by_size("best h / formula", least=40), kit.every(kit.near(1, rel=0.07)),
+        *by_size("best h / formula", kit.near(1, rel=0.07), least=40),
     ),
     kit.Claim(
         "LEAST-KL",
         "The least KL per dimension is log(1 + q) / 2 - q (1 - q) / 2, with "
         "q = h_G^2 / (1 + h_G^2).",
-        "derived here",
-        by_size("least KL / formula", least=40), kit.every(kit.near(1, rel=0.15)),
+        "derived here", *by_size("least KL / formula", kit.near(1, rel=0.15), least=40),
     ),
     kit.Claim(
         "AVERAGE",
@@ -152,20 +145,17 @@ CLAIMS = (
     kit.Claim(
         "CONDENSED-HALF",
         "At half of h_G the sum of squared shares is 1 - (1/2)^2.",
-        "abstract: only a few points matter; the law is derived here",
-        by_size("participation", "at 0.5"), kit.every(kit.near(0.75, tol=0.05)),
+        FEW, *by_size("participation", kit.near(0.75, tol=0.05), "at 0.5"),
     ),
     kit.Claim(
         "CONDENSED-0.7",
         "At 0.7 h_G the sum of squared shares is 1 - 0.7^2.",
-        "abstract: only a few points matter; the law is derived here",
-        by_size("participation", "at 0.7"), kit.every(kit.near(0.51, tol=0.06)),
+        FEW, *by_size("participation", kit.near(0.51, tol=0.06), "at 0.7"),
     ),
     kit.Claim(
         "SPREAD",
         "At h_CLT no point has a share that counts.",
-        "abstract",
-        by_size("participation", "at 1.41"), kit.every(kit.at_most(0.015)),
+        "abstract", *by_size("participation", kit.at_most(0.015), "at 1.41"),
     ),
     kit.Claim(
         "STABLE",
@@ -201,7 +191,7 @@ CLAIMS = (
         "DIAGNOSIS",
         "h_G is found without knowing the law: the participation ratio is 1/2 at "
         "h_G / sqrt(2).",
-        "ours", by_size("found / true h_G"), kit.every(kit.near(1, rel=0.1)), ours=True,
+        "ours", *by_size("found / true h_G", kit.near(1, rel=0.1)), ours=True,
     ),
 )  # fmt: skip
 
@@ -210,7 +200,7 @@ def drawn_distances(config: Config, d: int, n: int, seed: int, h: np.ndarray):
     """Log-densities and participation ratios, `[h, replicas]`, without any points."""
     rng = np.random.default_rng([seed, d])
     squared = rng.noncentral_chisquare(d, d, (config.replicas, n))
-    return from_distances(jnp.asarray(squared), jnp.asarray(h), d)[:2]
+    return concentration.from_distances(jnp.asarray(squared), jnp.asarray(h), d)[:2]
 
 
 def drawn_points(config: Config, d: int, n: int, seed: int, h: np.ndarray):
@@ -219,7 +209,7 @@ def drawn_points(config: Config, d: int, n: int, seed: int, h: np.ndarray):
     data = jax.random.normal(keys[0], (n, d), jnp.float32)
     x = jax.random.normal(keys[1], (config.queries, d), jnp.float32)
     x *= math.sqrt(d) / jnp.linalg.norm(x, axis=1, keepdims=True)
-    ask = jax.jit(lambda width: concentration(x, data, width)[:2])
+    ask = jax.jit(lambda width: concentration.concentration(x, data, width)[:2])
     found = [ask(jnp.float32(width)) for width in h]
     return tuple(np.array([row[i] for row in found], np.float64) for i in range(2))
 
@@ -230,29 +220,28 @@ def simulated(study: kit.Study, d: int, alpha: float, draw: Callable):
     h_g, grid = float(ends.h_g), study.config.bandwidths
     scale = np.linspace(0.4, 2.2, grid)
     h = h_g * np.concatenate([scale, [*PLACES.values()]])
-    work = lambda seed: draw(study.config, d, n, seed, h)  # noqa: E731
-    label = draw.__name__.removeprefix("drawn_")
-    runs = [study.once((label, d, s), lambda s=s: work(s)) for s in study.seeds]
+    label = draw.__name__.removeprefix("drawn_"), d
+    runs = study.each(label, lambda s: draw(study.config, d, n, s, h), study.seeds)
     entropy = 0.5 * math.log(2 * math.pi * math.e)
+    log_p, ratio = map(np.stack, zip(*runs.values()))
+    kl, mean = -entropy - log_p[:, :grid].mean(2) / d, ratio.mean(2)
     rows: dict[tuple, dict[str, float]] = {}
-    for seed, (log_p, ratio) in zip(study.seeds, runs):
-        kl, mean = -entropy - log_p[:grid].mean(1) / d, ratio.mean(1)
-        best = scale[kl.argmin()]
-        found = condensation_bandwidth(scale, mean[:grid])
-        values = best, best * h_g / ends.h_kl, kl.min() / ends.kl, found
+    for seed, own, shares in zip(study.seeds, kl, mean):
+        found = concentration.condensation_bandwidth(scale, shares[:grid])
+        best = scale[own.argmin()]
+        values = best, best * h_g / ends.h_kl, own.min() / ends.kl, found
         rows[GRID, seed] = dict(zip(RATIOS, map(float, values)))
-        for place, value in zip(PLACES, mean[grid:]):
+        for place, value in zip(PLACES, shares[grid:]):
             rows[place, seed] = {"participation": value}
-    log_p, ratio = (np.concatenate(parts, axis=1) for parts in zip(*runs))
-    rate, high = log_p[:grid].mean(1) / d, scale >= 1.2
-    gap = np.abs(rate - np.asarray(log_density_rate(h[:grid], alpha)))
-    p = np.exp(log_p[-1] - log_p[-1].max())  # at h_CLT
-    exact = math.sqrt(float(relative_variance(h[-1], n, np.ones(d))))
+    curve = kl.mean(0)
+    gap = np.abs(curve + entropy + kde.log_density_rate(h[:grid], alpha))
+    p = np.exp(log_p[:, -1] - log_p[:, -1].max())  # at h_CLT
+    exact = math.sqrt(float(kde.relative_variance(h[-1], n, np.ones(d))))
     return rows, {
-        "scale": scale,
-        "KL / d, nats": -entropy - rate,
-        "participation ratio Y": ratio[:grid].mean(1),
-        "average": float(gap[high].max()),
+        "n": n,
+        "KL / d, nats": (scale, curve),
+        "participation ratio Y": (scale, mean[:, :grid].mean(0)),
+        "average": float(gap[scale >= 1.2].max()),
         "deviation": float(p.std(ddof=1) / p.mean() / exact),
     }
 
@@ -262,18 +251,16 @@ def fluctuations(config: Config, seed: int) -> np.ndarray:
     d, alpha = config.index
     n, ends = size_of(math.exp(alpha * d), d)
     h = ends.h_g * np.sqrt(INDICES)
-    rng, parts = np.random.default_rng([seed, 7]), []
-    for start in range(0, config.index_replicas, 500):
-        count = min(500, config.index_replicas - start)
-        squared = jnp.asarray(rng.noncentral_chisquare(d, d, (count, n)))
-        parts.append(np.asarray(from_distances(squared, h, d).log_density))
-    log_p = np.concatenate(parts, axis=1)
+    rng = np.random.default_rng([seed, 7])
+    squared = rng.noncentral_chisquare(d, d, (config.index_replicas, n))
+    ask = lambda part: concentration.from_distances(part, h, d).log_density.T  # noqa: E731
+    log_p = in_parts(ask, 500, squared).T
     return np.exp(log_p - np.median(log_p, axis=1, keepdims=True))
 
 
 def likeliest(x: np.ndarray) -> dict[str, float]:
     """The likeliest bandwidth for every point from the others, and its phase."""
-    found = likeliest_bandwidth(x, np.geomspace(0.1, 3, 80))._asdict()
+    found = concentration.likeliest_bandwidth(x, np.geomspace(0.1, 3, 80))._asdict()
     return {"n": len(x), "d": x.shape[1], **found}
 
 
@@ -289,30 +276,25 @@ def standardized(name: str) -> np.ndarray:
 def run(study: kit.Study) -> dict[str, Any]:
     """Simulations by size, the stable index, real data."""
     config, rows, pooled = study.config, {}, {}
-    each = lambda label, work, over: [  # noqa: E731
-        study.once((label, one), lambda one=one: work(one)) for one in over
-    ]
     with jax.enable_x64(True):
-        works = [
-            (f"d={d}", d, a, drawn_distances)
-            for d, a in zip(config.dims, config.alphas)
-        ]
-        works += [(f"d={config.points[0]} points", *config.points, drawn_points)]
-        for level, d, alpha, draw in works:
+        sizes = [(drawn_distances, "", *one) for one in zip(config.dims, config.alphas)]
+        for draw, kind, d, alpha in [*sizes, (drawn_points, " points", *config.points)]:
+            level = f"d={d}{kind}"
             found, pooled[level] = simulated(study, d, alpha, draw)
             rows |= {(*key, level): row for key, row in found.items()}
-        drawn = each("index", lambda seed: fluctuations(config, seed), study.seeds)
-        data = each("data", lambda name: likeliest(standardized(name)), config.data)
+        drawn = study.each("index", lambda s: fluctuations(config, s), study.seeds)
+        data = study.each("data", lambda one: likeliest(standardized(one)), config.data)
         gaussian = lambda seed: np.random.default_rng(seed).normal(size=config.control)  # noqa: E731
-        control = each("control", lambda seed: likeliest(gaussian(seed)), study.seeds)
+        control = study.each("control", lambda s: likeliest(gaussian(s)), study.seeds)
         h_kl = float(size_of(*config.control)[1].h_kl)
     indices = {
-        (str(mu), seed): {"index": stable_index(x[i])}
-        for seed, x in zip(study.seeds, drawn)
-        for i, mu in enumerate(INDICES)
+        (str(mu), seed): {"index": concentration.stable_index(x)}
+        for seed, every in drawn.items()
+        for mu, x in zip(INDICES, every)
     }
     normal = lambda x: stats.kstest((x - x.mean()) / x.std(), "norm").statistic  # noqa: E731
-    every = np.concatenate(drawn, axis=1)
+    every = np.concatenate([*drawn.values()], axis=1)
+    control = [*control.values()]
     ratio = np.array([row["h"] for row in control]) / h_kl
     evidence: dict[str, Any] = {
         "sizes": kit.Scores(
@@ -322,7 +304,7 @@ def run(study: kit.Study) -> dict[str, Any]:
         "deviation": {level: one["deviation"] for level, one in pooled.items()},
         "index": kit.Scores(indices, titles={"index": "stable index"}),
         "normal": {mu: float(normal(x)) for mu, x in zip(INDICES, every)},
-        "data": dict(zip(config.data, data)),
+        "data": data,
         "control": kit.Estimate((ratio,), what="likeliest bandwidth over h_KL"),
     }
     mean = {key: float(np.mean([row[key] for row in control])) for key in control[0]}
@@ -332,20 +314,17 @@ def run(study: kit.Study) -> dict[str, Any]:
 
 def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -> None:
     """Tables and pictures."""
-    sizes = zip(study.config.dims, study.config.alphas)
-    most = max(round(math.exp(alpha * d)) for d, alpha in sizes)
-    study.scale = f"up to {most:,} points, 20 to 100 dimensions"
     scores = found["sizes"]
+    most = max(one["n"] for one in pooled.values())
+    study.scale = f"up to {most:,} points, 20 to 100 dimensions"
     study.metrics |= scores.flat() | found["index"].flat()
-    about = f"Means over {len(study.seeds)} seeds."
-    means = {level: scores.at(level).mean for level in scores.levels}
-    rows = [
-        (one, *(mean(name, GRID) for name in RATIOS)) for one, mean in means.items()
-    ]
-    study.table("Simulations", ("", *RATIOS), rows, about)
-    shares = lambda mean: (mean("participation", place) for place in PLACES)  # noqa: E731
-    rows = [(one, *shares(mean)) for one, mean in means.items()]
-    study.table("Participation ratio by h / h_G", ("", *PLACES), rows, about)
+    ratios = {name: (name, GRID) for name in RATIOS}
+    shares = {place: ("participation", place) for place in PLACES}
+    tables = {"Simulations": ratios, "Participation ratio by h / h_G": shares}
+    for title, keys in tables.items():
+        rows = [(x, *(scores.at(x).mean(*k) for k in keys.values())) for x in pooled]
+        about = f"Means over {len(study.seeds)} seeds."
+        study.table(title, ("", *keys), rows, about)
     data = {**found["data"], "Gaussian": control}
     study.table(
         "The likeliest bandwidth of data, leaving each point out",
@@ -361,11 +340,10 @@ def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -
     size = {"panels": 5, "columns": 3, "size": (4.4, 3.2)}
     with study.figure("regimes", title, about, **size) as axes:
         scale = np.linspace(0.4, 2.2, 100)
-        more = {}, {"formula/limit": (scale, np.maximum(0, 1 - scale**2))}
-        names = ("KL / d, nats", "participation ratio Y")
-        for axis, key, formula in zip(axes, names, more):
-            levels = sorted(pooled, key=dimension)
-            series = {one: (pooled[one]["scale"], pooled[one][key]) for one in levels}
+        limit = {"formula/limit": (scale, np.maximum(0, 1 - scale**2))}
+        curves = {"KL / d, nats": {}, "participation ratio Y": limit}
+        for axis, (key, formula) in zip(axes, curves.items()):
+            series = {one: pooled[one][key] for one in sorted(pooled, key=dimension)}
             kit.figures.lines(axis, series | formula, xlabel="h / h_G", ylabel=key)
             axis.axvline(1, color="black", ls=":", lw=1)
         measured = found["index"].estimates("index", *map(str, INDICES))
@@ -378,7 +356,7 @@ def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -
         bars = {name: row["participation"] for name, row in data.items()}
         kit.figures.bars(axes[3], bars, xlabel="participation ratio Y")
         alphas = np.linspace(0.02, 1, 50)
-        ends = gaussian_phases(alphas)
+        ends = kde.gaussian_phases(alphas)
         series = {
             "the CLT fails": ends.h_clt,
             "averaging fails": ends.h_g,

@@ -28,7 +28,8 @@ def test_the_line_counts_starts_by_where_they_end():
     low[5] = 1.9
     pairs = np.array([[2.0, 2.04], [2.0, 2.0], [4.0, 1.0]])
     variances = np.broadcast_to(pairs, (6, 3, 2))
-    found = line.Line(low, low, variances, ends[:, 0], ends, ends, ends[:1], {})
+    alpha = np.ones(1)
+    found = line.Line(low, low, variances, ends[:, 0], ends, ends, ends[:1], alpha)
     assert found.covering("clipped") == (2, 3) and found.covering("sampled") == (0, 1)
     assert list(found.covers().values()) == [0, 0, 0, 0, 0, 4]
     weights = found.weights()

@@ -14,8 +14,6 @@ divergences is visible on the ring, and none is claimed.
     python -m experiments run f_distill_ring                     # minutes on two cores
     python -m experiments run f_distill_ring --preset gpu        # more seeds and steps
     python -m experiments run f_distill_ring --preset paper      # full protocol for all
-
-The same command again goes on where it stopped.
 """
 
 import dataclasses
@@ -25,17 +23,10 @@ import numpy as np
 
 from experiments import kit
 from experiments.papers.f_distill_ring import line, students
-from experiments.papers.f_distill_ring.line import BY_VARIANCE, CLIP, SIX, Line
-from experiments.papers.f_distill_ring.students import (
-    ADAPTIVE,
-    FAMILY,
-    Ratio,
-    Ring,
-    Students,
-    TrainingConfig,
-)
+from experiments.papers.f_distill_ring.students import ADAPTIVE, TrainingConfig
 
 PAPER = "f-distill: one-step diffusion by f-divergence matching (arXiv 2502.15681)"
+_OURS: Any = {"source": "not in the paper", "ours": True}
 TRIO = ("reverse_kl", "jensen_shannon", "forward_kl")
 
 
@@ -85,53 +76,44 @@ class Config(kit.Settings):
 
 
 SMALL: Any = {"steps": 4, "critic_steps": 1, "batch": 32}
+SHORT = TrainingConfig(width=16, depth=1, embedding=16, pretraining_steps=10, **SMALL)
 PRESETS = {
     "smoke": Config(
-        seeds=1,
-        protocol=TrainingConfig(
-            width=16, depth=1, embedding=16, pretraining_steps=10, **SMALL
-        ),
-        sweep=SweepConfig(**SMALL),
-        alphas=(0.0, 1.0),
+        seeds=1, protocol=SHORT, sweep=SweepConfig(**SMALL), alphas=(0.0, 1.0),
         line=LineConfig(
             40, 40, starts=2, sampled_steps=10, samples=64, variance_samples=4000
         ),
-        ratio_steps=10,
-        samples=400,
-        decide=False,
+        ratio_steps=10, samples=400, decide=False,
     ),
     "cpu": Config(),
     "gpu": Config(
         seeds=5, protocol_seeds=3, sweep=SweepConfig(critic_steps=2, batch=512)
     ),
     "paper": Config(  # no ring in the paper: the full protocol for every member
-        seeds=5,
-        protocol_seeds=5,
-        sweep=SweepConfig(critic_steps=5, batch=512),
+        seeds=5, protocol_seeds=5, sweep=SweepConfig(critic_steps=5, batch=512),
         alphas=tuple(float(a) for a in np.linspace(-1, 2, 25)),
     ),
 }  # fmt: skip
 
 
 class Evidence(NamedTuple):
-    line: Line
-    ratios: dict[str, Ratio]
-    protocol: Students
-    sweep: Students
+    line: line.Line
+    ratios: dict[str, students.Ratio]
+    protocol: students.Students
+    sweep: students.Students
     floor: dict[str, list[float]]
 
 
 def worst(scores: kit.Scores, *names: str) -> dict[str, float]:
-    found = {key: scores.extreme(key) for key in ("tv", "sliced_w2")}
-    found |= {key: scores.extreme(key, lowest=True) for key in ("modes", "near")}
-    return {name: found[name] for name in names}
+    low = "modes", "near"
+    return {name: scores.extreme(name, lowest=name in low) for name in names}
 
 
 def ratio(which: int) -> Any:
     def value(e: Evidence) -> kit.Noted:
         """Logit against the exact log-ratio under q"""
         one = list(e.ratios.values())[which]
-        r, slope = one.fit(*np.log(CLIP)).values()
+        r, slope = one.fit(*np.log(line.CLIP)).values()
         note = f"Within the clip of training {r:.3f} and {slope:.3f}"
         return kit.Noted(one.fit(), f"{note}; least log-ratio {one.exact.min():.0f}.")
 
@@ -142,11 +124,10 @@ def twins(e: Evidence) -> dict[str, float]:
     """Modes of the worst alpha; largest difference of samples from named members"""
     scores, x = e.sweep.scores, e.sweep.samples
     some = [name for name in scores.methods if "alpha" in name]
-    pairs = {"alpha 0": "reverse_kl", "alpha 1": "forward_kl"}
-    if not pairs.keys() <= {*some}:
+    pairs = {"alpha 0": "reverse_kl", "alpha 1": "forward_kl"}.items()
+    if not {"alpha 0", "alpha 1"} <= {*some}:
         raise kit.Missing("needs alpha 0 and 1")
-    both = kit.grid([*pairs.items()], scores.seeds)
-    gaps = [np.abs(x[a, s] - x[b, s]).max() for (a, b), s in both]
+    gaps = [np.abs(x[a, s] - x[b, s]).max() for a, b in pairs for s in scores.seeds]
     return {**worst(scores.part(some), "modes"), "difference": float(max(gaps))}
 
 
@@ -167,8 +148,8 @@ def adaptive(e: Evidence) -> kit.Noted:
         f"averages {ess[:, ess.shape[1] // 2 :].mean():.2f}."
     )
     if "alpha 0.5" in scores.methods:
-        pair = "alpha 0.5", "squared_hellinger"
-        one, other = (np.log(scores.values("sliced_w2", name)) for name in pair)
+        pair = scores.part(("alpha 0.5", "squared_hellinger"))
+        one, other = (np.log(pair.values("sliced_w2", name)) for name in pair.methods)
         note += (
             " A yardstick: alpha 0.5 and squared Hellinger are one divergence in two "
             "scales, differ by rounding alone, and end a factor "
@@ -187,14 +168,12 @@ def escape(way: str, where: str, why: str) -> kit.Claim:
     says = (
         f"On the line, an alpha driven by {where}, covers both modes from every start."
     )
-    bar = kit.equal(1)
-    return kit.Claim(name, says, "not in the paper", value, bar, ours=True)
+    return kit.Claim(name, says, value=value, bar=kit.equal(1), **_OURS)
 
 
 _TABLE_1 = "table 1 (mode-seeking column); fixed points are ours"
-_OURS: Any = {"source": "not in the paper", "ours": True}
 _RATIO = kit.all_of(correlation=kit.at_least(0.97), slope=kit.within(0.9, 1.1))
-_EIGHT = kit.equal(8)
+_EIGHT, _SIX = kit.equal(8), [*map(kit.title, line.SIX)]
 CLAIMS = (
     kit.Claim(
         "T6",
@@ -212,20 +191,15 @@ CLAIMS = (
         "softened form end on one mode from every start, Jensen-Shannon and Hellinger "
         "on one mode or over both depending on the start, Jeffreys and forward KL over "
         "both from every start.",
-        _TABLE_1,
-        lambda e: e.line.covers(),
-        kit.all_of(**{
-            kit.title(name): kit.equal(n) for name, n in zip(SIX, (0, 0, 4, 3, 3, 4))
-        }),
+        _TABLE_1, lambda e: e.line.covers(),
+        kit.all_of(**dict(zip(_SIX, map(kit.equal, (0, 0, 4, 3, 3, 4))))),
         "starts, of four, from which the student ends over both modes",
     ),
     kit.Claim(
         "T3",
         "With noise levels up to 3 no divergence collapses, and the student's std is "
         "ordered soft < reverse KL < Jeffreys < Hellinger < JS < forward KL.",
-        _TABLE_1,
-        lambda e: e.line.annealed[:, 0, 0].tolist(),
-        kit.order(*map(kit.title, SIX)),
+        _TABLE_1, lambda e: e.line.annealed[:, 0, 0].tolist(), kit.order(*_SIX),
         "standard deviations of the student",
     ),
     kit.Claim(
@@ -233,12 +207,9 @@ CLAIMS = (
         "The weights' variance is ordered reverse KL < soft < JS < Hellinger < "
         "Jeffreys < forward KL; forward KL's is out of reach of samples when the laws "
         "are far apart.",
-        "figure 4a",
-        lambda e: e.line.weights(),
-        kit.all_of(
-            **{"d = 1": kit.at_most(0.03), "d = 3": kit.above(0.25)},
-            order=kit.order(*map(kit.title, BY_VARIANCE)),
-        ),
+        "figure 4a", lambda e: e.line.weights(),
+        kit.all_of(**{"d = 1": kit.at_most(0.03), "d = 3": kit.above(0.25)},
+                   order=kit.order(*map(kit.title, line.BY_VARIANCE))),
         "Var h / (E h)^2 of N(d, 1) against N(0, 1): |samples / exact - 1| (worst at "
         "d = 1, forward KL at d = 3); samples' values at d = 1",
     ),
@@ -246,35 +217,29 @@ CLAIMS = (
         "T4b",
         "The critic's logit is the log-ratio, over the whole range of noise, where "
         "modes are wide (rings of std 0.3 and 0.45).",
-        "section on the ratio (Eq. 8 here)",
-        ratio(0),
-        _RATIO,
+        "section on the ratio (Eq. 8 here)", ratio(0), _RATIO,
     ),
     kit.Claim(
         "T4b-NARROW",
         "The critic's logit is the log-ratio also where modes are as narrow as the "
         "ring's (std 0.08 and 0.16).",
-        value=ratio(1),
-        bar=_RATIO,
-        **_OURS,
+        value=ratio(1), bar=_RATIO, **_OURS,
     ),
     kit.Claim(
         "FAMILY",
         "All strictly convex built-in divergences train stably in one vmapped program, "
         "nothing but the divergence changed (total variation has no curvature, hence "
         "no score gradient: refused).",
-        value=lambda e: worst(e.sweep.scores.part(FAMILY), "modes", "near"),
+        value=lambda e: worst(e.sweep.scores.part(students.FAMILY), "modes", "near"),
         bar=kit.all_of(modes=_EIGHT, near=kit.at_least(0.8)),
-        measure="worst of all members and seeds: modes, share near a mode",
-        **_OURS,
+        measure="worst of all members and seeds: modes, share near a mode", **_OURS,
     ),
     kit.Claim(
         "ALPHA",
         "One continuous parameter runs through the named divergences: alpha in [-1, 2] "
         "in the same program, equal to reverse and forward KL at 0 and 1.",
         value=twins,
-        bar=kit.all_of(modes=_EIGHT, difference=kit.at_most(1e-5)),
-        **_OURS,
+        bar=kit.all_of(modes=_EIGHT, difference=kit.at_most(1e-5)), **_OURS,
     ),
     escape(
         "clipped",
@@ -301,9 +266,7 @@ CLAIMS = (
         "ADAPTIVE",
         "On the ring the adaptive alpha is no worse than the fixed divergences: it "
         "needs no choice of one.",
-        value=adaptive,
-        bar=kit.at_most(1.15),
-        **_OURS,
+        value=adaptive, bar=kit.at_most(1.15), **_OURS,
     ),
 )  # fmt: skip
 
@@ -312,7 +275,7 @@ def run(study: kit.Study) -> Evidence:
     """All parts; each trained one is a stage that is read back when it is finished."""
     config = study.config
     work = lambda: line.measured(config.line, config.seed)  # noqa: E731
-    on_line, ring = Line(**study.once("line", work)), Ring(study)
+    on_line, ring = line.Line(**study.once("line", work)), students.Ring(study)
     ratios, denoisers = ring.ratios(), ring.denoisers()
     own, full = students.members(config.alphas), config.protocol
     cheap = dataclasses.replace(full, **dataclasses.asdict(config.sweep))
@@ -340,23 +303,26 @@ def run(study: kit.Study) -> Evidence:
 def show(study: kit.Study, e: Evidence) -> None:
     """Tables of students, numbers."""
     keys = ("modes", "tv", "near", "core", "sliced_w2", "ess")
-    about = (
-        "Sliced W2: root mean square over 128 directions against a sample with equally "
-        "many points per mode; two independent samples of the target are "
-        f"{np.mean(e.floor['pair']):.3f} apart. No ordering of the divergences is "
-        "claimed: the gaps are the size of the spread between seeds."
-    )
-    options: Any = {"spread": False, "more": {"fresh target samples": e.floor}}
-    title = "Full protocol on the ring"
-    study.score_table(title, e.protocol.scores, keys, caption=about, **options)
-    title = "The whole family, the alpha sweep and the adaptive alpha: one program"
-    about = "One critic step per student step and half the batch."
-    study.score_table(title, e.sweep.scores, keys, caption=about, **options)
-    for stage, group in {"protocol": e.protocol, "sweep": e.sweep}.items():
-        found = group.scores.flat()
-        study.metrics |= {f"{stage}/{name}": value for name, value in found.items()}
-    fits = {name: one.fit() for name, one in e.ratios.items()}
-    study.metrics |= {f"floor/{k}": v for k, v in e.floor.items()} | {
-        f"ratio/{name}/{k}": v for name, fit in fits.items() for k, v in fit.items()
+    more: Any = {"spread": False, "more": {"fresh target samples": e.floor}}
+    groups = {
+        "protocol": (
+            e.protocol.scores,
+            "Full protocol on the ring",
+            "Sliced W2: root mean square over 128 directions against a sample with "
+            "equally many points per mode; two independent samples of the target are "
+            f"{np.mean(e.floor['pair']):.3f} apart. No ordering of the divergences is "
+            "claimed: the gaps are the size of the spread between seeds.",
+        ),
+        "sweep": (
+            e.sweep.scores,
+            "The whole family, the alpha sweep and the adaptive alpha: one program",
+            "One critic step per student step and half the batch.",
+        ),
     }
+    for stage, (scores, title, about) in groups.items():
+        study.score_table(title, scores, keys, caption=about, **more)
+        study.metrics |= {f"{stage}/{name}": v for name, v in scores.flat().items()}
+    study.metrics |= {f"floor/{name}": v for name, v in e.floor.items()}
+    for name, one in e.ratios.items():
+        study.metrics |= {f"ratio/{name}/{k}": v for k, v in one.fit().items()}
     study.metrics["sweep/adaptive_over_median"] = shares(e)

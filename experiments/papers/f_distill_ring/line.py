@@ -35,6 +35,7 @@ COVERS = 1.5
 LEVELS = (0.1, 0.2, 0.4)
 CLIP = (0.1, 20.0)
 DISTANCES = (1.0, 2.0, 3.0)
+WAYS = ("clipped", "exact", "sampled")
 
 
 class Line(NamedTuple):
@@ -49,8 +50,8 @@ class Line(NamedTuple):
     clipped: Float[np.ndarray, "m steps 2"]
     exact: Float[np.ndarray, "m steps 2"]
     sampled: Float[np.ndarray, "starts steps 2"]
-    alphas: dict[str, np.ndarray]
-    """At the ends of the three."""
+    alpha: Float[np.ndarray, "starts"]
+    """Of `sampled`, at the end."""
 
     def covering(self, way: str) -> tuple[int, int]:
         """Starts from which the adaptive alpha comes to cover both modes, and all."""
@@ -101,11 +102,8 @@ def measured(config: Any, seed: int) -> dict[str, Any]:
         drawn: Any = {"steps": config.sampled_steps, "samples": config.samples}
         keys = jax.random.split(jax.random.key(seed))
         given = keys[0], two_modes(), starts[:6], jnp.array(LEVELS)
-        ways = {
-            "clipped": adaptive_paths(low, starts, clip=CLIP, **long),
-            "exact": adaptive_paths(low, starts, clip=None, **long),
-            "sampled": sampled_paths(*given, **drawn, **knobs),
-        }
+        paths = [adaptive_paths(low, starts, clip=c, **long) for c in (CLIP, None)]
+        paths.append(sampled_paths(*given, **drawn, **knobs))
         draws = jax.random.normal(keys[1], (config.variance_samples,), jnp.float32)
         variance = jax.jit(
             lambda d, draws: jnp.array(
@@ -117,8 +115,8 @@ def measured(config: Any, seed: int) -> dict[str, Any]:
             "annealed": annealed,
             "variances": np.stack([variance(d, draws) for d in DISTANCES], axis=1),
             "starts": with_std(starts),
-            **{name: with_std(way.theta) for name, way in ways.items()},
-            "alphas": {name: way.alpha[:, -1] for name, way in ways.items()},
+            **{way: with_std(one.theta) for way, one in zip(WAYS, paths)},
+            "alpha": paths[-1].alpha[:, -1],
         }
 
 
@@ -143,11 +141,9 @@ def show(study: kit.Study, line: Line) -> None:
     ]
     about = "Var h / (E h)^2 for N(d, 1) against N(0, 1): exact, and seen by samples."
     study.table("Variance of the weight", ("", *names), rows, about)
-    study.metrics |= {f"line/{way}": line.covering(way)[0] for way in line.alphas}
-    study.metrics |= {
-        "line/sampled_ends": line.sampled[:, -1],
-        "line/sampled_alpha": line.alphas["sampled"],
-    }
+    study.metrics |= {f"line/{way}": line.covering(way)[0] for way in WAYS}
+    study.metrics["line/sampled_ends"] = line.sampled[:, -1]
+    study.metrics["line/sampled_alpha"] = line.alpha
     picture(study, line)
 
 

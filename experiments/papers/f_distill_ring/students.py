@@ -200,10 +200,6 @@ class Ring:
         optimizer = config.adam(rate, flat=True)
         key = jax.random.fold_in(jax.random.key(self.study.seeds[0]), 2)
 
-        def law(std: float, tilt: Array) -> GaussianMixture:
-            wide = jnp.full(ring.modes, std)
-            return dataclasses.replace(self.law, log_weights=tilt, std=wide)
-
         def players(pair: tuple) -> list[Player]:
             def loss(params, *, state, frozen, batch, key):
                 draws = game.draw(key, batch, 2)
@@ -232,41 +228,37 @@ class Ring:
             return exact, self.logits(params, x, sigma).mean(axis=1), sigma
 
         stds = ((0.3, 0.45), (ring.std, 2 * ring.std))
-        pairs = {f"{p:g}, {q:g}": (law(p, 0 * tilt), law(q, tilt)) for p, q in stds}
+        wide = lambda std, tilt: dataclasses.replace(  # noqa: E731
+            self.law, log_weights=tilt, std=jnp.full(ring.modes, std)
+        )
+        pairs = {f"{p:g}, {q:g}": (wide(p, 0 * tilt), wide(q, tilt)) for p, q in stds}
         trained = self.study.sweep("ratio", players, pairs, state, steps=steps)
         found = compare(trained.ema["critic"], stacked(list(pairs.values())))
         host = [np.asarray(v, np.float64) for v in found]
         return {name: Ratio(*(v[i] for v in host)) for i, name in enumerate(pairs)}
 
     def students(
-        self,
-        stage: str,
-        config: TrainingConfig,
-        own: dict[str, dict[str, Any]],
-        seeds: tuple[int, ...],
-        denoisers: PyTree,
+        self, stage: str, config: TrainingConfig, own: dict, seeds: tuple, first: PyTree
     ) -> Students:
         """Trains a population in one program and judges the averaged students."""
         game = self.game(config)
 
-        def players(one: dict[str, Any]) -> list[Player]:
-            return game.players(functools.partial(chosen, one))
+        players = lambda one: game.players(functools.partial(chosen, one))  # noqa: E731
 
         def state(one: dict[str, Any]) -> TrainState:
             key = jax.random.fold_in(jax.random.key(one["seed"]), 3)
-            first = taken((denoisers, self.initial["critic"]), one["row"])
-            return game.start(key, *first)
+            networks = taken((first, self.initial["critic"]), one["row"])
+            return game.start(key, *networks)
 
         members = {
             (name, seed): {**row, "seed": seed, "row": i}
             for i, seed in enumerate(seeds)
             for name, row in own.items()
         }
-        given = stage, players, members, state
-        trained = self.study.sweep(*given, steps=config.steps).ema["student"]
+        ends = self.study.sweep(stage, players, members, state, steps=config.steps)
         z = jax.random.normal(jax.random.key(20_000), (self.config.samples, 2))
         draw = lambda params: game.generate(params, z, None)  # noqa: E731
-        drawn = jax.jit(lambda every: jax.lax.map(draw, every))(trained)
+        drawn = jax.jit(lambda every: jax.lax.map(draw, every))(ends.ema["student"])
         samples = dict(zip(members, np.asarray(drawn)))
         ess = dict(zip(members, self.study.curve(stage, "weight/ess")[1].T))
         rows = {}
@@ -284,51 +276,49 @@ class Ring:
 
 def reliability(study: kit.Study, ratios: dict[str, Ratio]) -> None:
     """Mean logit against exact log-ratio, in equal groups, and the points."""
-    with study.figure(
-        "reliability",
+    title = (
         "The critic's logit is the log-ratio where modes are wide; where they are "
-        "narrow it is too timid at low noise.",
+        "narrow it is too timid at low noise."
+    )
+    about = (
         "The learned log-ratio at noised samples of q, noise log-uniform, dark where "
-        "it is low. Lines: mean of 25 equal groups; a perfect critic (red); clip of "
-        "the ratio (dotted), below which most of the error lies.",
-        panels=2,
-        columns=2,
-        size=(5.2, 4.4),
-    ) as axes:
-        for axis, (stds, ratio) in zip(axes, ratios.items()):
-            some = np.random.default_rng(0).permutation(len(ratio.exact))[:3000]
-            color = np.log10(ratio.sigma[some])
-            axis.scatter(ratio.exact[some], ratio.logit[some], c=color, s=4, alpha=0.5)
-            groups = np.array_split(np.argsort(ratio.exact), 25)
-            axis.plot(*([v[g].mean() for g in groups] for v in ratio[:2]), "ko-", ms=4)
-            low, high = np.quantile(ratio.exact, [0.002, 1.0])
-            axis.plot([low, high], [low, high], c="tab:red", lw=1)
-            axis.axvline(np.log(0.1), c="grey", ls=":")
+        "it is low. Lines: mean of 25 equal groups; a perfect critic; clip of the "
+        "ratio (dotted), below which most of the error lies."
+    )
+    size: Any = {"panels": 2, "columns": 2, "size": (5.2, 4.4)}
+    with study.figure("reliability", title, about, **size) as axes:
+        for axis, (stds, one) in zip(axes, ratios.items()):
+            some = np.random.default_rng(0).permutation(len(one.exact))[:3000]
+            points, color = np.stack(one[:2], axis=1)[some], np.log10(one.sigma[some])
+            figures.cloud(axis, points, color=color, title=f"modes of std {stds}")
+            groups = np.array_split(np.argsort(one.exact), 25)
+            low, high = np.quantile(one.exact, [0.002, 1.0])
+            x, y = ([v[group].mean() for group in groups] for v in one[:2])
+            series = {"mean": (x, y), "perfect": ((low, high), (low, high))}
+            labels = {"xlabel": "exact log p/q, nats", "ylabel": "critic's logit, nats"}
+            figures.lines(axis, series, **labels)
             axis.set(xlim=(low - 0.5, high + 0.5), ylim=(low - 0.5, high + 1.0))
-            axis.set(title=f"modes of std {stds}", xlabel="exact log p/q, nats")
-            axis.set_ylabel("critic's logit, nats")
+            axis.axvline(np.log(0.1), c="grey", ls=":")
 
 
 def scatter(study: kit.Study, target: np.ndarray, groups: dict[str, Students]) -> None:
     """The target and samples of the first seed, one panel per member."""
-    panels = [("target", target)]
+    panels, seed = [("target", target)], study.seeds[0]
     for suffix, group in groups.items():
         for name in group.scores.methods:
-            row = group.scores.rows[name, study.seeds[0], None]
+            row = group.scores.rows[name, seed, None]
             score = f"TV {row['tv']:.3f}  W2 {row['sliced_w2']:.3f}"
-            x = group.samples[name, study.seeds[0]]
-            panels.append((f"{kit.title(name)}{suffix}\n{score}", x))
-    with study.figure(
-        "samples",
-        "One-step students of every divergence hold the ring's eight modes.",
+            label = f"{kit.title(name)}{suffix}\n{score}"
+            panels.append((label, group.samples[name, seed]))
+    title = "One-step students of every divergence hold the ring's eight modes."
+    about = (
         "One evaluation per sample, 2,000 samples of the first seed; all students of "
         "one seed share every draw of noise. The first three students follow the full "
         "protocol, the others are one vmapped program. Bridges between the modes are "
-        "what a small continuous generator leaves.",
-        panels=len(panels),
-        columns=6,
-        size=(2.2, 2.4),
-    ) as axes:
+        "what a small continuous generator leaves."
+    )
+    size: Any = {"panels": len(panels), "columns": 6, "size": (2.2, 2.4)}
+    with study.figure("samples", title, about, **size) as axes:
         for axis, (name, x) in zip(axes, panels):
             figures.cloud(axis, x[:2000], limit=1.6)
             axis.set_title(name, fontsize=8)
