@@ -5,21 +5,16 @@ start without JAX.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import os
 import pathlib
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from experiments import discovery
-from kljax.errors import unknown
-
-__all__ = ["main"]
+from kljax.errors import CheckpointError, unknown
 
 _PROGRAM = "python -m experiments"
 
@@ -101,7 +96,7 @@ def _usage() -> str:
   env                  what a bug report needs
   bench NAME           time, memory and error against the floor and other libraries
     --preset P           smoke, cpu (the default), gpu
-    --repetitions R      interleaved, the best is kept (5)"""
+    --seconds S          given to each of the things compared (0.3)"""
 
 
 def _complain(error: BaseException | str, status: int) -> int:
@@ -189,7 +184,7 @@ def _report(arguments: Sequence[str], package: str) -> int:
     local = None if given.publish else given.workdir
     try:
         written = write_report(given.results, local, abouts=discovery.abouts(package))
-    except (OSError, ValueError) as error:
+    except (CheckpointError, OSError, ValueError) as error:
         return _complain(error, 1)
     for path in written:
         print(path)
@@ -223,16 +218,13 @@ def _run(arguments: Sequence[str], package: str) -> int:
 
 def _preset_of(arguments: Sequence[str], presets: Sequence[str]) -> str:
     # Looked up before the rest is parsed: it decides every other default.
-    chosen = "cpu" if "cpu" in presets else next(iter(presets))
-    for i, argument in enumerate(arguments):
-        if argument == "--preset":
-            if i + 1 == len(arguments):
-                raise discovery.UsageError(
-                    f"--preset needs a name\nknown: {', '.join(presets)}"
-                )
-            chosen = arguments[i + 1]
-        elif argument.startswith("--preset="):
-            chosen = argument.partition("=")[2]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    default = "cpu" if "cpu" in presets else next(iter(presets))
+    parser.add_argument("--preset", nargs="?", default=default)
+    chosen = parser.parse_known_args(arguments)[0].preset
+    if chosen is None:
+        known = ", ".join(presets)
+        raise discovery.UsageError(f"--preset needs a name\nknown: {known}")
     if chosen not in presets:
         raise discovery.UsageError(unknown("preset", chosen, presets))
     return chosen
@@ -285,33 +277,21 @@ def _parse(name: str, module: Any, arguments: Sequence[str]) -> tuple[Options, A
 
 def _check_places(preset: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     # A preset may name what its user is still to bring; who names a place has it.
-    from experiments.harness import check_model, check_path
+    from kljax.models.files.pretrained import check_source
 
-    checks = {"path": check_path, "folder": check_path, "source": check_model}
     for field, value in given.items():
-        check = checks.get(field.rpartition(".")[2])
-        if check and value and isinstance(value, str) and value != preset[field]:
+        if not value or not isinstance(value, str) or value == preset[field]:
+            continue
+        kind = field.rpartition(".")[2]
+        if kind in ("path", "folder") and not pathlib.Path(value).expanduser().exists():
+            raise discovery.UsageError(
+                f"{field}: {value!r} is no file or folder; correct the path"
+            )
+        if kind == "source":
             try:
-                check(field, value)
-            except ValueError as error:
-                raise discovery.UsageError(str(error)) from error
-
-
-@contextlib.contextmanager
-def _terminate_like_ctrl_c() -> Iterator[None]:
-    # A scheduler's SIGTERM outside the training loop, which has its own handler.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt("stopped by a request to end (SIGTERM)")
-
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+                check_source(value)
+            except (CheckpointError, ValueError) as error:
+                raise discovery.UsageError(f"{field}: {error}") from error
 
 
 def _execute(
@@ -324,6 +304,7 @@ def _execute(
 ) -> int:
     from experiments import execution, harness
     from experiments.report import measured_minutes
+    from kljax.training.interruption import like_ctrl_c
 
     folder = harness.run_folder(options.workdir, name, options.preset, config)
     console = _console()
@@ -343,7 +324,7 @@ def _execute(
         soft_wrap=True,
     )
     try:
-        with _terminate_like_ctrl_c():
+        with like_ctrl_c():
             stored = execution.execute(name, module, options.preset, config, folder)
             if stored is None:  # a process that is not the first of several
                 return 0

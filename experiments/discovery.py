@@ -7,8 +7,6 @@ import importlib.util
 import pathlib
 import types
 
-__all__ = ["Experiment", "UsageError", "abouts", "find", "folder_of", "load"]
-
 _REQUIRED = ("PAPER", "Config", "PRESETS", "CLAIMS", "run")
 
 

@@ -4,14 +4,14 @@ import os
 import pathlib
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import environment, harness, kit, storing
+import jax
 
-__all__ = ["execute", "publish", "reported_errors", "show"]
+from experiments import environment, harness, kit, storing
+from kljax.storing import read_json, write_json
 
 
 def reported_errors() -> tuple[type[BaseException], ...]:
@@ -21,18 +21,6 @@ def reported_errors() -> tuple[type[BaseException], ...]:
 
     ours = (CheckpointError, DataError, FolderInUse, NonFiniteLoss)
     return (*ours, OSError, ValueError)  # of files and of arguments
-
-
-def _progress() -> Any:
-    from kljax.training.progress import rich_progress
-
-    return rich_progress()
-
-
-def _is_first_process() -> bool:
-    # Only an experiment that loaded JAX can be one process of several.
-    jax = sys.modules.get("jax")
-    return jax is None or jax.process_index() == 0
 
 
 def overrides(config: Any, preset: Any) -> dict[str, Any]:
@@ -64,13 +52,13 @@ def _record_session(
 ) -> None:
     # Beside the results: wall-clock time differs between equal runs.
     path = folder / "timing.json"
-    sessions = storing.read_json(path)["sessions"] if path.is_file() else []
+    sessions = read_json(path)["sessions"] if path.is_file() else []
     finished = results is not None
     sessions.append({"seconds": round(seconds, 1), "finished": finished})
     total = round(sum(session["seconds"] for session in sessions), 1)
     stages = results.seconds if results else {}
     timing = {"seconds": total, "sessions": sessions, "stages": stages}
-    storing.write_json(path, timing)
+    write_json(path, timing)
 
 
 def execute(
@@ -97,13 +85,16 @@ def execute(
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     started, results = time.perf_counter(), None
-    progress = _progress() if progress is None else progress
+    if progress is None:
+        from kljax.training.progress import rich_progress
+
+        progress = rich_progress()
     try:
         results = kit.perform(module, config, workdir=folder, progress=progress)
     finally:
-        if _is_first_process():
+        if jax.process_index() == 0:
             _record_session(folder, time.perf_counter() - started, results)
-    if not _is_first_process():
+    if jax.process_index():
         return None
     default = module.PRESETS[preset]
     stored = {
@@ -129,8 +120,8 @@ def execute(
         "problems": storing.problems(results, module.CLAIMS, folder),
         "environment": environment.environment(),
     }
-    storing.write_json(folder / "results.json", stored)
-    return storing.read_json(folder / "results.json")
+    write_json(folder / "results.json", stored)
+    return read_json(folder / "results.json")
 
 
 _STYLES = {
@@ -210,7 +201,7 @@ def moved_bars(before: pathlib.Path, stored: Mapping[str, Any]) -> list[str]:
     """Bars that are not what they were when results were published before."""
     if not before.is_file():
         return []
-    old = storing.read_json(before)
+    old = read_json(before)
     bars = {claim["id"]: claim["bar"] for claim in old["claims"]}
     found = [
         f"the bar of {claim['id']} was {bars[claim['id']]!r} when it was published "
@@ -229,7 +220,7 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     Returns:
         The folder that was written.
     """
-    stored = storing.read_json(folder / "results.json")
+    stored = read_json(folder / "results.json")
     if stored["problems"]:
         raise ValueError(
             f"{folder / 'results.json'} cannot be published: "
@@ -239,7 +230,7 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     stored["moved"] = moved_bars(target / "results.json", stored)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     (beside / "figures").mkdir(parents=True)
-    storing.write_json(beside / "results.json", stored)
+    write_json(beside / "results.json", stored)
     shutil.copyfile(folder / "timing.json", beside / "timing.json")
     for figure in stored["figures"]:
         source = folder / "figures" / figure["path"]

@@ -1,37 +1,14 @@
 """What a run of a paper returns, what its configuration is, and where it lies."""
 
 import dataclasses
-import enum
 import hashlib
-import importlib.util
 import json
-import math
 import pathlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
-from kljax.errors import CheckpointError, unknown
-
-__all__ = [
-    "STATES",
-    "Figure",
-    "Results",
-    "Table",
-    "Verdict",
-    "bookkeeping",
-    "check_model",
-    "check_names",
-    "check_packages",
-    "check_path",
-    "config_hash",
-    "mathematics",
-    "run_folder",
-    "settings",
-    "spelling",
-]
+from kljax.errors import unknown
+from kljax.storing import plain
 
 STATES = ("holds", "fails", "shown", "undecided", "not measured")
 
@@ -74,8 +51,8 @@ class Table:
     """
 
     title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
     caption: str = ""
     detail: bool = False
 
@@ -160,79 +137,6 @@ def check_names(
             raise ValueError(f"{field}: {name!r}: {behind} stand behind a name")
 
 
-def check_packages(field: str, packages: Iterable[str]) -> None:
-    """Whether packages, each with an optional folder inside, are installed.
-
-    Raises:
-        ValueError: one is not.
-    """
-    for package in packages:
-        top = package.partition("/")[0].partition(".")[0]
-        if not top.isidentifier() or importlib.util.find_spec(top) is None:
-            raise ValueError(
-                f"{field}: package {package!r} is not installed; install it, or name "
-                "others"
-            )
-
-
-def check_path(field: str, path: str) -> None:
-    """Whether a path that was given leads to a file or a folder.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if not path or not pathlib.Path(path).expanduser().exists():
-        raise ValueError(f"{field}: {path!r} is no file or folder; correct the path")
-
-
-def check_model(field: str, source: str) -> None:
-    """Whether a model that was given is known by name (fetched or not) or by path.
-
-    Names of a hub ("owner/name") may yet come into its cache, and are not looked for.
-
-    Raises:
-        ValueError: it is not.
-    """
-    from kljax.data.sources import known
-
-    row = known(source)
-    if row is not None and row.kind == "model":
-        return
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", source):
-        return
-    from kljax.models.files.pretrained import locate
-
-    try:
-        locate(source)
-    except (CheckpointError, ValueError) as error:
-        raise ValueError(f"{field}: {error}") from error
-
-
-def plain(value: Any) -> Any:
-    """A value as what JSON knows; non-finite numbers become 'nan', 'inf', '-inf'."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name)) for field in fields}
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, pathlib.PurePath):
-        return value.as_posix()
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence):
-        return [plain(item) for item in value]
-    if hasattr(value, "__array__"):
-        return plain(np.asarray(value).tolist())
-    raise TypeError(
-        f"cannot store {value!r} of type {type(value).__name__}: expected numbers, "
-        "strings, paths, arrays, dataclasses and containers of them"
-    )
-
-
 def mathematics(config: Any) -> dict[str, Any]:
     """The fields of a configuration that change the numbers, as nested plain values."""
     fields = {}
@@ -279,7 +183,7 @@ def spelling(field: str, value: Any) -> list[str]:
 
 
 def config_hash(config: Any) -> str:
-    """Eight hex digits over `mathematics(config)` without the seed."""
+    """Eight hexadecimal digits over `mathematics(config)` without the seed."""
     fields = {k: v for k, v in mathematics(config).items() if k != "seed"}
     text = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

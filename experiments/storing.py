@@ -1,7 +1,5 @@
-"""How results are stored, read back and spelt."""
+"""What is stored of a run: what is wrong with it, read back, and how it is spelt."""
 
-import json
-import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -9,18 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.harness import Figure, Results, Table, Verdict, plain
-
-__all__ = [
-    "SCHEMA",
-    "format_cell",
-    "outcome",
-    "problems",
-    "read_json",
-    "results_from",
-    "sentences",
-    "write_json",
-]
+from experiments.harness import Figure, Results, Table, Verdict
 
 SCHEMA = 1
 
@@ -47,25 +34,6 @@ def problems(
     return found
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes beside and renames: a reader never sees half a file."""
-    text = json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text + "\n", encoding="utf-8")
-    os.replace(beside, path)
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """Reads a file of `write_json`; `ValueError` names a file that is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}): run the experiment again, or remove "
-            "the file"
-        ) from None
-
-
 def sentences(doc: str | None, count: int) -> str:
     """The first sentences of a docstring, without its commands.
 
@@ -90,21 +58,10 @@ def results_from(stored: Mapping[str, Any]) -> Results:
     """The `Results` inside what `results.json` holds."""
     return Results(
         metrics=stored["metrics"],
-        tables=tuple(
-            Table(
-                title=table["title"],
-                columns=tuple(table["columns"]),
-                rows=tuple(tuple(row) for row in table["rows"]),
-                caption=table["caption"],
-                detail=table.get("detail", False),
-            )
-            for table in stored["tables"]
-        ),
+        tables=tuple(Table(**table) for table in stored["tables"]),
         figures=tuple(Figure(**figure) for figure in stored["figures"]),
         verdicts={k: Verdict(**v) for k, v in stored["verdicts"].items()},
-        scale=stored.get("scale", ""),
-        made=tuple(stored.get("made", ())),
-        remarks=tuple(stored.get("remarks", ())),
+        **{k: stored[k] for k in ("scale", "made", "remarks") if k in stored},
     )
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "checked_ids",
     "concrete",
     "described",
+    "expect",
     "falling",
     "fitting",
     "floating",
@@ -29,6 +30,7 @@ __all__ = [
     "shadow",
     "text",
     "traced",
+    "unlike",
     "whole",
 ]
 
@@ -56,6 +58,17 @@ def described(value: Any) -> str:
     return f"the {kind} {name}" if name else f"a value of type {kind}"
 
 
+def unlike(name: str, value: Any, words: str, remedy: str = "") -> TypeError:
+    """The error of a value of another type, ``name must be words, got ...: remedy``."""
+    return TypeError(f"{name} must be {words}, got {described(value)}{remedy}")
+
+
+def expect(name: str, value: Any, legal: Any, words: str) -> None:
+    """Raises the `ValueError` ``name is value; words`` where it is not legal."""
+    if not legal:
+        raise ValueError(f"{name} is {value!r}; {words}")
+
+
 def text(name: str, value: Any) -> str:
     """The value, which is text and not empty.
 
@@ -64,7 +77,7 @@ def text(name: str, value: Any) -> str:
         ValueError: it is empty.
     """
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be text, got {described(value)}")
+        raise unlike(name, value, "text")
     if not value:
         raise ValueError(f"{name} must not be empty")
     return value
@@ -82,7 +95,7 @@ def whole(name: str, value: Any, least: int | None = 1, most: int | None = None)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be an int, got {described(value)}")
+        raise unlike(name, value, "an int")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     if most is not None and number > most:
@@ -135,7 +148,7 @@ def checked_ids(
       TypeError: no integers.
     """
     known = concrete(value)
-    array = jnp.asarray(value) if known is None else known
+    array = as_array(name, value, "integers") if known is None else known
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     mask = np.True_ if counts is None else concrete(counts)
@@ -181,7 +194,7 @@ def rows_shaped(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
     """
     array = fitting(name, value, rows)
     check_positive(name, value)
-    return floating(array)
+    return floating(name, array)
 
 
 def check_positive(name: str, value: ArrayLike) -> None:
@@ -190,7 +203,7 @@ def check_positive(name: str, value: ArrayLike) -> None:
     if known is None:
         return
     if known.dtype.kind in "OSU":
-        raise TypeError(f"{name} must be real numbers, got {described(value)}")
+        raise unlike(name, value, "real numbers")
     wrong = known[~((known >= LEAST) & (known <= MOST))]
     if np.size(wrong):
         raise ValueError(
@@ -212,24 +225,47 @@ def fitting(name: str, value: ArrayLike, rows: tuple[int, ...]) -> Array:
     return array
 
 
+def as_array(name: str, value: ArrayLike, words: str = "an array of numbers") -> Array:
+    """`value` as an array of whatever type; a TypeError that names it where it is none.
+
+    What is an array already is returned as it is: outside `jit` each call counts.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    try:  # JAX takes a string for the name of a type
+        made = None if isinstance(value, str | None) else jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        made = None
+    if made is None:
+        raise unlike(name, value, words)
+    return made
+
+
 def real(name: str, value: ArrayLike) -> Array:
     """An array of real numbers; raises a TypeError for anything else."""
-    try:  # JAX takes a string for the name of a type
-        array = None if isinstance(value, str | None) else jnp.asarray(value)
-    except (TypeError, ValueError):
-        array = None
-    if array is None:
-        raise TypeError(f"{name} must be real numbers, got {described(value)}")
+    found = as_array(name, value, "real numbers")
     kinds = jnp.floating, jnp.integer
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-        raise TypeError(f"{name} must be real numbers, got {array.dtype}")
-    return array
+    if not any(jnp.issubdtype(found.dtype, kind) for kind in kinds):
+        raise TypeError(f"{name} must be real numbers, got {found.dtype}")
+    return found
 
 
-def floating(value: ArrayLike) -> Array:
-    """An array of float32 at least."""
-    array = jnp.asarray(value)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+def floating(name: str, value: ArrayLike) -> Array:
+    """An array of real numbers in float32, or float64 if they are."""
+    found = real(name, value)
+    # Floats of 8 bits promote to nothing.
+    return found.astype(jnp.float64 if found.dtype == jnp.float64 else jnp.float32)
+
+
+def floats(name: str, value: ArrayLike) -> Array:
+    """An array of floating-point numbers in their own width, of 16 bits at least."""
+    found = as_array(name, value, "floating-point numbers")
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must be floating-point numbers, got {found.dtype} "
+            f"of shape {found.shape}"
+        )
+    return found if found.dtype.itemsize > 1 else found.astype(jnp.float32)
 
 
 def legal(name: str, x: Array, illegal: Callable, words: str) -> Array:

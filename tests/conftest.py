@@ -2,9 +2,9 @@
 
 Nearly all the time of the suite is XLA's, spent on making programs fast that run once.
 So all of them, operations called alone included, are compiled as `compiling` says. What
-users have is seen by tests marked `optimized`, or whose module is: those of memory, of
-compiled programs and their collectives, of last digits, and of every divergence's value
-and gradients in one place.
+users have is seen by tests marked `inspected`, of memory and of compiled programs and
+their collectives, and by those marked `optimized`, or whose module is, of last digits
+and of every divergence's value and gradients in one place.
 """
 
 import gc
@@ -29,13 +29,14 @@ import jax
 import pytest
 
 
-def optimized(item):
-    return item.get_closest_marker("optimized") is not None
+def kind(item):
+    marked = (k for k in compiling.KINDS if item.get_closest_marker(k))
+    return next(marked, "cheap")
 
 
 def pytest_collection_modifyitems(items):
-    """The optimized ones last, as programs of one kind are forgotten for the other."""
-    items.sort(key=optimized)
+    """Sorted, as programs of one kind are forgotten for another; the optimized last."""
+    items.sort(key=lambda item: [*compiling.KINDS].index(kind(item)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,7 +52,7 @@ def pytest_collection():
 
 @pytest.hookimpl(tryfirst=True)  # before a module's fixtures compile
 def pytest_runtest_setup(item):
-    compiling.switch(optimized(item))
+    compiling.switch(kind(item))
 
 
 @pytest.fixture

@@ -269,7 +269,6 @@ OTHERS = {
     "get",
     "names",
     "categorical.checked",
-    "categorical.floating",
     "dense_logits",
     "token_arguments.check_side",
     "token_arguments.is_number",

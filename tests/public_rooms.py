@@ -176,10 +176,10 @@ TRACED = {
         {"x": ones(4, 3, 2), "noise": ones(4, 3, 2), "sigma": ones(4)},
     ),
     "mutual_loss": (
-        lambda peers, own, temperature: mutual.mutual_loss(
-            peers, own, ids(2), mutual.bd_kd(), temperature=temperature
+        lambda peer_logits, own_logits, temperature: mutual.mutual_loss(
+            peer_logits, own_logits, ids(2), mutual.bd_kd(), temperature=temperature
         ),
-        {"peers": ones(3, 2, 5), "own": ones(2, 5), "temperature": ones()},
+        {"peer_logits": ones(3, 2, 5), "own_logits": ones(2, 5), "temperature": ones()},
     ),
     "gaussian_phases": (
         lambda alpha, variances, h: kde.gaussian_phases(
@@ -234,13 +234,13 @@ PARAMS = jax.eval_shape(INITIAL, KEY)
 
 
 def of_module(build, *inputs):
-    """A module's function on arrays of these shapes."""
-    apply, initial = pure(build)
-    return apply, {"params": jax.eval_shape(initial, KEY), "inputs": inputs}
+    """A module's function on arrays of these shapes, built where it is called."""
 
+    def call(inputs):
+        apply, initial = pure(build)
+        return apply(initial(KEY), *inputs)
 
-def spread(apply):
-    return lambda params, inputs: apply(params, *inputs)
+    return call, {"inputs": inputs}
 
 
 MODULES = {
@@ -312,7 +312,7 @@ TRACED |= {
     ),
     "soup": (task_arithmetic.soup, {"models": [{"x": ones(3)}, {"x": ones(3)}]}),
     "sinusoidal": (partial(embedding.sinusoidal, size=4), {"label": ones(2)}),
-    **{name: (spread(apply), arrays) for name, (apply, arrays) in MODULES.items()},
+    **MODULES,
 }
 
 # Run by another row, by tests that need what they are given (models, a file), or taking
@@ -321,6 +321,8 @@ OTHERS = {
     "balance",
     "bd_kd",
     "condensation_bandwidth",
+    "drawn",
+    "likeliest_bandwidth",
     "mixed",
     "momentum",
     "prompts",

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.measuring import Contender, Floors, Group
+from experiments.benchmarks.measuring import Contender, Floors, Group, Question, Reason
 from kljax.decoding.decoders import Reader
 from kljax.decoding.fusion.grid import grid_weights
 from kljax.decoding.fusion.settings import Fusion, solve_weights
@@ -25,7 +25,7 @@ from kljax.decoding.sampling import Sampling
 from kljax.decoding.speculative import Drafting, one_round
 from kljax.models.language.transformer import TransformerConfig, transformer
 
-__all__ = ["PRESETS", "groups"]
+__all__ = ["PRESETS", "QUESTIONS", "REASONS", "groups"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,9 @@ def _moments_grid(z: jax.Array, s: jax.Array, experts: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, 21, at, start)[1][:, None]
 
 
+_PART = "one softmax"
+
+
 def _solvers() -> dict[str, Callable[..., Any]]:
     def newton(rule: str, iterations: int) -> Callable[..., jax.Array]:
         return lambda z, s, e: (
@@ -119,7 +122,7 @@ def _solvers() -> dict[str, Callable[..., Any]]:
         "kljax projection": newton("projection", 4),
         "literal grid": lambda z, s, e: grid_weights(z, s, e).alpha,
         "moments grid": _moments_grid,
-        "one softmax": lambda z, s, e: jax.nn.softmax(z),
+        _PART: lambda z, s, e: jax.nn.softmax(z),
     }
 
 
@@ -152,10 +155,10 @@ def _solve_groups(settings: Sizes) -> Iterator[Group]:
 
         compared = []
         for who, function in _solvers().items():
-            looked = i == 0 and who not in ("one softmax", "kljax kl_ball")
+            looked = i == 0 and who not in (_PART, "kljax kl_ball")
             looked = looked and who != "kljax projection"
             look = functools.partial(_errors, function, width) if looked else None
-            compared.append(Contender(who, function, error=look))
+            compared.append(Contender(who, function, error=look, peer=who != _PART))
         yield Group(
             "solve",
             {"B": rows, "V": width},
@@ -241,8 +244,8 @@ def _model_groups(settings: Sizes) -> Iterator[Group]:
             build = functools.partial(_steps, settings, batch)
             return [
                 Contender("kljax", build((0, 1, 2), fused, steps)),
-                Contender("static fusion", build((0, 1, 2), static, steps)),
-                Contender("large alone", build((0,), None, steps)),
+                Contender("static fusion", build((0, 1, 2), static, steps), peer=False),
+                Contender("large alone", build((0,), None, steps), peer=False),
             ]
 
         def floor(rates: Floors, steps: int = n) -> float:
@@ -254,8 +257,14 @@ def _model_groups(settings: Sizes) -> Iterator[Group]:
     for draft in settings.drafts:
         contenders = [
             Contender("kljax", _one_round(settings, batch, draft)),
-            Contender("one fused step", _steps(settings, batch, (0, 1, 2), fused, 1)),
-            Contender("one step, large", _steps(settings, batch, (0,), None, 1)),
+            Contender(
+                "one fused step",
+                _steps(settings, batch, (0, 1, 2), fused, 1),
+                peer=False,
+            ),
+            Contender(
+                "one step, large", _steps(settings, batch, (0,), None, 1), peer=False
+            ),
         ]
         sizes = {"B": batch, "draft": draft, "V": settings.large.vocab_size}
 
@@ -263,6 +272,14 @@ def _model_groups(settings: Sizes) -> Iterator[Group]:
             return weights / rates.read
 
         yield Group("round", sizes, arguments, contenders, read_once)
+
+
+QUESTIONS = (
+    Question("solve", "Weights of a fusion", ("solve",)),
+    Question("decode", "Fused steps beside the large model alone", ("decode",)),
+    Question("round", "A round of block verification beside one step", ("round",)),
+)
+REASONS: tuple[Reason, ...] = ()
 
 
 def groups(preset: str) -> Iterator[Group]:

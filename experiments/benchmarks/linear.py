@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import torch_peers
-from experiments.benchmarks.measuring import Contender, Floors, Group
+from experiments.benchmarks.measuring import Contender, Floors, Group, Question, Reason
 from kljax.divergences import Hidden, token_divergence
 
-__all__ = ["PRESETS", "groups"]
+__all__ = ["PRESETS", "QUESTIONS", "REASONS", "groups"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,13 @@ class Sizes:
     dtype: str = "float32"
     error: tuple[int, int, int] = (256, 32000, 1024)
     chunks: tuple[int, ...] = (256, 512, 1024)
+    """Of Liger, at the first size; the last alone at the others."""
 
 
 PRESETS = {
     "smoke": Sizes(((64, 256, 16, 16),), error=(16, 512, 32), chunks=(32,)),
     "cpu": Sizes(
-        ((2048, 32768, 512, 512),),
+        ((2048, 32768, 512, 512), (512, 32768, 1024, 512), (512, 8192, 256, 256)),
         memory=((8192, 32768, 512, 512), (32768, 32768, 512, 512)),
     ),
     "gpu": Sizes(
@@ -146,12 +147,19 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
+_NAMES = ("forward_kl", "jensen_shannon")
+QUESTIONS = (
+    Question("losses", "Losses of linear heads", [f"{n} value+grad" for n in _NAMES]),
+)
+REASONS: tuple[Reason, ...] = ()
+
+
 def groups(preset: str) -> Iterator[Group]:
     """What is compared, one size after the other."""
     settings = PRESETS[preset]
     dtype = jnp.dtype(settings.dtype)
     sizes = [(s, True) for s in settings.sizes] + [(s, False) for s in settings.memory]
-    for name in ("forward_kl", "jensen_shannon"):
+    for name in _NAMES:
         for size, timed in sizes:
             tokens, vocab, d_p, d_q = size
             # Where the errors are looked at: once.
@@ -183,12 +191,13 @@ def groups(preset: str) -> Iterator[Group]:
                 )
                 for who, function in functions.items()
             ]
-            compared.append(Contender("four products", _products))
+            compared.append(Contender("four products", _products, peer=False))
             made = functools.partial(_arrays, size, dtype)
             if timed and dtype == jnp.float32:
+                chunks = settings.chunks[0 if size == settings.sizes[0] else -1 :]
                 compared += [
                     torch_peers.liger(name, c, made, errors if look and not i else None)
-                    for i, c in enumerate(settings.chunks)
+                    for i, c in enumerate(chunks)
                 ]
             yield Group(
                 f"{name} value+grad",

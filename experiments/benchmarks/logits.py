@@ -1,8 +1,9 @@
-"""Divergences of logits: value, and value with the gradient in the model's logits.
+"""Divergences of logits: value, value with gradient in the model's logits, gradient.
 
 Peers in their best documented form, both sides as arguments: optax with probability and
-with log targets, distrax, torch (eager and compiled, with log targets), the generalized
-JS formula of GKD in JAX and in torch, and plain JAX.
+with log targets, distrax, torch compiled for each size (eager where JAX is), the
+generalized JS formula of GKD in JAX and in torch, and plain JAX: log-softmax of both,
+then the definition. The same definition in float64 NumPy is what errors are against.
 """
 
 import dataclasses
@@ -17,47 +18,136 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import torch_peers
-from experiments.benchmarks.measuring import Contender, Floors, Group
-from kljax.divergences import divergence
+from experiments.benchmarks.measuring import Contender, Floors, Group, Question, Reason
+from kljax.divergences import divergence, names
 
-__all__ = ["PRESETS", "groups"]
+__all__ = ["PRESETS", "QUESTIONS", "REASONS", "groups"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Rows and outcomes; `memory_rows` are compiled, not run."""
+    """Rows and outcomes of what is timed; `memory` is compiled, not run."""
 
     sizes: tuple[tuple[int, int], ...]
-    memory_rows: tuple[int, ...] = ()
+    memory: tuple[tuple[int, int], ...] = ()
+    gradients: tuple[tuple[int, int], ...] = ()
+    """Of the gradient without the value."""
+    others: tuple[tuple[int, int], ...] = ()
+    """Of all divergences but KL and JS."""
+    eager: tuple[tuple[int, int], ...] = ()
+    """Where nothing is compiled."""
     dtype: str = "float32"
     error_width: int = 32768
-    torch: tuple[bool, ...] = (False, True)
-    """Eager, compiled: the latter takes half a minute to compile."""
+    torch: bool = True
+    """Compiled, ten seconds for each size and form."""
 
 
-_CPU = ((64, 32768), (256, 32768), (512, 32768))
-_WIDTHS = ((256, 2048), (256, 8192), (256, 131072))
+_CPU = ((8, 50), (32, 1000), (256, 2048), (256, 8192), (64, 32768), (512, 32768))
+_LARGE = ((256, 131072), (2048, 32768))
 PRESETS = {
-    "smoke": Sizes(((32, 256), (64, 256)), error_width=256, torch=(False,)),
-    "cpu": Sizes(_CPU + _WIDTHS, memory_rows=(2048, 8192)),
+    "smoke": Sizes(((32, 256), (64, 256)), error_width=256, torch=False),
+    "cpu": Sizes(
+        _CPU + _LARGE,
+        memory=((8192, 32768),),
+        gradients=((256, 2048), (512, 32768)),
+        others=((256, 2048),),
+        eager=((8, 50),),
+    ),
     "gpu": Sizes(
-        ((1024, 128256), (8192, 128256)), memory_rows=(32768,), dtype="bfloat16"
+        ((1024, 128256), (8192, 128256)),
+        memory=((32768, 128256),),
+        gradients=((8192, 128256),),
+        others=((8192, 128256),),
+        dtype="bfloat16",
     ),
 }
 
-
-def _plain_kl(p, q):
-    log_p, log_q = jax.nn.log_softmax(p), jax.nn.log_softmax(q)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+# ------------------------------------------------------------------ definitions
 
 
-def _gkd(p, q, beta=0.5):
-    """Generalized JS as in GKD: mixture by logaddexp, two KLs with log targets."""
-    log_p, log_q = jax.nn.log_softmax(p), jax.nn.log_softmax(q)
-    log_m = jnp.logaddexp(log_q + jnp.log(1 - beta), log_p + jnp.log(beta))
-    from_p = jnp.exp(log_p) * (log_p - log_m)
-    from_q = jnp.exp(log_q) * (log_q - log_m)
-    return jnp.sum(beta * from_p + (1 - beta) * from_q, axis=-1)
+def _kl(xp, a, b):
+    return xp.exp(a) * (a - b)
+
+
+def _mixture(xp, a, b, beta):
+    return xp.logaddexp(a + np.log(beta), b + np.log(1 - beta))
+
+
+def _jensen_shannon(xp, a, b):
+    """As in GKD: the mixture by logaddexp, two KLs with log targets."""
+    m = _mixture(xp, a, b, 0.5)
+    return 0.5 * _kl(xp, a, m) + 0.5 * _kl(xp, b, m)
+
+
+def _chi2(xp, a, b):
+    p, q = xp.exp(a), xp.exp(b)
+    return (p - q) ** 2 / q
+
+
+def _le_cam(xp, a, b):
+    p, q = xp.exp(a), xp.exp(b)
+    return 0.5 * (p - q) ** 2 / (p + q)
+
+
+_DEFINITIONS: Mapping[str, Callable] = {
+    "forward_kl": _kl,
+    "reverse_kl": lambda xp, a, b: _kl(xp, b, a),
+    "jeffreys": lambda xp, a, b: (xp.exp(a) - xp.exp(b)) * (a - b),
+    "jensen_shannon": _jensen_shannon,
+    "skew_forward_kl": lambda xp, a, b: _kl(xp, a, _mixture(xp, a, b, 0.1)),
+    "skew_reverse_kl": lambda xp, a, b: _kl(xp, b, _mixture(xp, a, b, 0.9)),
+    "alpha": lambda xp, a, b: 4 / a.shape[-1] - 4 * xp.exp(0.5 * (a + b)),
+    "squared_hellinger": lambda xp, a, b: 0.5 * (xp.exp(a / 2) - xp.exp(b / 2)) ** 2,
+    "total_variation": lambda xp, a, b: 0.5 * xp.abs(xp.exp(a) - xp.exp(b)),
+    "pearson_chi2": _chi2,
+    "neyman_chi2": lambda xp, a, b: _chi2(xp, b, a),
+    "le_cam": _le_cam,
+    "softened_reverse_kl": lambda xp, a, b: 2 * _kl(xp, _mixture(xp, a, b, 0.5), a),
+}
+"""Terms whose sum it is, of `numpy` or `jax.numpy` and two arrays of log-masses."""
+
+
+def _plain(name: str, p: jax.Array, q: jax.Array) -> jax.Array:
+    terms = _DEFINITIONS[name](jnp, jax.nn.log_softmax(p), jax.nn.log_softmax(q))
+    return jnp.sum(terms, axis=-1)
+
+
+def _exact(name: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Float64, from the definition."""
+    p, q = (np.float64(x) - np.float64(x).max(-1, keepdims=True) for x in (p, q))
+    p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (p, q))
+    return _DEFINITIONS[name](np, p, q).sum(-1)
+
+
+# ------------------------------------------------------------------ errors
+
+
+@functools.cache
+def _looked_at(name: str, width: int) -> Mapping[str, tuple[np.ndarray, ...]]:
+    """8 rows at three sizes of the divergence and two offsets, and their values."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(8, width)) * 2
+    noise = rng.normal(size=base.shape)
+    found = {}
+    for scale in (1.0, 1e-2, 1e-3):
+        for offset in (0.0, 1e4):
+            p = base.astype(np.float32)
+            q = (base + scale * noise + offset).astype(np.float32)
+            want = _exact(name, p, q)
+            label = f"{np.median(want):.0e}" + (" at 1e4" if offset else "")
+            found[label] = p, q, want
+    return found
+
+
+def _errors(name: str, width: int, function: Callable) -> Mapping[str, float]:
+    """Worst relative error of 8 rows, by the size of the divergence."""
+    return {
+        label: float(np.max(np.abs(np.asarray(function(p, q), np.float64) / want - 1)))
+        for label, (p, q, want) in _looked_at(name, width).items()
+    }
+
+
+# ------------------------------------------------------------------ contenders
 
 
 def _optax(log_targets: bool) -> Callable | None:
@@ -85,60 +175,40 @@ def _distrax() -> Callable | None:
     return lambda p, q: distrax.Categorical(p).kl_divergence(distrax.Categorical(q))
 
 
-def _contenders(name: str) -> dict[str, Callable | None]:
-    ours = functools.partial(divergence, divergence=name)
+def _functions(name: str) -> dict[str, Callable | None]:
+    """Each is called with both logits and returns one value a row."""
+    plain = functools.partial(_plain, name)
+    found: dict[str, Callable | None] = {
+        "kljax": functools.partial(divergence, divergence=name),
+        "GKD formula" if name == "jensen_shannon" else "plain JAX": plain,
+    }
     if name == "forward_kl":
-        return {
-            "kljax": ours,
-            "plain JAX": _plain_kl,
-            "optax": _optax(False),
-            "optax, log targets": _optax(True),
-            "distrax": _distrax(),
-        }
-    if name == "jensen_shannon":
-        return {"kljax": ours, "GKD formula": _gkd}
-    return {"kljax": ours}
-
-
-def _exact(name: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Float64, from the definition."""
-    p, q = (np.float64(x) - np.float64(x).max(-1, keepdims=True) for x in (p, q))
-    p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (p, q))
-    if name == "forward_kl":
-        return (np.exp(p) * (p - q)).sum(-1)
-    m = np.logaddexp(p, q) - np.log(2)
-    return 0.5 * (np.exp(p) * (p - m) + np.exp(q) * (q - m)).sum(-1)
-
-
-def _errors(name: str, width: int, function: Callable) -> Mapping[str, float]:
-    """Worst relative error of 8 rows, by the size of the divergence."""
-    rng = np.random.default_rng(0)
-    base = rng.normal(size=(8, width)) * 2
-    noise = rng.normal(size=base.shape)
-    found = {}
-    for scale in (1.0, 1e-2, 1e-3):
-        for offset in (0.0, 1e4):
-            p = base.astype(np.float32)
-            q = (base + scale * noise + offset).astype(np.float32)
-            want = _exact(name, p, q)
-            got = np.asarray(function(p, q), np.float64)
-            label = f"{np.median(want):.0e}" + (" at 1e4" if offset else "")
-            found[label] = float(np.max(np.abs(got / want - 1)))
+        found["optax"] = _optax(False)
+        found["optax, log targets"] = _optax(True)
+        found["distrax"] = _distrax()
     return found
-
-
-def _gradient(function: Callable) -> Callable:
-    def total(q, p):
-        return jnp.sum(function(p, q))
-
-    def of(p, q):
-        return jax.value_and_grad(total)(q, p)
-
-    return of
 
 
 def _total(function: Callable) -> Callable:
     return lambda p, q: jnp.sum(function(p, q))
+
+
+def _value_and_gradient(function: Callable) -> Callable:
+    total = _total(function)
+    return lambda p, q: jax.value_and_grad(total, 1)(p, q)
+
+
+def _gradient(function: Callable) -> Callable:
+    total = _total(function)
+    return lambda p, q: jax.grad(total, 1)(p, q)
+
+
+_FORMS = {
+    "value": (_total, 2, 0),
+    "value+grad": (_value_and_gradient, 4, 1),
+    "gradient": (_gradient, 4, 1),
+}
+"""What is made of one, how often it reads both sides in all, and writes one."""
 
 
 def _logits(rows: int, width: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
@@ -148,57 +218,119 @@ def _logits(rows: int, width: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
     return p.astype(dtype), q.astype(dtype)
 
 
+def _floor(form: str, items: int, itemsize: int, rates: Floors) -> float:
+    # Both sides read, and two exponentials an element, each way; on an accelerator the
+    # exponentials hide behind the bytes.
+    _, reads, writes = _FORMS[form]
+    size = items * itemsize
+    moved = reads * size / rates.read + writes * size / rates.write
+    return max(moved, reads * items / rates.exp)
+
+
+def _group(
+    settings: Sizes,
+    name: str,
+    form: str,
+    size: tuple[int, int],
+    *,
+    timed: bool = True,
+    look: bool = False,
+    eager: bool = False,
+) -> Group:
+    rows, width = size
+    dtype = jnp.dtype(settings.dtype)
+    made = functools.partial(_logits, rows, width, dtype)
+    errors = functools.partial(_errors, name, settings.error_width)
+    build = _FORMS[form][0]
+    compared = []
+    for who, function in _functions(name).items():
+        if function is None:
+            compared.append(Contender(who, None))
+            continue
+        error = functools.partial(errors, jax.jit(function)) if look else None
+        compared.append(Contender(who, build(function), not eager, error))
+    torch = eager or (settings.torch and timed and name in torch_peers.ROWS)
+    if torch and dtype == jnp.float32 and form != "gradient":
+        compared.append(
+            torch_peers.logits(
+                name,
+                made,
+                gradient=form != "value",
+                compiled=not eager,
+                errors=errors if look else None,
+            )
+        )
+    return Group(
+        f"{name} {form}" + ", eager" * eager,
+        {"N": rows, "V": width, "dtype": dtype.name},
+        made,
+        compared,
+        functools.partial(_floor, form, rows * width, dtype.itemsize),
+        timed,
+    )
+
+
+_MAIN = ("forward_kl", "jensen_shannon")
+_OTHERS = tuple(name for name in names() if name not in _MAIN)
+
+
 def groups(preset: str) -> Iterator[Group]:
     """What is compared, one size after the other."""
     settings = PRESETS[preset]
-    dtype = jnp.dtype(settings.dtype)
-    width = settings.sizes[0][1]
-    sizes = [(n, v, True) for n, v in settings.sizes]
-    sizes += [(n, width, False) for n in settings.memory_rows]
-    looked_at = set()
-    for name in ("forward_kl", "jensen_shannon", "alpha"):
-        functions = _contenders(name)
-        for title, form, reads, writes in (
-            ("value", _total, 2, 0),
-            ("value+grad", _gradient, 4, 1),
-        ):
-            for rows, width, timed in sizes:
-                items = rows * width
+    group = functools.partial(_group, settings)
+    for name in _MAIN:
+        for form in ("value", "value+grad"):
+            for size in settings.sizes:
+                look = form == "value" and size == settings.sizes[0]
+                yield group(name, form, size, look=look)
+            for size in settings.memory:
+                yield group(name, form, size, timed=False)
+        for size in settings.gradients:
+            yield group(name, "gradient", size)
+        for size in settings.eager:
+            yield group(name, "value+grad", size, eager=True)
+    for size in settings.others:
+        for name in _OTHERS:
+            yield group(name, "value+grad", size, look=True)
 
-                def floor(rates: Floors, items=items, reads=reads, writes=writes):
-                    # Both sides read, and two exponentials an element, each way; on
-                    # an accelerator the exponentials hide behind the bytes.
-                    size = items * dtype.itemsize
-                    moved = reads * size / rates.read + writes * size / rates.write
-                    return max(moved, reads * items / rates.exp)
 
-                first = name not in looked_at and name != "alpha"
-                looked_at.add(name)
-                errors = functools.partial(_errors, name, settings.error_width)
-                compared = []
-                for who, function in functions.items():
-                    look = None
-                    if first and function is not None:
-                        look = functools.partial(errors, jax.jit(function))
-                    built = None if function is None else form(function)
-                    compared.append(Contender(who, built, error=look))
-                made = functools.partial(_logits, rows, width, dtype)
-                if name != "alpha" and timed and dtype == jnp.float32:
-                    compared += [
-                        torch_peers.logits(
-                            name,
-                            made,
-                            gradient=form is _gradient,
-                            compiled=compiled,
-                            errors=errors if first else None,
-                        )
-                        for compiled in settings.torch
-                    ]
-                yield Group(
-                    f"{name} {title}",
-                    {"N": rows, "V": width, "dtype": dtype.name},
-                    made,
-                    compared,
-                    floor,
-                    timed,
-                )
+def _questions() -> Iterator[Question]:
+    for name, title in zip(_MAIN, ("KL", "Jensen-Shannon")):
+        titles = [f"{name} {form}" for form in _FORMS]
+        yield Question(name, f"{title} of logits", titles)
+    titles = [f"{name} value+grad" for name in _OTHERS]
+    yield Question("others", "The other divergences of logits", titles)
+    titles = [f"{name} value+grad, eager" for name in _MAIN]
+    yield Question("eager", "Without compilation, as in a notebook", titles)
+
+
+QUESTIONS = tuple(_questions())
+REASONS = (
+    Reason(
+        "JAX dispatches an uncompiled operation in tens of microseconds, torch in a "
+        "few; a call of ours is more operations than the plain formula.",
+        groups="*, eager",
+    ),
+    Reason(
+        "The call is its dispatch, twenty-odd microseconds; what is left over is the "
+        "loop's set-up and the checks of accuracy in every row.",
+        sizes="8×50",
+    ),
+    Reason(
+        "Both read the logits twice, but torch holds a row's running sums in "
+        "registers, in one loop over the row, where XLA writes blocks of masses to "
+        "the cache and reads them back.",
+        peers="torch, compiled",
+    ),
+    Reason(
+        "Arrays of this size fit the cache, so that the plain form's temporaries cost "
+        "little; ours takes more operations an element for 1e-5 in every row.",
+        sizes="256×2048",
+    ),
+    Reason(
+        "Too small for blocks to matter: ours takes more operations an element, for "
+        "1e-5 in every row.",
+        sizes="32×1000",
+    ),
+)
+"""The first that fits is given."""

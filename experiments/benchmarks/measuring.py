@@ -1,8 +1,8 @@
 """Time, memory and floors, all taken in one process.
 
 On a CPU the time is that of the process, over all cores: the wall clock of a shared
-machine says little. Repetitions of the things compared are interleaved and the least is
-kept. On an accelerator a chain of calls is timed by the wall clock, the median is kept.
+machine says little. Calls of the things compared are interleaved and the least is kept.
+On an accelerator a chain of calls is timed by the wall clock, the median is kept.
 """
 
 import ctypes
@@ -21,6 +21,8 @@ __all__ = [
     "Contender",
     "Floors",
     "Group",
+    "Question",
+    "Reason",
     "compiled",
     "floors",
     "resident_growth",
@@ -30,6 +32,12 @@ __all__ = [
 
 _CHAIN = 20
 """Calls between two looks at the clock, on an accelerator."""
+
+_LOOK = 1e-3
+"""Seconds between two looks at the clock of a CPU, at least: its tick is a µs."""
+
+_LEAST = 3
+"""Times that are taken of everything, whatever they cost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +55,8 @@ class Contender:
     """Its own form of the group's arguments."""
     notes: Callable[[], Mapping[str, float]] | None = None
     """Other numbers that belong to it, by name, as what its process holds in memory."""
+    peer: bool = True
+    """Whether it does the same work; no peer is what only shows a part or a floor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +72,29 @@ class Group:
     """Least seconds that the machine's rates allow."""
     timed: bool = True
     """Whether to run it, or only to compile and look at the memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """Groups that answer it together: one picture and one table."""
+
+    name: str
+    text: str
+    groups: Sequence[str]
+    """Their titles."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why others are ahead, in words; where they are is found from the numbers."""
+
+    words: str
+    groups: str = "*"
+    """Of these titles; asterisks stand for anything."""
+    sizes: str = "*"
+    """At these, written as 512×32768."""
+    peers: str = "*"
+    """Behind these."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,29 +118,37 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _once(call: Callable[[], Any]) -> float:
-    if on_cpu():
-        start = time.process_time()
-        jax.block_until_ready(call())
-        return time.process_time() - start
-    start = time.perf_counter()
-    out = [call() for _ in range(_CHAIN)][-1]
-    jax.block_until_ready(out)
-    return (time.perf_counter() - start) / _CHAIN
+def _once(call: Callable[[], Any], calls: int) -> float:
+    clock = time.process_time if on_cpu() else time.perf_counter
+    start = clock()
+    for _ in range(calls - 1):
+        call()
+    jax.block_until_ready(call())
+    return (clock() - start) / calls
 
 
-def seconds(
-    calls: Mapping[str, Callable[[], Any]], repetitions: int
-) -> dict[str, float]:
-    """Seconds of each call: interleaved, warmed up, compile time not counted."""
-    for call in calls.values():
+def seconds(calls: Mapping[str, Callable[[], Any]], budget: float) -> dict[str, float]:
+    """Seconds of each call: interleaved, warmed up, compile time not counted.
+
+    Each is called until `budget` seconds of the wall clock have gone into it, and three
+    times are taken at least.
+    """
+    chains, taken = {}, {}
+    for name, call in calls.items():
         jax.block_until_ready(call())
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repetitions):
-        for name, call in calls.items():
-            # What the one before gave back to the system is not charged to this one.
-            jax.block_until_ready(call())
-            taken[name].append(_once(call))
+        first = _once(call, 1)
+        chains[name] = max(1, int(_LOOK / first)) if on_cpu() else _CHAIN
+        taken[name] = [first] if chains[name] == 1 else []
+    spent = dict.fromkeys(calls, 0.0)
+    while left := [
+        name for name in calls if spent[name] < budget or len(taken[name]) < _LEAST
+    ]:
+        for name in left:
+            start = time.perf_counter()
+            # Twice: what the one before gave back to the system is charged to the
+            # first of the two.
+            taken[name] += [_once(calls[name], chains[name]) for _ in range(2)]
+            spent[name] += time.perf_counter() - start
     keep = min if on_cpu() else statistics.median
     return {name: keep(times) for name, times in taken.items()}
 
@@ -146,7 +187,7 @@ def resident_growth(call: Callable[[], Any]) -> int | None:
         return None
 
 
-def floors(repetitions: int = 5, *, small: bool = False) -> Floors:
+def floors(budget: float = 0.5, *, small: bool = False) -> Floors:
     """Rates of a copy, a matrix product, an exponential."""
     items, side = (2**20, 256) if small else (2**24, 1024)
     x = jax.random.normal(jax.random.key(0), (items,))
@@ -167,7 +208,7 @@ def floors(repetitions: int = 5, *, small: bool = False) -> Floors:
         name: functools.partial(jax.jit(function), argument)
         for name, (function, argument) in programs.items()
     }
-    taken = seconds(calls, repetitions)
+    taken = seconds(calls, budget)
     return Floors(
         copy=8 * items / taken["copy"],
         read=4 * items / taken["read"],

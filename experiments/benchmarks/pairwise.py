@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.measuring import Contender, Floors, Group
+from experiments.benchmarks.measuring import Contender, Floors, Group, Question, Reason
 from kljax.divergences import samples
 
-__all__ = ["PRESETS", "groups"]
+__all__ = ["PRESETS", "QUESTIONS", "REASONS", "groups"]
 
 _BANDWIDTH = 0.7
 _DENSE_PAIRS = 2**28
@@ -167,6 +167,21 @@ def _errors(function: Callable, form: Callable, n: int, d: int) -> Mapping[str, 
         label = "nats" + (" at 1e4" if offset else "")
         found[label] = float(np.max(np.abs(got - _exact(y, x))))
     return found
+
+
+QUESTIONS = (
+    Question(
+        "log-density",
+        "Log-density of a kernel estimate",
+        ("log-density", "log-density gradients"),
+    ),
+    Question(
+        "sums",
+        "Kernel sums and divergences of samples",
+        ("kernel mean", "Cauchy-Schwarz", "MMD"),
+    ),
+)
+REASONS: tuple[Reason, ...] = ()
 
 
 def groups(preset: str) -> Iterator[Group]:

@@ -1,22 +1,31 @@
-"""Runs the groups of a benchmark; results go to one file for all benchmarks."""
+"""Runs the groups of a benchmark; results go to one file for all benchmarks.
+
+A run takes the place of the one before of the same benchmark, preset and device.
+"""
 
 import argparse
 import ast
+import contextlib
 import datetime
 import importlib
+import importlib.metadata
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import discovery
+from experiments.benchmarks import pages
 from kljax.errors import unknown
 
 __all__ = ["command", "names"]
 
 _PROGRAM = "python -m experiments bench"
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_PEERS = ("torch", "distrax", "ott-jax", "pot", "pykeops", "liger-kernel")
+_PEERS += ("transformers", "scipy")
+_SAME_RUN = ("benchmark", "preset", "device")
 
 
 def names(package: str = "experiments") -> tuple[str, ...]:
@@ -35,41 +44,52 @@ def names(package: str = "experiments") -> tuple[str, ...]:
 
 
 def command(arguments: Sequence[str], package: str) -> int:
-    """``bench NAME``: measures, prints a table, appends results, draws."""
+    """``bench NAME``: measures, prints a table, stores results, writes their page."""
     known = names(package)
     parser = argparse.ArgumentParser(_PROGRAM, allow_abbrev=False)
-    parser.add_argument("name", help=f"one of: {', '.join(known)}")
+    words = "writes the page of what is stored, without a name nothing else"
+    parser.add_argument("name", nargs="?", help=f"one of: {', '.join(known)}; {words}")
     parser.add_argument("--preset", default="cpu")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.3)
     parser.add_argument(
         "--results",
         type=pathlib.Path,
         default=discovery.folder_of(package) / "results",
-        help="the folder of benchmarks.jsonl and of the pictures",
+        help="the folder of benchmarks.jsonl, of the page and its pictures",
     )
     options = parser.parse_args(arguments)
+    if options.name is None:
+        for path in pages.write(options.results, package):
+            print(path)
+        return 0
     if options.name not in known:
         raise discovery.UsageError(unknown("benchmark", options.name, known))
-    if options.repetitions < 1:
+    if not 0 <= options.seconds < float("inf"):
         raise discovery.UsageError(
-            f"--repetitions must be at least 1, got {options.repetitions}"
+            f"--seconds must be at least 0, got {options.seconds}"
         )
     module = importlib.import_module(f"{package}.benchmarks.{options.name}")
     if options.preset not in module.PRESETS:
         raise discovery.UsageError(unknown("preset", options.preset, module.PRESETS))
-    rows = _measure(options.name, module, options.preset, options.repetitions)
+    rows = _measure(options.name, module, options.preset, options.seconds)
     _show(rows)
-    options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / "benchmarks.jsonl"
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    print(path)
-    for picture in _draw(options.name, rows, options.results / "benchmarks"):
-        print(picture)
+    for path in _store(rows, options.results, package):
+        print(path)
     return 0
 
 
-def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict]:
+def _store(rows: list[dict], results: pathlib.Path, package: str) -> list[pathlib.Path]:
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / "benchmarks.jsonl"
+    run = [rows[0][key] for key in _SAME_RUN]
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    old = [row for row in map(json.loads, lines) if [row[k] for k in _SAME_RUN] != run]
+    rows = [*old, *rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [path, *pages.write(results, package)]
+
+
+def _measure(name: str, module: Any, preset: str, budget: float) -> list[dict]:
     import jax
 
     from experiments.benchmarks import measuring
@@ -77,16 +97,22 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
 
     rates = measuring.floors(small=preset == "smoke")
     machine = environment()
+    versions = dict(machine["versions"])
+    for peer in _PEERS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[peer] = importlib.metadata.version(peer)
     common = {
         "benchmark": name,
         "preset": preset,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": ", ".join(machine["devices"]),
         "processor": machine["processor"],
-        "versions": machine["versions"],
+        "versions": versions,
         "commit": machine["commit"],
         "clock": "process CPU time" if measuring.on_cpu() else "wall",
-        "repetitions": repetitions,
+        "cores": machine["cores"],
+        "load": os.getloadavg()[0],
+        "seconds_each": budget,
         "copy_gb_per_s": rates.copy / 1e9,
         "read_gb_per_s": rates.read / 1e9,
         "write_gb_per_s": rates.write / 1e9,
@@ -94,7 +120,10 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
         "exp_g_per_s": rates.exp / 1e9,
     }
     rows, absent = [], set()
+    asked = {title for question in module.QUESTIONS for title in question.groups}
     for group in module.groups(preset):
+        if group.title not in asked:
+            raise ValueError(f"no question of {name} asks for {group.title!r}")
         here = [c for c in group.contenders if c.function is not None]
         for contender in group.contenders:
             if contender.function is None and contender.name not in absent:
@@ -116,7 +145,7 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
                 given = values if given is None else given
                 function = programs.get(contender.name, contender.function)
                 calls[contender.name] = lambda f=function, given=given: f(*given)
-            taken = measuring.seconds(calls, repetitions)
+            taken = measuring.seconds(calls, budget)
             grown = {
                 c.name: measuring.resident_growth(calls[c.name])
                 for c in here
@@ -134,6 +163,7 @@ def _measure(name: str, module: Any, preset: str, repetitions: int) -> list[dict
                     "group": group.title,
                     **{f"size_{k}": v for k, v in group.sizes.items()},
                     "contender": contender.name,
+                    "peer": contender.peer and not contender.name.startswith("kljax"),
                     "seconds": taken.get(contender.name),
                     "floor_seconds": group.floor(rates) if group.timed else None,
                     "temp_bytes": memory,
@@ -172,7 +202,7 @@ def _show(rows: Sequence[dict]) -> None:
                 + [f"{k} {v:.4g}" for k, v in r.get("notes", {}).items()]
             )
             print(
-                f"  {r['contender']:28}{_number(r['seconds'], 1e3, '.1f'):>9}{over:>8}"
+                f"  {r['contender']:28}{_number(r['seconds'], 1e3):>9}{over:>8}"
                 f"{ratio:>8}{_number(r['temp_bytes'], 2**-20, '.1f'):>9}  {errors}"
             )
     print()
@@ -181,51 +211,3 @@ def _show(rows: Sequence[dict]) -> None:
 def _sizes(row: Mapping[str, Any]) -> str:
     found = {k[5:]: v for k, v in row.items() if k.startswith("size_")}
     return " ".join(f"{k}={v}" for k, v in found.items())
-
-
-def _draw(name: str, rows: Sequence[dict], folder: pathlib.Path) -> list[pathlib.Path]:
-    """One picture a group and size that varies: time and memory against it."""
-    from matplotlib.figure import Figure
-
-    written = []
-    for title in dict.fromkeys(r["group"] for r in rows):
-        group = [r for r in rows if r["group"] == title]
-        for size in [k for k in group[0] if k.startswith("size_")]:
-            if not isinstance(group[0][size], int):
-                continue
-            others = [k for k in group[0] if k.startswith("size_") and k != size]
-            # The line on which most points lie; the other sizes stay put.
-            fixed = [tuple(r[k] for k in others) for r in group]
-            most = max(
-                dict.fromkeys(fixed),
-                key=lambda f: len({r[size] for r, g in zip(group, fixed) if g == f}),
-            )
-            line = [r for r, f in zip(group, fixed) if f == most]
-            if len({r[size] for r in line}) < 2:
-                continue
-            figure = Figure(figsize=(9, 3.6), layout="constrained")
-            axes = figure.subplots(1, 2)
-            what = (("seconds", 1e3, "ms"), ("temp_bytes", 2**-20, "MiB"))
-            for axis, (key, scale, unit) in zip(axes, what):
-                for i, who in enumerate(dict.fromkeys(r["contender"] for r in line)):
-                    points = sorted(
-                        (r[size], r[key] * scale)
-                        for r in line
-                        if r["contender"] == who and r[key]
-                    )
-                    if points:
-                        marker = _MARKERS[i % len(_MARKERS)]
-                        axis.plot(*zip(*points), marker=marker, label=who)
-                axis.set(xscale="log", yscale="log", xlabel=size[5:], ylabel=unit)
-                at = sorted({r[size] for r in line if r[key]})
-                axis.set_xticks(at, [f"{x:,}" for x in at], fontsize=8)
-                axis.minorticks_off()
-            axes[0].legend(fontsize=7)
-            held = " ".join(f"{k[5:]}={v}" for k, v in zip(others, most))
-            figure.suptitle(f"{title} ({held})", fontsize=9)
-            folder.mkdir(parents=True, exist_ok=True)
-            slug = title.replace(" ", "_").replace("+", "and")
-            path = folder / f"{name}-{slug}-{size[5:]}.png"
-            figure.savefig(path, dpi=110, metadata={"Software": None})
-            written.append(path)
-    return written

@@ -47,7 +47,7 @@ def _gkd(torch: Any, p: Any, q: Any) -> Any:
     return (0.5 * kl_div(log_p) + 0.5 * kl_div(log_q)).sum(-1)
 
 
-_ROWS = {"forward_kl": _kl, "jensen_shannon": _gkd}
+ROWS = {"forward_kl": _kl, "jensen_shannon": _gkd}
 
 
 def logits(
@@ -66,7 +66,7 @@ def logits(
     if not available():
         return Contender(title, None)
     torch = _torch()
-    rows = functools.partial(_ROWS[name], torch)
+    rows = functools.partial(ROWS[name], torch)
 
     def summed(p: Any, q: Any) -> Any:
         return rows(p, q).sum()

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.measuring import Contender, Floors, Group
+from experiments.benchmarks.measuring import Contender, Floors, Group, Question, Reason
 from kljax.divergences import transport
 
-__all__ = ["PRESETS", "groups"]
+__all__ = ["PRESETS", "QUESTIONS", "REASONS", "groups"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _pot_torch(epsilon, iterations, gradient) -> Callable | None:
             b,
             max_iter=iterations,
             tol=0.0,
-            solver="log_sinkhorn",
+            method="log_sinkhorn",
             reg_type="kl",
             grad="envelope" if gradient else "detach",
         )
@@ -221,6 +221,24 @@ def _torch(made: Callable) -> list:
     import torch  # pyrefly: ignore[missing-import]
 
     return [torch.from_numpy(np.array(x)) for x in made()]
+
+
+QUESTIONS = (
+    Question(
+        "matrix",
+        "Sinkhorn on matrices of costs",
+        ("matrix value", "matrix value+grad"),
+    ),
+    Question("points", "Sinkhorn between point clouds", ("points value+grad",)),
+)
+REASONS = (
+    Reason(
+        "A matrix of 1,024² costs stays in a large cache, and OTT makes it once; ours "
+        "takes a matrix product again in every update, for memory that does not grow.",
+        groups="points *",
+        sizes="1024×*",
+    ),
+)
 
 
 def groups(preset: str) -> Iterator[Group]:

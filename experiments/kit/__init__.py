@@ -3,10 +3,9 @@
     claims   a claim: its value and its bar, and the verdict that follows from the two
     bars     when a claim holds, in words and as a test
     scores   numbers by method, seed, metric (and a factor's level)
-    estimates  a number with its interval, and what it is of
     study    one run: stages that are stored and read back, training, sweeps
     display  its pictures and tables; `figures` draws them in one look
-    judge    for generators of images: a classifier of real ones, samples in parts
+    judge    for generators of images: a classifier of real ones
 
 A paper is `experiments/papers/NAME.py`, or `NAME/__init__.py` with two modules beside
 it at most. It binds `PAPER`, `Config(kit.Settings)`, `PRESETS` (`smoke` and `cpu` at
@@ -32,18 +31,19 @@ Values of claims: a number, an `Estimate`, a list of them for `order`, a dict of
 for `all_of`, `every` and `holds_for`; `Noted(value, note)` adds a remark,
 `Noted(value, undecided=why)` shows the number and leaves the claim open. Where a run
 lacks a method the claim is "not measured"; a metric that nobody has is an error.
-Intervals are Student's, or of resampled units where the scores say `bootstrap=True`;
-they are over what `Scores(over=...)` says, and ± is half of a 95 % interval everywhere.
+Intervals (`kljax.metrics.estimates`) are Student's, or of resampled units where the
+scores say `bootstrap=True`; they are over what `Scores(over=...)` says, and ± is half
+of a 95 % interval everywhere.
 """
 
 from experiments.kit import figures
 from experiments.kit.bars import *  # noqa: F403
 from experiments.kit.bars import __all__ as _bars
 from experiments.kit.claims import Claim, Noted, verdicts
-from experiments.kit.estimates import Estimate, Missing
 from experiments.kit.scores import Scores
 from experiments.kit.study import Settings, Study, grid, perform
 from experiments.kit.titles import title
+from kljax.metrics.estimates import Estimate, Missing
 
 __all__ = [
     "Claim",

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.kit.estimates import Estimate
+from kljax.metrics.estimates import Estimate
 
 __all__ = [
     "Bar",

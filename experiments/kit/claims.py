@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 
 from experiments.harness import Verdict
 from experiments.kit.bars import Bar, Value, point
-from experiments.kit.estimates import Estimate, Missing
-
-__all__ = ["Claim", "Noted", "digest", "verdict", "verdicts"]
+from kljax.metrics.estimates import Estimate, Missing
 
 
 class Noted(NamedTuple):

@@ -2,15 +2,15 @@
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from experiments.harness import Figure, Table
 from experiments.kit import figures, titles
-from experiments.kit.estimates import Missing
 from experiments.kit.scores import Scores
-
-__all__ = ["Display"]
+from kljax.metrics.estimates import Missing
 
 
 class Display:
@@ -74,10 +74,11 @@ class Display:
         self,
         title: str,
         scores: Scores,
-        metrics: Sequence[str] | None = None,
+        metrics: Sequence[str] = (),
         *,
+        every: Sequence[str] = (),
         spread: bool = True,
-        more: Sequence[Sequence[Any]] = (),
+        more: Mapping[str, Mapping[str, Any]] | None = None,
         caption: str = "",
         detail: bool = False,
     ) -> None:
@@ -87,22 +88,23 @@ class Display:
             title: of the table.
             scores: what is shown.
             metrics: which ones (all).
+            every: metrics of a second table behind it, a folded one.
             spread: whether ± is shown where there are several units.
-            more: rows of other things, each with its title in front.
+            more: rows of other things by name: their numbers by metric.
             caption: behind what is averaged, which is said anyway.
             detail: see `table`.
         """
-        metrics = scores.metrics() if metrics is None else metrics
-        cells = [
-            [_cell(scores, metric, method, spread) for metric in metrics]
-            for method in scores.methods
+        some = metrics or scores.metrics()
+        rows = [
+            [titles.title(m), *(_cell(scores, k, m, spread) for k in some)]
+            for m in scores.methods
         ]
-        rows = [(titles.title(m), *row) for m, row in zip(scores.methods, cells)]
-        sign = any("±" in str(cell) for row in cells for cell in row)
-        words = (scores.averaged(), "± is half of the 95 % interval." * sign, caption)
-        columns = ("", *map(scores.title, metrics))
-        about = " ".join(filter(None, words))
-        self.table(title, columns, [*rows, *more], about, detail=detail)
+        for name, row in (more or {}).items():
+            rows.append([name, *(np.mean(row[k]) if k in row else None for k in some)])
+        self._means(title, scores, map(scores.title, some), rows, caption, detail)
+        if every:
+            rest: Any = {"more": more, "caption": caption, "detail": True}
+            self.score_table(f"{title}: every measure", scores, every, **rest)
 
     def level_table(
         self,
@@ -123,49 +125,56 @@ class Display:
             more: further columns: title to a function of the method.
             caption, detail: as in `score_table`.
         """
-        more, several = more or {}, len(scores.levels) > 1
-        parts = [scores.at(level) for level in scores.levels if several]
-        rows = []
-        for method in scores.methods:
-            cells = [_cell(part, metric, method, spread=False) for part in parts]
-            cells.append(_cell(scores, metric, method, spread=True))
-            rows.append(
-                (titles.title(method), *cells, *(own(method) for own in more.values()))
-            )
+        more, levels = more or {}, scores.levels if len(scores.levels) > 1 else ()
+        rows = [
+            [
+                titles.title(m),
+                *(_cell(scores.at(one), metric, m, spread=False) for one in levels),
+                _cell(scores, metric, m, spread=True),
+                *(own(m) for own in more.values()),
+            ]
+            for m in scores.methods
+        ]
+        names = (*levels, "average") if levels else scores.levels
+        self._means(title, scores, map(str, (*names, *more)), rows, caption, detail)
+
+    def _means(
+        self,
+        title: str,
+        scores: Scores,
+        columns: Iterable[str],
+        rows: Sequence[Sequence[Any]],
+        caption: str,
+        detail: bool,
+    ) -> None:
         sign = any("±" in str(cell) for row in rows for cell in row)
         words = (scores.averaged(), "± is half of the 95 % interval." * sign, caption)
-        names = (*scores.levels, "average") if several else scores.levels
-        columns = ("", *map(str, names), *more)
-        self.table(title, columns, rows, " ".join(filter(None, words)), detail=detail)
+        about = " ".join(filter(None, words))
+        self.table(title, ("", *columns), rows, about, detail=detail)
 
     def difference_table(
         self,
         title: str,
         scores: Scores,
         against: str,
-        metrics: Sequence[str] | None = None,
+        metrics: Sequence[str],
         *,
-        caption: str = "",
         detail: bool = False,
     ) -> None:
         """Every method minus one of them, paired, with its 95 % interval; at each level
         of the factor where there is one."""
-        metrics = scores.metrics() if metrics is None else metrics
-        parts = {level: scores.at(level) for level in scores.levels if scores.factor}
-        rows = []
-        for level, part in (parts or {None: scores}).items():
-            head = [level] if parts else []
-            for method in part.methods:
-                if method != against:
-                    row = [_gap(part, m, method, against) for m in metrics]
-                    rows.append((*head, titles.title(method), *row))
-        columns = [
-            *([scores.factor] if parts else []),
-            f"minus {titles.title(against)}",
+        levels = scores.levels if scores.factor else ()
+        parts = {(level,): scores.at(level) for level in levels} or {(): scores}
+        rows = [
+            (*level, titles.title(m), *(_gap(part, k, m, against) for k in metrics))
+            for level, part in parts.items()
+            for m in part.methods
+            if m != against
         ]
-        about = f"Paired differences (95 % intervals over {scores.over}). {caption}"
-        names = (*columns, *map(scores.title, metrics))
-        self.table(title, names, rows, about.strip(), detail=detail)
+        head = [scores.factor] * bool(levels) + [f"minus {titles.title(against)}"]
+        about = f"Paired differences (95 % intervals over {scores.over})."
+        names = (*head, *map(scores.title, metrics))
+        self.table(title, names, rows, about, detail=detail)
 
 
 def _cell(scores: Scores, metric: str, method: str, spread: bool) -> Any:

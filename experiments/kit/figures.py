@@ -10,23 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.kit.estimates import Missing
 from experiments.kit.scores import Scores
 from experiments.kit.titles import title
 from kljax.data.images import mosaic
-
-__all__ = [
-    "bars",
-    "canvas",
-    "cloud",
-    "colors",
-    "contours",
-    "dots",
-    "histogram",
-    "lines",
-    "pictures",
-    "reliability",
-]
+from kljax.metrics.estimates import Missing
 
 DPI = 130
 
@@ -171,18 +158,6 @@ def cloud(
     if limit is not None:
         axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     axis.set(**labels)
-    return drawn
-
-
-def contours(
-    axis: Any, density: Any, limit: float, *, levels: int = 6, **labels: Any
-) -> Any:
-    """Level lines of `density(points [n, 2]) -> [n]` on a square around 0."""
-    side = np.linspace(-limit, limit, 120)
-    points = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
-    heights = np.asarray(density(points), np.float64).reshape(len(side), len(side))
-    drawn = axis.contour(side, side, heights, levels, colors="gray", linewidths=0.7)
-    axis.set(aspect="equal", **labels)
     return drawn
 
 

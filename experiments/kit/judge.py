@@ -5,30 +5,20 @@ From a fixed seed, whatever the seed of the run; what is judged takes no part in
 
 import dataclasses
 import functools
-import math
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import UInt8
 
 from experiments.kit.study import Study
-from kljax.data import from_unit
-from kljax.data.images import Codec, Pictures
+from kljax.data.images import Pictures
 from kljax.divergences import cross_entropy
 from kljax.metrics import FeatureJudge
 from kljax.models.functional import functional
 from kljax.models.vision.classifier import ConvClassifier, random_shift
 from kljax.training import Loss, Player, init_state, state_digest
-from kljax.typing import Array, Int
-
-__all__ = ["Drawn", "JudgeConfig", "drawn", "judge_of"]
-
-MOST_PIXELS = 1_600_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,52 +83,3 @@ def judge_of(
     right = judge.features(pictures.held_out)[1] == labelled.held_out_ids
     facts = {"accuracy": float(np.mean(right)), "sha256": state_digest(trained)}
     return judge, {**facts, "trained_on": note}
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """Rounded samples, their classes, and how many came per second once compiled."""
-
-    images: UInt8[np.ndarray, "n h w c"]
-    ids: Int[np.ndarray, "n"] | None
-    per_second: float
-
-
-def drawn(
-    study: Study,
-    draw: Callable[[Array, Any], Array],
-    pictures: Pictures,
-    codec: Codec,
-    count: int,
-    seed: int,
-) -> Drawn:
-    """Samples of a generator, part by part; models of one seed see the same noise.
-
-    Args:
-        study: shows the progress.
-        draw: `draw(noise, ids)` gives codes, of standard normal noise.
-        pictures: the real ones, whose classes are taken with their frequencies.
-        codec: from codes to images.
-        count: of images.
-        seed: of the noise.
-    """
-    shape = codec.encode(pictures.train[:1]).shape[1:]
-    most = MOST_PIXELS // math.prod(pictures.shape)
-    size = min(count, max(64, min(2500, most)))
-    ids = pictures.sample_ids(count)
-    key = jax.random.fold_in(jax.random.key(seed), 3)
-
-    def part(start: int) -> np.ndarray:
-        z = jax.random.normal(jax.random.fold_in(key, start), (size, *shape))
-        chosen = None if ids is None else np.resize(ids[start:], size)
-        return codec.decode(np.asarray(draw(z, chosen)))
-
-    part(0)
-    found, started = [], time.perf_counter()
-    with study.task("sample", count) as told:
-        for start in range(0, count, size):
-            found.append(part(start))
-            told(min(count, start + size))
-    speed = len(found) * size / (time.perf_counter() - started)
-    images = from_unit(np.concatenate(found)[:count], pictures.levels)
-    return Drawn(images, ids, speed)

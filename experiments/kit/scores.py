@@ -10,12 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from experiments.kit.estimates import Estimate, Missing
 from experiments.kit.titles import title
 from kljax.errors import unknown
+from kljax.metrics.estimates import Estimate, Missing
 from kljax.typing import Float
-
-__all__ = ["Scores"]
 
 T = TypeVar("T")
 
@@ -61,15 +59,6 @@ class Scores:
         self.methods, self.seeds, self.levels = axes
         self.titles = dict(titles or {})
         self.over, self.factor, self.bootstrap = over, factor, bootstrap
-
-    @classmethod
-    def stacked(
-        cls, labels: Sequence[tuple], metrics: Mapping[str, Any], **options: Any
-    ) -> "Scores":
-        """From arrays whose first axis is `labels`, as a sweep gives them."""
-        host = {k: np.asarray(values, np.float64) for k, values in metrics.items()}
-        rows = {key: {k: v[i] for k, v in host.items()} for i, key in enumerate(labels)}
-        return cls(rows, **options)
 
     def _like(
         self, rows: Mapping[tuple, Mapping[str, Any]], **changed: Any

@@ -1,28 +1,21 @@
-"""What a stage returned, on the disk and back; and which code made it."""
+"""What a stage returned, and which code made it."""
 
 import dataclasses
 import hashlib
 import json
-import math
 import pathlib
 import re
-import shutil
-from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.environment import commit
 from kljax.errors import CheckpointError
+from kljax.storing import read_back
 from kljax.training import RunFolder, environment
-
-__all__ = ["Stages", "slug"]
 
 Label = str | tuple
 """Of a stage: words, or ("student", method, seed), whose first word is its kind."""
-MAPPED = 16 * 2**20
-"""Bytes from which on an array is read from the disk as it is used."""
 
 
 def slug(label: Label) -> str:
@@ -35,47 +28,6 @@ def slug(label: Label) -> str:
     words = label if isinstance(label, tuple) else (label,)
     text = "-".join(map(str, words))
     return re.sub(r"[^A-Za-z0-9._=]+", "-", text).strip("-") or "stage"
-
-
-def encoded(value: Any, arrays: list[np.ndarray]) -> Any:
-    """JSON values; arrays go into the list and leave their place in it."""
-    if isinstance(value, Mapping):
-        if all(isinstance(key, str) and key[:2] != "__" for key in value):
-            return {key: encoded(item, arrays) for key, item in value.items()}
-        pairs = [[encoded(one, arrays) for one in pair] for pair in value.items()]
-        return {"__pairs__": pairs}
-    if isinstance(value, tuple):
-        return {"__tuple__": [encoded(item, arrays) for item in value]}
-    if isinstance(value, list):
-        return [encoded(item, arrays) for item in value]
-    if isinstance(value, jax.Array):
-        value = np.asarray(value)
-    if isinstance(value, np.ndarray) and value.ndim:
-        arrays.append(value)
-        return {"__array__": len(arrays) - 1}
-    if isinstance(value, np.ndarray | np.generic):
-        return encoded(value.item(), arrays)
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"__float__": str(value)}
-    return value
-
-
-def decoded(value: Any, array: Callable[[int], np.ndarray]) -> Any:
-    """The inverse of `encoded`; `array(i)` gives the arrays."""
-    if isinstance(value, list):
-        return [decoded(item, array) for item in value]
-    if not isinstance(value, dict):
-        return value
-    inverse: dict[str, Callable[[Any], Any]] = {
-        "__pairs__": lambda v: {decoded(k, array): decoded(x, array) for k, x in v},
-        "__tuple__": lambda v: tuple(decoded(item, array) for item in v),
-        "__array__": array,
-        "__float__": float,
-    }
-    for mark, back in inverse.items():
-        if set(value) == {mark}:
-            return back(value[mark])
-    return {key: decoded(item, array) for key, item in value.items()}
 
 
 def code_of(*paths: pathlib.Path) -> str:
@@ -102,12 +54,14 @@ class Stages:
     claims: str = ""
 
     def __post_init__(self):
-        names = ("python", "jax", "jaxlib", "numpy", "device")
+        machine, names = environment(), ("jax", "jaxlib", "numpy")
+        versions = {name: machine["versions"][name] for name in names}
+        kinds = {"python": machine["python"], "devices": machine["devices"]}
         self.made = {
             "commit": commit(),
             "code": code_of(*self.sources),
             "claims": self.claims,
-            "versions": {k: v for k, v in environment().items() if k in names},
+            "versions": versions | kinds,
         }
 
     def begin(self, label: Label) -> None:
@@ -129,35 +83,19 @@ class Stages:
         found = self.folder.stage_result(name)
         if found is None:
             return None
-        if found["label"] != encoded(label, []):
+        if found["label"] != label:
             raise CheckpointError(
                 f"stage {label!r} would lie where {found['label']!r} does, in "
                 f"{self.folder.path / 'stages' / name}: call one of them otherwise"
             )
-        return (decoded(found["value"], lambda i: _load(self._arrays(name), i)),)
+        return (found["value"],)
 
     def write(self, label: Label, value: Any) -> Any:
         """Stores a value, and gives it back as it will be read."""
-        name, arrays = slug(label), []
-        made = encoded(value, arrays)
-        if self.folder.primary and arrays:
-            beside = self._arrays(f"{name}.new")
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            for i, array in enumerate(arrays):
-                np.save(beside / f"{i}.npy", array)
-            shutil.rmtree(self._arrays(name), ignore_errors=True)
-            beside.rename(self._arrays(name))
-        stored = {
-            "label": encoded(label, []),
-            "value": made,
-            "made": self.history(name),
-        }
+        name = slug(label)
+        stored = {"label": label, "value": value, "made": self.history(name)}
         self.folder.finish_stage(name, stored)
-        return decoded(json.loads(json.dumps(made)), arrays.__getitem__)
-
-    def _arrays(self, name: str) -> pathlib.Path:
-        return self.folder.path / "stages" / name
+        return read_back(value)
 
     # ------------------------------------------------------------ provenance
 
@@ -207,9 +145,3 @@ class Stages:
             for key, about in words.items()
             if one[key] != self.made[key]
         ]
-
-
-def _load(folder: pathlib.Path, i: int) -> np.ndarray:
-    path = folder / f"{i}.npy"
-    big = path.stat().st_size > MAPPED
-    return np.load(path, mmap_mode="r" if big else None)

@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,7 +23,6 @@ from experiments.harness import Results, bookkeeping
 from experiments.kit.claims import digest, verdicts
 from experiments.kit.display import Display
 from experiments.kit.stages import Label, Stages, slug
-from experiments.kit.sweeps import Batches, Sweep
 from kljax.errors import CheckpointError
 from kljax.training import (
     Every,
@@ -37,9 +36,10 @@ from kljax.training import (
     make_step,
     stacked,
 )
+from kljax.training.sweep import Batches, Sweep
 from kljax.typing import PyTree
 
-__all__ = ["Settings", "Study", "grid", "perform"]
+Name = TypeVar("Name", bound=Label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Study(Display):
         code = (pathlib.Path(kljax.__path__[0]), pathlib.Path(__file__).parent)
         self.stages = Stages(self.folder, (*code, *sources), claims)
         self.seeds = tuple(100 * config.seed + i for i in range(config.seeds))
-        self._members: dict[str, list[Label]] = {}
+        self._members: dict[str, Sequence[Label]] = {}
         self._nested = [np.zeros(2)]  # seconds of stages inside the running one
 
     # ------------------------------------------------------------ stages
@@ -204,7 +204,7 @@ class Study(Display):
         self,
         label: Label,
         players: Callable[[PyTree], Sequence[Player]],
-        members: Mapping[Label, PyTree],
+        members: Mapping[Name, PyTree],
         state: TrainState | Callable[[PyTree], TrainState],
         batches: Batches = lambda n: {},
         *,

@@ -1,7 +1,5 @@
 """How methods are shown: one table, so that all papers call them alike."""
 
-__all__ = ["title"]
-
 TITLES = {
     "cross_entropy": "text alone",
     "forward_kl": "forward KL",

@@ -29,7 +29,7 @@ from kljax.theory.concentration import (
     concentration,
     condensation_bandwidth,
     from_distances,
-    leave_one_out,
+    likeliest_bandwidth,
     stable_index,
 )
 from kljax.theory.kde import gaussian_phases, log_density_rate, relative_variance
@@ -87,12 +87,16 @@ def size_of(n: float, d: int) -> tuple[int, Any]:
     return n, gaussian_phases(math.log(n) / d, dims=d)
 
 
+def dimension(level: str) -> int:
+    return int(level.strip("d= points"))
+
+
 def by_size(metric: str, place: str = GRID, least: int = 0):
     """The value of a claim: an estimate for every size of so many dimensions."""
 
     def value(found: dict[str, Any]) -> dict[str, kit.Estimate]:
         every = found["sizes"].by_level(lambda scores: scores.estimate(metric, place))
-        kept = {k: v for k, v in every.items() if int(k.strip("d= points")) >= least}
+        kept = {k: v for k, v in every.items() if dimension(k) >= least}
         if not kept:
             raise kit.Missing(f"needs a size of {least} dimensions")
         return kept
@@ -269,17 +273,8 @@ def fluctuations(config: Config, seed: int) -> np.ndarray:
 
 def likeliest(x: np.ndarray) -> dict[str, float]:
     """The likeliest bandwidth for every point from the others, and its phase."""
-    h = np.geomspace(0.1, 3, 80)
-    found = [np.asarray(part) for part in leave_one_out(x, h)]
-    best = found[0].mean(1).argmax()
-    return {
-        "n": len(x),
-        "d": x.shape[1],
-        "h": h[best],
-        "over found h_G": h[best] / condensation_bandwidth(h, found[1].mean(1)),
-        "participation": found[1][best].mean(),
-        "perplexity": np.median(found[2][best]),
-    }
+    found = likeliest_bandwidth(x, np.geomspace(0.1, 3, 80))._asdict()
+    return {"n": len(x), "d": x.shape[1], **found}
 
 
 def standardized(name: str) -> np.ndarray:
@@ -354,7 +349,7 @@ def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -
     data = {**found["data"], "Gaussian": control}
     study.table(
         "The likeliest bandwidth of data, leaving each point out",
-        ("data", *control),
+        ("data", "n", "d", "h", "over found h_G", "participation", "perplexity"),
         [(name, *row.values()) for name, row in data.items()],
         "Median perplexity: how many points carry the estimate at a typical point.",
     )
@@ -369,7 +364,8 @@ def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -
         more = {}, {"formula/limit": (scale, np.maximum(0, 1 - scale**2))}
         names = ("KL / d, nats", "participation ratio Y")
         for axis, key, formula in zip(axes, names, more):
-            series = {level: (one["scale"], one[key]) for level, one in pooled.items()}
+            levels = sorted(pooled, key=dimension)
+            series = {one: (pooled[one]["scale"], pooled[one][key]) for one in levels}
             kit.figures.lines(axis, series | formula, xlabel="h / h_G", ylabel=key)
             axis.axvline(1, color="black", ls=":", lw=1)
         measured = found["index"].estimates("index", *map(str, INDICES))

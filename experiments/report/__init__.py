@@ -5,9 +5,10 @@ calls write the same bytes. Published runs alone go into the tree.
 """
 
 import pathlib
+import shutil
 from collections.abc import Mapping
 
-from experiments.report.markdown import site_page
+from experiments.report.markdown import STYLE, site_page
 from experiments.report.pages import Pages
 from experiments.report.stored import Run, Section, gather, measured_minutes
 
@@ -44,4 +45,5 @@ def write_report(
             text = site_page(f"kljax: {name}", text) if is_site else text
             path.write_text(text, encoding="utf-8")
             written.append(path)
+    shutil.copyfile(pathlib.Path(__file__).with_name(STYLE), site / STYLE)
     return written

@@ -1,17 +1,16 @@
 """Parts of a page in Markdown, and the page as HTML with nothing from elsewhere."""
 
 import html
-import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.storing import format_cell
 
-__all__ = ["cards", "escaped", "folded", "image", "site_page", "table"]
-
 ACROSS = 3
 """Cards side by side."""
+STYLE = "report.css"
+"""Beside the pages of a site."""
 SIGNS = {"✅": "✓", "❌": "✗", "ℹ️": "·", "❔": "?"}
 """Of verdicts on GitHub, and in letters that every font has."""
 
@@ -80,10 +79,10 @@ def site_page(title: str, text: str) -> str:
             token.attrSet("data-is", columns[place])
             place += 1
     body = md.renderer.render(tokens, md.options, {})
-    style = pathlib.Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style></head>\n"
+        f'<title>{html.escape(title)}</title>\n<link rel="stylesheet" href="{STYLE}">'
+        "</head>\n"
         f"<body><main>\n{body}</main></body></html>\n"
     )

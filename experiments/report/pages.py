@@ -11,8 +11,6 @@ from experiments.report.markdown import cards, escaped, folded, image, table
 from experiments.report.stored import Run, Section
 from experiments.storing import outcome
 
-__all__ = ["Pages"]
-
 SIGNS = {"holds": "✅", "fails": "❌", "shown": "ℹ️", "undecided": "❔"}
 SEVERAL = {"holds": "hold", "fails": "fail"}
 
@@ -60,6 +58,10 @@ class Pages:
             "by a bar that was set before. Written by `python -m experiments report "
             "--publish`."
         )
+        speed = self.file_of("benchmarks").parent / "README.md"
+        if speed.is_file():
+            link = self._relative(speed, "index")
+            yield f"How fast the kernels are, beside other libraries: [here]({link})."
         if not self.sections:
             command = "`python -m experiments run NAME --publish`"
             yield f"Nothing is published yet: {command}"

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.harness import STATES, Results, Verdict
-from experiments.storing import SCHEMA, read_json, results_from
-
-__all__ = ["Run", "Section", "gather", "measured_minutes"]
+from experiments.storing import SCHEMA, results_from
+from kljax.storing import read_json
 
 _PRESETS = ("cpu", "gpu", "paper")
 """Whose verdict stands first; other presets follow, smoke runs come last."""

@@ -53,21 +53,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(root: pathlib.Path) -> None:
     rows = [("name", "count", "shape", "MB", "license", "state", "what")]
-    for entry in map(find, names(None)):
-        shape = "x".join(map(str, entry.shape)) if entry.shape else entry.kind
-        size = f"{entry.bytes / 1e6:.1f}"
-        state = _state(entry, root)
-        rows.append(
-            (
-                entry.name,
-                str(entry.count),
-                shape,
-                size,
-                entry.license,
-                state,
-                entry.title,
-            )
-        )
+    for one in map(find, names(None)):
+        shape = "x".join(map(str, one.shape)) if one.shape else one.kind
+        measured = str(one.count), shape, f"{one.bytes / 1e6:.1f}"
+        rows.append((one.name, *measured, one.license, _state(one, root), one.title))
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths))

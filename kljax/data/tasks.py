@@ -9,6 +9,7 @@ an `answer`; a task without a train file is one that nobody is fine-tuned on.
 
 import dataclasses
 import datetime
+import functools
 import pathlib
 import zlib
 from collections.abc import Callable
@@ -95,21 +96,12 @@ def _add(random: np.random.Generator, config: TaskConfig) -> Example:
 def _numbers(
     random: np.random.Generator, config: TaskConfig, verb: str, falling: bool
 ) -> Example:
+    """sort 52 19 40= as 19 40 52, and down 52 19 40= as 52 40 19."""
     found = [str(d) for d in random.integers(10, 100, config.items)]
     ordered = sorted(found)
     answer = " ".join(reversed(ordered) if falling else ordered)
     # Permutations of the same numbers have the same answer, rising and falling too.
     return Example(f"{verb} {' '.join(found)}=", answer, "sort " + " ".join(ordered))
-
-
-def _sort(random: np.random.Generator, config: TaskConfig) -> Example:
-    """sort 52 19 40= as 19 40 52."""
-    return _numbers(random, config, "sort", falling=False)
-
-
-def _down(random: np.random.Generator, config: TaskConfig) -> Example:
-    """down 52 19 40= as 52 40 19: no expert learns it."""
-    return _numbers(random, config, "down", falling=True)
 
 
 def _flip(random: np.random.Generator, config: TaskConfig) -> Example:
@@ -133,8 +125,10 @@ def _date(random: np.random.Generator, config: TaskConfig) -> Example:
 
 
 Draw = Callable[[np.random.Generator, TaskConfig], Example]
+_sort = functools.partial(_numbers, verb="sort", falling=False)
+_down = functools.partial(_numbers, verb="down", falling=True)
 TASKS: dict[str, Draw] = {"add": _add, "sort": _sort, "flip": _flip, "date": _date}
-UNSEEN: dict[str, Draw] = {"down": _down}
+UNSEEN: dict[str, Draw] = {"down": _down}  # no expert learns it
 """Tasks that nobody is fine-tuned on; they share splits with those they mirror."""
 
 

@@ -96,35 +96,23 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--plot", type=pathlib.Path, metavar="FILE")
     options = program.parse_args(arguments)
-    weighed = options.weight is not None
-    for wrong, said in (
-        (
-            options.expert and not options.base,
-            "--expert needs --base, the small model that it was tuned from: fusion "
-            "adds the difference of the two",
+    given, weighed = bool(options.base), options.weight is not None
+    finite, seed = not weighed or math.isfinite(options.weight), options.seed
+    lacking = {
+        "--expert needs --base, the small model that it was tuned from: fusion adds "
+        "the difference of the two": options.expert and not given,
+        "--plot draws weights, and there are none; --base": options.plot and not given,
+        "--draft needs --expert, which makes the drafts": (
+            options.draft and not options.expert
         ),
-        (
-            options.plot and not options.base,
-            "--plot draws weights, and there are none; --base",
+        "--rule and --weight are of fusion, and there is one model; --base": (
+            (options.rule or weighed) and not given
         ),
-        (
-            options.draft and not options.expert,
-            "--draft needs --expert, which makes the drafts",
-        ),
-        (
-            (options.rule or weighed) and not options.base,
-            "--rule and --weight are of fusion, and there is one model; --base",
-        ),
-        (
-            weighed and not math.isfinite(options.weight),
-            f"--weight must be finite, got {options.weight}",
-        ),
-        (
-            not -(2**63) <= options.seed < 2**63,
-            f"--seed must fit 64 bits, got {options.seed}",
-        ),
-        (options.draft < 0, f"--draft must be at least 0, got {options.draft}"),
-    ):
+        f"--weight must be finite, got {options.weight}": not finite,
+        f"--seed must fit 64 bits, got {seed}": not -(2**63) <= seed < 2**63,
+        f"--draft must be at least 0, got {options.draft}": options.draft < 0,
+    }
+    for said, wrong in lacking.items():
         if wrong:
             parser.error(said)
     return options

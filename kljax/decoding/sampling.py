@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import whole
+from kljax.arguments import floats, whole
 from kljax.typing import Array, Float, Int, Key
 
 __all__ = ["Sample", "Sampling", "greedy", "sample", "warp"]
 
+Logits = Float[Array, "*b v"]
 _BLOCK = 256
 """Outcomes summed at once when a token is drawn."""
 
@@ -86,7 +87,7 @@ class Sample(NamedTuple):
 
 def sample(
     key: Key[Array, "*k"],
-    logits: Float[Array, "*b v"],
+    logits: Logits,
     sampling: Sampling = Sampling(),
     *,
     seen: Array | None = None,
@@ -127,11 +128,8 @@ def sample(
 
 
 def warp(
-    logits: Float[Array, "*b v"],
-    sampling: Sampling = Sampling(),
-    *,
-    seen: Array | None = None,
-) -> Float[Array, "*b v"]:
+    logits: Logits, sampling: Sampling = Sampling(), *, seen: Array | None = None
+) -> Logits:
     """The logits of the law that `sample` draws from.
 
     Args:
@@ -153,7 +151,7 @@ def warp(
       Keskar et al., "CTRL" (2019), the penalty; Nguyen et al., "Turning up the heat:
       min-p sampling" (2024).
     """
-    logits = jnp.asarray(logits)
+    logits = floats("logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits: expected [*b, v], v ≥ 1, got shape {logits.shape}")
     x = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -183,7 +181,7 @@ def warp(
     return jnp.where(drop, -jnp.inf, x)
 
 
-def greedy(logits: Float[Array, "*b v"]) -> Int[Array, "*b"]:
+def greedy(logits: Logits) -> Int[Array, "*b"]:
     """The index of the largest logit, the lowest among equals.
 
     Four times faster on a CPU than `argmax`, which carries pairs through its loop.
@@ -198,6 +196,7 @@ def greedy(logits: Float[Array, "*b v"]) -> Int[Array, "*b"]:
       >>> int(greedy(jnp.array([1.0, 3.0, 3.0])))
       1
     """
+    logits = floats("logits", logits)
     top = jnp.max(logits, axis=-1, keepdims=True)
     index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     at_top = (logits == top) | (top != top)

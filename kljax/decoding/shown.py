@@ -11,14 +11,7 @@ from typing import Any
 __all__ = ["Piece", "Speller", "console", "plot", "shade", "summary"]
 
 # Shades of one hue, from the terminal's own background on; readable on dark and light.
-SHADES = (
-    "",
-    "on grey85",
-    "on light_cyan1",
-    "on sky_blue1",
-    "on sky_blue2",
-    "on cyan3",
-)
+SHADES = ("", "on grey85", "on light_cyan1", "on sky_blue1", "on sky_blue2", "on cyan3")
 
 
 @dataclasses.dataclass

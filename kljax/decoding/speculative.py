@@ -29,7 +29,7 @@ from kljax.decoding import generation
 from kljax.decoding.decoders import Model
 from kljax.decoding.fusion.logits import padded
 from kljax.decoding.job import checked
-from kljax.decoding.lockstep import Plan, Readers, Values
+from kljax.decoding.lockstep import Block, Plan, Readers, Values
 from kljax.decoding.sampling import Sampling, greedy, sample, warp
 from kljax.decoding.settings import Decoding
 from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key
@@ -39,7 +39,7 @@ __all__ = ["Drafting", "Round", "Speculation", "one_round", "speculate"]
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Speculation:
+class Speculation(Block):
     """Text of all rows, and what it took.
 
     Attributes:
@@ -51,10 +51,6 @@ class Speculation:
       accepted: drafts that were kept.
     """
 
-    tokens: Int[Array, "b n"]
-    log_probabilities: Float[Array, "b n"]
-    lengths: Int[Array, " b"]
-    diagnostics: dict[str, Float[Array, "b n *d"]]
     calls: Int[Array, " b"]
     accepted: Int[Array, " b"]
 
@@ -222,13 +218,12 @@ def one_round(plan: Plan, drafting: Drafting, values: Values, state: Readers) ->
 
 
 def _accept(
-    keys: Key[Array, " b"],
-    fused: Float[Array, "b n v"],
-    own: Float[Array, "b m v"],
-    drafts: Int[Array, "b m"],
-    sampling: Sampling,
+    keys: Array, fused: Array, own: Array, drafts: Array, sampling: Sampling
 ) -> tuple[Array, Array, Array]:
-    """Tokens and log-probabilities [b, γ + 1], and how many of them hold [b]."""
+    """Tokens and log-probabilities [b, γ + 1], and how many of them hold [b].
+
+    Of the logits that are fused [b, γ + 1, v] and the drafter's own [b, γ, v].
+    """
     draft = drafts.shape[1]
     law = jax.nn.log_softmax(warp(fused, sampling))
     if sampling.greedy:

@@ -9,8 +9,6 @@ critic at them: `bounds`. Discrete measures with a cost: `transport`. Score func
 `scores`.
 """
 
-from collections.abc import Callable
-
 from kljax import generators as _generators
 from kljax.divergences import categorical as _categorical
 from kljax.divergences.categorical import (
@@ -21,18 +19,8 @@ from kljax.divergences.categorical import (
     renyi,
 )
 from kljax.divergences.sharded import divergence_sharded
-from kljax.divergences.sides import (
-    Hidden,
-    Logits,
-    Restricted,
-    TopK,
-    dense_logits,
-)
-from kljax.divergences.tokens import (
-    label_cross_entropy,
-    token_divergence,
-    top_outcomes,
-)
+from kljax.divergences.sides import Hidden, Logits, Restricted, TopK, dense_logits
+from kljax.divergences.tokens import label_cross_entropy, token_divergence, top_outcomes
 from kljax.generators import *
 
 __all__ = [
@@ -55,7 +43,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Callable:
+def __getattr__(name: str) -> _categorical.Named:
     """``forward_kl(p_logits, q_logits, ...)`` and so on, for every name in the table.
 
     ``alpha`` and the like are therefore functions here as well as names.

@@ -11,7 +11,7 @@ from kljax.typing import Array, ArrayLike
 
 def points_of(name_x: str, x: ArrayLike, name_y: str, y: ArrayLike) -> list[Array]:
     """Two samples, `[n, d]` and `[m, d]`, of one type."""
-    x, y = floating(x), floating(y)
+    x, y = floating(name_x, x), floating(name_y, y)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in x.shape + y.shape:
         raise ValueError(
             f"{name_x} and {name_y} must be [n, d] and [m, d] with one d and at least "
@@ -41,7 +41,7 @@ def weighted(
     n = points.shape[0]
     if log_weights is None:
         return points, jnp.full(n, -math.log(n), points.dtype)
-    log_w = jnp.asarray(log_weights, points.dtype)
+    log_w = floating(name, log_weights).astype(points.dtype)
     if log_w.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), got {log_w.shape}")
     log_w = legal(name, log_w, lambda x: x == jnp.inf, "below infinity")

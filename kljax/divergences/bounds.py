@@ -85,7 +85,7 @@ def donsker_varadhan(
 
 def _critic(name: str, x: ArrayLike) -> Array:
     """A critic at samples, of which there must be some."""
-    array = floating(x)
+    array = floating(name, x)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name} needs samples on its last axis, got {array.shape}")
     return array + shadow(array)

@@ -9,12 +9,12 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import check_positive, rows_shaped, whole
+from kljax.arguments import as_array, check_positive, floats, rows_shaped, whole
 from kljax.divergences._arguments import for_rows
 from kljax.divergences._probabilities import warn_of_probabilities
 from kljax.generators import Alpha, FDivergence, get, names
@@ -24,20 +24,8 @@ from kljax.kernels.logits.referenced import sharpness_of
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 
-def floating(name: str, x: ArrayLike) -> Array:
-    """`x` as an array; integers and complex numbers raise."""
-    # Each call that does nothing costs a gradient outside `jit` as much as the kernel.
-    array = x if isinstance(x, jax.Array) else jnp.asarray(x)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} must hold floating-point logits, got {array.dtype} "
-            f"of shape {array.shape}"
-        )
-    return array
-
-
 def _on_last_axis(name: str, x: ArrayLike, axis: int) -> Array:
-    array = floating(name, x)
+    array = floats(name, x)
     axis = whole("axis", axis, least=None)
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(f"axis {axis} does not exist in {name}, shape {array.shape}")
@@ -52,7 +40,7 @@ def _mask(where: ArrayLike | None, axis: int, like: Array) -> Array | None:
     """The outcomes to keep, with the outcome axis last."""
     if where is None:
         return None
-    mask = jnp.asarray(where)
+    mask = as_array("where", where, "boolean")
     if mask.dtype != jnp.bool_:
         raise TypeError(f"where must be boolean, got {mask.dtype}")
     if mask.ndim != like.ndim:
@@ -116,6 +104,7 @@ def _rows(divergence, p, q, temperature, where) -> Array:
     return row_divergence(divergence, p, q, where, sharpness)
 
 
+@partial(jax.jit, static_argnums=0)
 def _by_rows(function: Callable[..., Array], p, q, temperature, where, *more) -> Array:
     """``function(p, q, where, sharpness, *more)`` block by block.
 
@@ -128,6 +117,13 @@ def _by_rows(function: Callable[..., Array], p, q, temperature, where, *more) ->
     if temperature is None:
         more = [None, *more]
     return by_rows(lambda rows: function(*rows), (p, q, where, *more), p.ndim - 1)
+
+
+def _normalized(rows_of, p_logits, q_logits, axis, temperature, where, pad_vocab):
+    """What `rows_of` makes of normalised sides, the arguments as in `divergence`."""
+    p, q = _pair(p_logits, q_logits, axis, pad_vocab)
+    warmth = _temperature(temperature, p.shape[:-1])
+    return _by_rows(rows_of, p, q, warmth, _mask(where, axis, p))
 
 
 def checked(
@@ -205,7 +201,26 @@ def divergence(
     return _rows(for_rows(objective, lead), p, q, warmth, mask)
 
 
-def _wrapper(name: str) -> Callable[..., Array]:
+@runtime_checkable
+class Named(Protocol):
+    """`divergence` of one name, as an editor sees it."""
+
+    def __call__(
+        self,
+        p_logits: Float[ArrayLike, "*b v"],
+        q_logits: Float[ArrayLike, "*b v"],
+        *,
+        axis: int = -1,
+        temperature: ArrayLike = 1.0,
+        where: Bool[ArrayLike, "*b v"] | None = None,
+        pad_vocab: bool = False,
+        **parameters: Any,
+    ) -> Float[Array, "*b"]:
+        """One value per leading index."""
+        ...
+
+
+def _wrapper(name: str) -> Named:
     """`divergence` of one name; its parameters become keyword arguments."""
 
     def wrapper(p_logits, q_logits, **options):
@@ -310,14 +325,8 @@ def cauchy_schwarz(
     References:
       Principe, Information Theoretic Learning (2010), Eq. 2.90: twice the form there.
     """
-    p, q = _pair(p_logits, q_logits, axis, pad_vocab)
-    warmth = _temperature(temperature, p.shape[:-1])
-    return _cauchy_schwarz(p, q, warmth, _mask(where, axis, p))
-
-
-@jax.jit
-def _cauchy_schwarz(p, q, temperature, where):
-    return _by_rows(normalized.cauchy_schwarz_rows, p, q, temperature, where)
+    given = p_logits, q_logits, axis, temperature, where, pad_vocab
+    return _normalized(normalized.cauchy_schwarz_rows, *given)
 
 
 def entropy(
@@ -366,11 +375,5 @@ def cross_entropy(
       >>> round(float(cross_entropy(jnp.zeros(2), jnp.log(jnp.array([0.9, 0.1])))), 4)
       1.204
     """
-    p, q = _pair(p_logits, q_logits, axis, pad_vocab)
-    warmth = _temperature(temperature, p.shape[:-1])
-    return _cross_entropy(p, q, warmth, _mask(where, axis, p))
-
-
-@jax.jit
-def _cross_entropy(p, q, temperature, where):
-    return _by_rows(normalized.cross_entropy_rows, p, q, temperature, where)
+    given = p_logits, q_logits, axis, temperature, where, pad_vocab
+    return _normalized(normalized.cross_entropy_rows, *given)

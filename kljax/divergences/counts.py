@@ -38,13 +38,14 @@ def kl(
     References:
       Krichevsky, Trofimov, "The performance of universal encoding" (1981).
     """
-    counts_p, counts_q = floating(counts_p), floating(counts_q)
+    counts_p = floating("counts_p", counts_p)
+    counts_q = floating("counts_q", counts_q)
     if counts_p.ndim == 0 or counts_p.shape[-1:] != counts_q.shape[-1:]:
         raise ValueError(
             "counts_p and counts_q must have the same classes on the last axis, got "
             f"{counts_p.shape} and {counts_q.shape}"
         )
-    pseudo_count = floating(pseudo_count)
+    pseudo_count = floating("pseudo_count", pseudo_count)
     if pseudo_count.shape not in ((), counts_p.shape[-1:]):
         raise ValueError(
             f"pseudo_count must be a number or one per class {counts_p.shape[-1:]}, "

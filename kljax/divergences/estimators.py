@@ -22,6 +22,8 @@ Impossible samples: both log-probabilities −inf give 0; a value of +inf has gr
 A sample of which a log-probability is NaN is NaN in value and gradient.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -41,10 +43,10 @@ __all__ = [
     "k3",
 ]
 
+Each, Samples = Float[ArrayLike, "*b"], Float[ArrayLike, "*b n"]
 
-def k1(
-    *, log_p: Float[ArrayLike, "*b"], log_q: Float[ArrayLike, "*b"]
-) -> Float[Array, "*b"]:
+
+def k1(*, log_p: Each, log_q: Each) -> Float[Array, "*b"]:
     """The plain reverse-KL estimate log q − log p, at samples of q.
 
     Value: E_q[k1] = KL(q‖p) exactly, of either sign sample by sample, high variance.
@@ -58,13 +60,10 @@ def k1(
     References:
       Schulman, "Approximating KL divergence" (2020), k1.
     """
-    log_u, finite, both = _log_ratio(log_p, log_q)
-    return _filled(-log_u, finite, both, -jnp.asarray(log_p) + jnp.asarray(log_q))
+    return _estimate(jnp.negative, log_p, log_q, signed=True)
 
 
-def k2(
-    *, log_p: Float[ArrayLike, "*b"], log_q: Float[ArrayLike, "*b"]
-) -> Float[Array, "*b"]:
+def k2(*, log_p: Each, log_q: Each) -> Float[Array, "*b"]:
     """Half the squared log-ratio, at samples of q: the loss for reverse KL.
 
     ½ (log p − log q)² ≥ 0. Value: E_q[k2] = KL(q‖p) up to third order in log p − log q;
@@ -78,13 +77,10 @@ def k2(
     References:
       Schulman, "Approximating KL divergence" (2020), k2.
     """
-    log_u, finite, both = _log_ratio(log_p, log_q)
-    return _filled(0.5 * log_u**2, finite, both, jnp.inf)
+    return _estimate(lambda log_u: 0.5 * log_u**2, log_p, log_q)
 
 
-def k3(
-    *, log_p: Float[ArrayLike, "*b"], log_q: Float[ArrayLike, "*b"]
-) -> Float[Array, "*b"]:
+def k3(*, log_p: Each, log_q: Each) -> Float[Array, "*b"]:
     """The non-negative reverse-KL estimate u − 1 − log u, u = p/q, at samples of q.
 
     `k1` with the control variate u − 1; the value of the generator `ReverseKL`. Value:
@@ -99,13 +95,10 @@ def k3(
     References:
       Schulman, "Approximating KL divergence" (2020), k3.
     """
-    log_u, finite, both = _log_ratio(log_p, log_q)
-    return _filled(_phi(log_u), finite, both, jnp.inf)
+    return _estimate(_phi, log_p, log_q)
 
 
-def forward_k1(
-    *, log_p: Float[ArrayLike, "*b"], log_q: Float[ArrayLike, "*b"]
-) -> Float[Array, "*b"]:
+def forward_k1(*, log_p: Each, log_q: Each) -> Float[Array, "*b"]:
     """The plain forward-KL estimate log p − log q, at samples of p.
 
     Value: E_p = KL(p‖q) exactly, of either sign. Gradient: −∇log q, whose mean under p
@@ -118,12 +111,11 @@ def forward_k1(
     References:
       As `k1`, with p and q swapped.
     """
+    log_p, log_q = _same("log_p", log_p, "log_q", log_q)
     return k1(log_p=log_q, log_q=log_p)
 
 
-def forward_k3(
-    *, log_p: Float[ArrayLike, "*b"], log_q: Float[ArrayLike, "*b"]
-) -> Float[Array, "*b"]:
+def forward_k3(*, log_p: Each, log_q: Each) -> Float[Array, "*b"]:
     """The non-negative forward-KL estimate 1/u − 1 + log u, u = p/q, at samples of p.
 
     Value: E_p = KL(p‖q) exactly (q must vanish where p does), ≥ 0. Gradient:
@@ -136,15 +128,16 @@ def forward_k3(
     References:
       As `k3`, with p and q swapped.
     """
+    log_p, log_q = _same("log_p", log_p, "log_q", log_q)
     return k3(log_p=log_q, log_q=log_p)
 
 
 def f_divergence(
     divergence: FDivergence | str,
     *,
-    log_p: Float[ArrayLike, "*b n"],
-    log_q: Float[ArrayLike, "*b n"],
-    log_behavior: Float[ArrayLike, "*b n"] | None = None,
+    log_p: Samples,
+    log_q: Samples,
+    log_behavior: Samples | None = None,
     self_normalized: bool = False,
     **parameters: ArrayLike,
 ) -> Float[Array, "*b"]:
@@ -202,9 +195,7 @@ def f_divergence(
     return jnp.sum(divergence.term(log_p, log_q), axis=-1) / count
 
 
-def effective_sample_size(
-    log_weights: Float[ArrayLike, "*b n"],
-) -> Float[Array, "*b"]:
+def effective_sample_size(log_weights: Samples) -> Float[Array, "*b"]:
     """Kish's number of equal weights that would be worth as much, (Σw)² / Σw².
 
     Args:
@@ -224,7 +215,7 @@ def effective_sample_size(
     References:
       Kish, Survey Sampling (1965).
     """
-    log_w = floating(log_weights)
+    log_w = floating("log_weights", log_weights)
     if log_w.ndim == 0:
         raise ValueError("log_weights needs a sample axis [..., n], got shape ()")
     w = jnp.exp(log_normalized(log_w))
@@ -235,7 +226,7 @@ def effective_sample_size(
 
 
 def _same(name: str, x: ArrayLike, other: str, y: ArrayLike) -> tuple[Array, Array]:
-    x, y = floating(x), floating(y)
+    x, y = floating(name, x), floating(other, y)
     if x.shape != y.shape:
         raise ValueError(
             f"{name} {x.shape} and {other} {y.shape} must hold one number for each of "
@@ -245,22 +236,19 @@ def _same(name: str, x: ArrayLike, other: str, y: ArrayLike) -> tuple[Array, Arr
     return x.astype(dtype), y.astype(dtype)
 
 
-def _log_ratio(log_p: ArrayLike, log_q: ArrayLike) -> tuple[Array, Array, Array]:
-    """log p − log q (0 where either is infinite), where it is finite, and where both
-    are −inf."""
+def _estimate(
+    of: Callable[[Array], Array], log_p: ArrayLike, log_q: ArrayLike, signed=False
+) -> Array:
+    """`of` the log-ratio at each sample; of impossible ones 0 if they are so on both
+    sides, else the infinite log-ratio (`signed`) or +inf, without gradient."""
     log_p, log_q = _same("log_p", log_p, "log_q", log_q)
     nan = jnp.isnan(log_p) | jnp.isnan(log_q)
     finite = nan | ((log_p != -jnp.inf) & (log_q != -jnp.inf))
     log_u = jnp.where(finite, log_p, 0) - jnp.where(finite, log_q, 0)
     # A product, so that the gradient is NaN as well.
-    log_u *= jnp.where(nan, jnp.nan, 1)
-    return log_u, finite, (log_p == log_q) & ~finite
-
-
-def _filled(value: Array, finite: Array, both: Array, otherwise: ArrayLike) -> Array:
-    """`value` where finite, 0 where both are impossible, else `otherwise`, whose
-    gradient is dropped."""
-    otherwise = jax.lax.stop_gradient(jnp.asarray(otherwise, value.dtype))
+    value = of(log_u * jnp.where(nan, jnp.nan, 1))
+    otherwise = jax.lax.stop_gradient(log_q - log_p) if signed else jnp.inf
+    both = (log_p == log_q) & ~finite
     return jnp.where(finite, value, jnp.where(both, 0, otherwise))
 
 

@@ -17,7 +17,6 @@ cancellation near p = q, with derivatives of every order.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -25,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.arguments import floating, legal
+from kljax.arguments import floating, legal, real
 from kljax.kernels.pairs.covariance import (
     log_det_gap,
     log_det_gap_diag,
@@ -46,9 +45,7 @@ __all__ = [
 ]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "cov"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
     """N(mean, cov) on R^d, a pytree; the distances look at what it holds.
@@ -66,9 +63,7 @@ class Gaussian:
     cov: Float[ArrayLike, "*#b d d"]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "var"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DiagonalGaussian:
     """N(mean, diag(var)) on R^d, a pytree; the distances look at what it holds.
@@ -254,7 +249,7 @@ def _order(alpha: ArrayLike, delta: Array) -> Array:
     """Alpha, checked as far as it is known, with the leading shape of `delta`."""
     if isinstance(alpha, int | float) and not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be positive and finite, got {alpha}")
-    alpha = jnp.asarray(alpha, delta.dtype)
+    alpha = real("alpha", alpha).astype(delta.dtype)
     alpha = legal("alpha", alpha, lambda x: (x <= 0) | (x == jnp.inf), "positive")
     try:
         return jnp.broadcast_to(alpha, delta.shape[:-1])
@@ -301,7 +296,8 @@ def _checked(name: str, side: Any, singular: bool) -> tuple[Array, Array]:
         kind = type(side).__name__
         raise TypeError(f"{name} must be a Gaussian or DiagonalGaussian, got {kind}")
     kind, rank = ("cov", 2) if isinstance(side, Gaussian) else ("var", 1)
-    mean, spread = floating(side.mean), floating(getattr(side, kind))
+    mean = floating(f"{name}.mean", side.mean)
+    spread = floating(f"{name}.{kind}", getattr(side, kind))
     d = mean.shape[-1:]
     if not d or spread.shape[-rank:] != d * rank:
         raise ValueError(

@@ -10,26 +10,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import (
-    falling,
-    floating,
-    legal,
-    shadow,
-    whole,
-)
+from kljax.arguments import falling, floating, legal, shadow, whole
 from kljax.divergences import counts
-from kljax.divergences._points import (
-    bandwidth_of,
-    not_negative,
-    points_of,
-    weighted,
-)
+from kljax.divergences._points import bandwidth_of, not_negative, points_of, weighted
 from kljax.kernels.pairs.neighbors import kth_squared_distances, of_size_one
-from kljax.kernels.pairs.sums import (
-    kernel_sums,
-    kernel_total,
-    log_sum_exp,
-)
+from kljax.kernels.pairs.sums import kernel_sums, kernel_total, log_sum_exp
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [
@@ -41,13 +26,14 @@ __all__ = [
     "mmd",
 ]
 
+OfPoints = Float[ArrayLike, " n"] | None
+OfOthers = Float[ArrayLike, " m"] | None
+Points = Float[ArrayLike, "n d"]
+Others = Float[ArrayLike, "m d"]
+
 
 def kde_log_density(
-    query: Float[ArrayLike, "n d"],
-    data: Float[ArrayLike, "m d"],
-    bandwidth: ArrayLike,
-    *,
-    log_weights: Float[ArrayLike, " m"] | None = None,
+    query: Points, data: Others, bandwidth: ArrayLike, *, log_weights: OfOthers = None
 ) -> Float[Array, " n"]:
     """Log-density of a Gaussian kernel density estimate.
 
@@ -84,11 +70,7 @@ def kde_log_density(
 
 
 def kernel_mean(
-    query: Float[ArrayLike, "n d"],
-    data: Float[ArrayLike, "m d"],
-    bandwidth: ArrayLike,
-    *,
-    log_weights: Float[ArrayLike, " m"] | None = None,
+    query: Points, data: Others, bandwidth: ArrayLike, *, log_weights: OfOthers = None
 ) -> Float[Array, " n"]:
     """Mean of a Gaussian kernel over a sample: the function that `mmd` compares.
 
@@ -114,9 +96,7 @@ def kernel_mean(
     return kernel_sums(query, data, log_w, h, log=False)
 
 
-def knn_kl(
-    x_p: Float[ArrayLike, "n d"], x_q: Float[ArrayLike, "m d"], k: int
-) -> Float[Array, ""]:
+def knn_kl(x_p: Points, x_q: Others, k: int) -> Float[Array, ""]:
     """KL(p‖q) from distances to the k-th nearest neighbors.
 
     (d/n) Σ_i log(ν_i/ρ_i) + log(m/(n − 1)): ρ_i is the distance from x_p[i] to its k-th
@@ -169,13 +149,13 @@ def knn_kl(
 
 
 def mmd(
-    x_p: Float[ArrayLike, "n d"],
-    x_q: Float[ArrayLike, "m d"],
+    x_p: Points,
+    x_q: Others,
     bandwidth: ArrayLike,
     *,
     unbiased: bool = False,
-    log_weights_p: Float[ArrayLike, " n"] | None = None,
-    log_weights_q: Float[ArrayLike, " m"] | None = None,
+    log_weights_p: OfPoints = None,
+    log_weights_q: OfOthers = None,
 ) -> Float[Array, ""]:
     """MMD², the *squared* maximum mean discrepancy with a Gaussian kernel.
 
@@ -203,10 +183,7 @@ def mmd(
     References:
       Gretton et al., "A kernel two-sample test" (2012), Eqs. 3 and 5.
     """
-    x_p, x_q = points_of("x_p", x_p, "x_q", x_q)
-    h = bandwidth_of(bandwidth, x_p)
-    x_p, w_p = weighted("log_weights_p", log_weights_p, x_p)
-    x_q, w_q = weighted("log_weights_q", log_weights_q, x_q)
+    (x_p, w_p), (x_q, w_q), h = _both(x_p, x_q, bandwidth, log_weights_p, log_weights_q)
     if unbiased and min(x_p.shape[0], x_q.shape[0]) < 2:
         raise ValueError(
             "unbiased=True needs two points in each sample, got x_p "
@@ -225,12 +202,12 @@ def mmd(
 
 
 def cauchy_schwarz(
-    x_p: Float[ArrayLike, "n d"],
-    x_q: Float[ArrayLike, "m d"],
+    x_p: Points,
+    x_q: Others,
     bandwidth: ArrayLike,
     *,
-    log_weights_p: Float[ArrayLike, " n"] | None = None,
-    log_weights_q: Float[ArrayLike, " m"] | None = None,
+    log_weights_p: OfPoints = None,
+    log_weights_q: OfOthers = None,
 ) -> Float[Array, ""]:
     """Cauchy–Schwarz divergence of two kernel density estimates, in closed form.
 
@@ -250,16 +227,22 @@ def cauchy_schwarz(
     References:
       Principe, Information Theoretic Learning (2010), ch. 2.
     """
-    x_p, x_q = points_of("x_p", x_p, "x_q", x_q)
-    h = math.sqrt(2) * bandwidth_of(bandwidth, x_p)
-    x_p, w_p = weighted("log_weights_p", log_weights_p, x_p)
-    x_q, w_q = weighted("log_weights_q", log_weights_q, x_q)
+    (x_p, w_p), (x_q, w_q), h = _both(x_p, x_q, bandwidth, log_weights_p, log_weights_q)
+    h *= math.sqrt(2)
 
     empty = jnp.all(w_p == -jnp.inf) | jnp.all(w_q == -jnp.inf)
     w_p, w_q = (jnp.where(empty, 0, w) for w in (w_p, w_q))
     own = kernel_total(x_p, w_p, h, log=True) + kernel_total(x_q, w_q, h, log=True)
     across = log_sum_exp(w_p + kernel_sums(x_p, x_q, w_q, h, log=True))
     return jnp.where(empty, 0, not_negative(own - 2 * across))
+
+
+def _both(x_p, x_q, bandwidth, log_weights_p, log_weights_q):
+    """Both samples, each with its log-weights, and the bandwidth; or raises."""
+    x_p, x_q = points_of("x_p", x_p, "x_q", x_q)
+    h = bandwidth_of(bandwidth, x_p)
+    p = weighted("log_weights_p", log_weights_p, x_p)
+    return p, weighted("log_weights_q", log_weights_q, x_q), h
 
 
 def histogram_kl(
@@ -294,7 +277,8 @@ def histogram_kl(
     References:
       As `kljax.divergences.counts.kl`.
     """
-    x_p, x_q, edges = map(floating, (x_p, x_q, edges))
+    x_p, x_q = floating("x_p", x_p), floating("x_q", x_q)
+    edges = floating("edges", edges)
     if edges.ndim != 1 or edges.shape[0] < 2:
         raise ValueError(f"edges must be [e] with e ≥ 2, got shape {edges.shape}")
     if x_p.ndim != 1 or x_q.ndim != 1 or 0 in x_p.shape + x_q.shape:

@@ -13,7 +13,7 @@ gradient theorem of f-distill). Target p first; h is the member `curvature`.
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import falling, floating, legal, shadow
+from kljax.arguments import falling, floating, legal, real, shadow
 from kljax.generators import FDivergence, ReverseKL, get
 from kljax.typing import Array, ArrayLike, Float
 
@@ -59,10 +59,10 @@ def score_from_denoiser(
       f-distill (arXiv:2502.15681), Eq. 2.
     """
     denoised, noisy = _alike("denoised", denoised, "noisy", noisy)
-    sigma = floating(sigma)
+    sigma = floating("sigma", sigma)
     if sigma.shape != noisy.shape[:1]:
         raise ValueError(f"sigma: expected {noisy.shape[:1]}, got {sigma.shape}")
-    alpha = _column(jnp.broadcast_to(jnp.asarray(alpha), sigma.shape), noisy)
+    alpha = _column(jnp.broadcast_to(real("alpha", alpha), sigma.shape), noisy)
     unknown = shadow(denoised) + shadow(noisy)  # or only the value would show it
     return (alpha * denoised - noisy) / _column(sigma, noisy) ** 2 + unknown
 
@@ -136,7 +136,7 @@ def integral_divergence(
     References:
       Diff-Instruct (arXiv:2305.18455) for the integral KL.
     """
-    rates, sigma = floating(rates), floating(sigma)
+    rates, sigma = floating("rates", rates), floating("sigma", sigma)
     if sigma.ndim != 1 or sigma.shape[0] < 2 or rates.shape[:1] != sigma.shape:
         raise ValueError(
             "sigma: expected [s] with s >= 2, the leading axis of rates, got "
@@ -144,7 +144,7 @@ def integral_divergence(
         )
     sigma = legal("sigma", sigma, falling, "increasing")
     if weight is not None:
-        weight = floating(weight)
+        weight = floating("weight", weight)
         if weight.shape != sigma.shape:
             raise ValueError(f"weight: expected {sigma.shape}, got {weight.shape}")
         weight = _column(weight, rates)
@@ -185,7 +185,8 @@ def integral_kl(
     References:
       Diff-Instruct (arXiv:2305.18455); de Bruijn's identity.
     """
-    rates = jax.vmap(score_divergence)(floating(score_p), floating(score_q))
+    score_p, score_q = _alike("score_p", score_p, "score_q", score_q)
+    rates = jax.vmap(score_divergence)(score_p, score_q)
     return integral_divergence(rates, sigma, weight=weight)
 
 
@@ -220,8 +221,8 @@ def pairing(
       f-distill Eq. 5 (there <g, x>, the same gradient).
     """
     direction, samples = _alike("direction", direction, "samples", samples)
-    weight = jnp.ones(samples.shape[:1], samples.dtype) if weight is None else weight
-    weight = _column(weight, direction)
+    weight = jnp.ones(samples.shape[:1]) if weight is None else weight
+    weight = _column(floating("weight", weight), direction)
     # A weight of 0 takes away whatever the sample holds.
     samples = jnp.where(weight == 0, 0, samples)
     g = jnp.where(weight == 0, 0, weight * direction) + shadow(samples)
@@ -275,7 +276,7 @@ def surrogate(
     first = samples.reshape(samples.shape[0], -1)[:, 0]
     h = _curvature(get(divergence, **parameters), log_ratio, first)
     if weight is not None:
-        weight = floating(weight)
+        weight = floating("weight", weight)
         h = jnp.where(weight == 0, 0, weight * h)
     return pairing(samples, score_q - score_p, h)
 
@@ -290,7 +291,7 @@ def _curvature(
                 "reverse KL goes without"
             )
         return jnp.ones_like(like)
-    log_ratio = floating(log_ratio)
+    log_ratio = floating("log_ratio", log_ratio)
     if log_ratio.shape != like.shape:
         raise ValueError(f"log_ratio: expected {like.shape}, got {log_ratio.shape}")
     return divergence.curvature(log_ratio)
@@ -303,7 +304,7 @@ def _column(x: ArrayLike, like: Array) -> Array:
 
 def _alike(name: str, x: ArrayLike, other: str, y: ArrayLike) -> tuple[Array, Array]:
     """Two arrays of one shape, or an error that names them."""
-    x, y = floating(x), floating(y)
+    x, y = floating(name, x), floating(other, y)
     if x.shape != y.shape:
         raise ValueError(f"{name}: shape {x.shape} differs from {other}'s {y.shape}")
     return x, y

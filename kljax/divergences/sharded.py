@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from kljax.arguments import as_array
 from kljax.divergences import categorical
 from kljax.generators import FDivergence, get
 from kljax.kernels.logits import row_divergence
@@ -81,7 +82,7 @@ def divergence_sharded(
             f"the parameters of {objective} must be numbers, got arrays of shapes "
             f"{shapes}; use jax.vmap for several"
         )
-    if jnp.ndim(temperature):
+    if as_array("temperature", temperature).ndim:
         raise ValueError(
             f"temperature must be one number, got shape {jnp.shape(temperature)}"
         )

@@ -13,13 +13,7 @@ from kljax.kernels.linear.products import finish, possible
 from kljax.kernels.weights import settled
 from kljax.typing import Array, ArrayLike, Float, Int
 
-__all__ = [
-    "Hidden",
-    "Logits",
-    "Restricted",
-    "TopK",
-    "dense_logits",
-]
+__all__ = ["Hidden", "Logits", "Restricted", "TopK", "dense_logits"]
 
 
 class Logits(NamedTuple):
@@ -85,8 +79,7 @@ class Restricted(NamedTuple):
 
 
 def dense_logits(
-    side: Logits | Hidden,
-    weights: Float[Array, "*b t"] | None = None,
+    side: Logits | Hidden, weights: Float[Array, "*b t"] | None = None
 ) -> Float[Array, "*b t v"]:
     """Logits in float32 or wider, whichever form the side has.
 

@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.arguments import check_positive, checked_ids, whole
+from kljax.arguments import (
+    as_array,
+    check_positive,
+    checked_ids,
+    described,
+    floating,
+    floats,
+    whole,
+)
 from kljax.divergences._arguments import checked_lists
 from kljax.divergences.sides import Hidden, Logits, Restricted, TopK
 from kljax.errors import unknown
@@ -45,7 +53,7 @@ def tokens_of(
     if isinstance(normalizer, int | float) and not normalizer > 0:
         raise ValueError(f"normalizer must be positive, got {normalizer}")
     shape = jnp.shape(q[0])[:-1]
-    w = None if weights is None else jnp.asarray(weights)
+    w = None if weights is None else as_array("weights", weights)
     if w is not None and jnp.issubdtype(w.dtype, jnp.complexfloating):
         raise TypeError(f"weights must be real, got {w.dtype}")
     if w is not None and w.shape != shape:
@@ -53,7 +61,7 @@ def tokens_of(
     if w is not None and not jnp.issubdtype(w.dtype, jnp.floating):
         w = w.astype(jnp.float32)
     if labels is not None:
-        array = jnp.asarray(labels)
+        array = as_array("labels", labels, "integers")
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise TypeError(f"labels must be integers, got {array.dtype}")
         if array.shape != shape:
@@ -83,9 +91,10 @@ def check_side(name: str, side: Any, kinds: tuple[type, ...]) -> None:
     if not isinstance(side, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(
-            f"{name} must be {names} of kljax.divergences, got {type(side).__name__}"
+            f"{name} must be {names} of kljax.divergences, such as "
+            f"{kinds[0].__name__}(...), got {described(side)}"
         )
-    if jnp.ndim(side[0]) < 2:
+    if _array(f"{name}.{side._fields[0]}", side[0]).ndim < 2:
         last = "width" if isinstance(side, Hidden) else "n"
         raise ValueError(
             f"{name} must be [..., tokens, {last}], got shape {jnp.shape(side[0])}"
@@ -94,7 +103,18 @@ def check_side(name: str, side: Any, kinds: tuple[type, ...]) -> None:
 
 def vocabulary(side: Logits | Hidden) -> int:
     """How many outcomes a side has."""
-    return jnp.shape(side.head if isinstance(side, Hidden) else side.values)[-1]
+    held = side.head if isinstance(side, Hidden) else side.values
+    return _array(type(side)._fields[isinstance(side, Hidden)], held).shape[-1]
+
+
+def _array(name: str, x: Any) -> Array:
+    """What is one already goes no way round: the kernel is reached file by file."""
+    return x if isinstance(x, jax.Array) else as_array(name, x)
+
+
+def _floats(name: str, x: Any) -> Array:
+    known = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
+    return x if known and x.dtype.itemsize > 1 else floats(name, x)
 
 
 def check_fused(size: Any, implementation: str | None, reduction: str) -> None:
@@ -159,14 +179,9 @@ def linear(
 def head_side(name: str, given: Hidden, temperature: Array | None = None) -> Side:
     """Hidden states ``[..., tokens, width]``, head and bias of one side."""
     cap = number(f"{name}.soft_cap", given.soft_cap)
-    states, head = jnp.asarray(given.states), jnp.asarray(given.head)
-    bias = None if given.bias is None else jnp.asarray(given.bias)
-    for field, x in zip(("states", "head", "bias"), (states, head, bias)):
-        if x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(
-                f"{name}.{field} must be floating point, got {x.dtype} of shape "
-                f"{x.shape}"
-            )
+    states = _floats(f"{name}.states", given.states)
+    head = _floats(f"{name}.head", given.head)
+    bias = None if given.bias is None else _floats(f"{name}.bias", given.bias)
     if head.ndim != 2 or 0 in head.shape:
         raise ValueError(
             f"{name}.head must be [width, vocab], neither of them 0, got {head.shape}"
@@ -186,12 +201,9 @@ def head_side(name: str, given: Hidden, temperature: Array | None = None) -> Sid
 
 def list_side(given: TopK | Restricted, tokens: Tokens, vocab: int) -> Lists | Among:
     """The k listed outcomes of every token."""
-    log_p, ids = jnp.asarray(given.log_p), jnp.asarray(given.ids)
-    kinds = ("p.log_p", log_p, jnp.floating), ("p.ids", ids, jnp.integer)
-    for name, x, kind in kinds:
-        if not jnp.issubdtype(x.dtype, kind):
-            wanted = "integers" if kind is jnp.integer else "floating point"
-            raise TypeError(f"{name} must be {wanted}, got {x.dtype}")
+    log_p, ids = floats("p.log_p", given.log_p), as_array("p.ids", given.ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"p.ids must be integers, got {ids.dtype}")
     if log_p.shape[:-1] != tokens.shape or log_p.shape != ids.shape:
         raise ValueError(
             f"p.log_p {log_p.shape} and p.ids {ids.shape} must both be the tokens' "
@@ -210,13 +222,10 @@ def list_side(given: TopK | Restricted, tokens: Tokens, vocab: int) -> Lists | A
 
 def scalar(name: str, value: ArrayLike) -> Array:
     """A number that may be traced, in float32 or wider."""
-    array = jnp.asarray(value)
-    real = any(jnp.issubdtype(array.dtype, k) for k in (jnp.floating, jnp.integer))
-    if array.ndim or not real:
-        raise ValueError(
-            f"{name} must be a number, got {array.dtype} of shape {array.shape}"
-        )
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    array = floating(name, value)
+    if array.ndim:
+        raise ValueError(f"{name} must be a number, got shape {array.shape}")
+    return array
 
 
 def number(name: str, value: ArrayLike | None, neutral: Any = None) -> Array | None:

@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from kljax.arguments import rows_shaped, whole
+from kljax.arguments import floats, rows_shaped, whole
 from kljax.divergences import sharded
 from kljax.divergences import token_arguments as arguments
 from kljax.divergences._arguments import for_rows
 from kljax.divergences.categorical import divergence as dense_divergence
-from kljax.divergences.categorical import floating
 from kljax.divergences.sides import Hidden, Logits, Restricted, TopK, dense_logits
 from kljax.divergences.token_arguments import Tokens, vocabulary
 from kljax.generators import FDivergence, get
@@ -213,7 +212,7 @@ def label_cross_entropy(
     """
     side = q_logits
     if not isinstance(side, Logits | Hidden):
-        side = Logits(floating("q_logits", side))
+        side = Logits(floats("q_logits", side))
     arguments.check_fused(chunk_size, implementation, reduction)
     tokens = arguments.tokens_of(side, labels, weights, normalizer, reduction)
     warmth = arguments.number("temperature", temperature, 1.0)

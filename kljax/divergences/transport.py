@@ -21,12 +21,7 @@ from jax import lax
 
 from kljax.arguments import floating
 from kljax.kernels.transport import rules
-from kljax.kernels.transport.problem import (
-    Matrix,
-    SquaredDistances,
-    checked,
-    present,
-)
+from kljax.kernels.transport.problem import Matrix, SquaredDistances, checked, present
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 __all__ = [
@@ -40,18 +35,22 @@ __all__ = [
 
 _HELD = 2**20
 """Pairs of points up to which `sinkhorn_divergence` holds the cost of each."""
+Mass = Float[ArrayLike, "*#b n"]
+OtherMass = Float[ArrayLike, "*#b m"]
+Cost = Float[ArrayLike, "*#b n m"] | SquaredDistances
+Each = Float[Array, "*b"]
 
 
 class SinkhornResult(NamedTuple):
     """What `sinkhorn` found, one entry per leading index."""
 
-    value: Float[Array, "*b"]
+    value: Each
     f: Float[Array, "*b n"]
     """Shifted so that its mean under a is that of `g` under b."""
     g: Float[Array, "*b m"]
-    marginal_error_a: Float[Array, "*b"]
+    marginal_error_a: Each
     """Σ|P1 − a|."""
-    marginal_error_b: Float[Array, "*b"]
+    marginal_error_b: Each
     """Σ|Pᵀ1 − b|."""
     converged: Bool[Array, "*b"]
     """Not where anything is NaN."""
@@ -60,9 +59,9 @@ class SinkhornResult(NamedTuple):
 
 
 def sinkhorn(
-    a: Float[ArrayLike, "*#b n"],
-    b: Float[ArrayLike, "*#b m"],
-    cost: Float[ArrayLike, "*#b n m"] | SquaredDistances,
+    a: Mass,
+    b: OtherMass,
+    cost: Cost,
     epsilon: ArrayLike,
     *,
     iterations: int = 100,
@@ -136,12 +135,7 @@ def sinkhorn(
 
 
 def transport_plan(
-    a: Float[ArrayLike, "*#b n"],
-    b: Float[ArrayLike, "*#b m"],
-    cost: Float[ArrayLike, "*#b n m"] | SquaredDistances,
-    epsilon: ArrayLike,
-    *,
-    iterations: int = 100,
+    a: Mass, b: OtherMass, cost: Cost, epsilon: ArrayLike, *, iterations: int = 100
 ) -> Float[Array, "*b n m"]:
     """The entropic plan P itself, differentiable through the fixed point.
 
@@ -170,13 +164,8 @@ def transport_plan(
 
 
 def transport_cost(
-    a: Float[ArrayLike, "*#b n"],
-    b: Float[ArrayLike, "*#b m"],
-    cost: Float[ArrayLike, "*#b n m"] | SquaredDistances,
-    epsilon: ArrayLike,
-    *,
-    iterations: int = 100,
-) -> Float[Array, "*b"]:
+    a: Mass, b: OtherMass, cost: Cost, epsilon: ArrayLike, *, iterations: int = 100
+) -> Each:
     """What the entropic plan costs, ⟨P, C⟩, without the regulariser.
 
     Its gradient in `cost` is P + (∂P/∂C)·C: taking P alone can be tens of percent off.
@@ -207,10 +196,10 @@ def sinkhorn_divergence(
     x_q: Float[ArrayLike, "*#b m d"],
     epsilon: ArrayLike,
     *,
-    a: Float[ArrayLike, "*#b n"] | None = None,
-    b: Float[ArrayLike, "*#b m"] | None = None,
+    a: Mass | None = None,
+    b: OtherMass | None = None,
     iterations: int = 100,
-) -> Float[Array, "*b"]:
+) -> Each:
     """The debiased Sinkhorn divergence of two samples, cost ‖x − y‖².
 
     OT_ε(p, q) − ½ OT_ε(p, p) − ½ OT_ε(q, q): ≥ 0, and 0 at p = q. Between the squared
@@ -238,7 +227,7 @@ def sinkhorn_divergence(
       Feydy et al., "Interpolating between optimal transport and MMD using Sinkhorn
       divergences" (2019), Eq. 3, whose cost is half of this one.
     """
-    x_p, x_q = floating(x_p), floating(x_q)
+    x_p, x_q = floating("x_p", x_p), floating("x_q", x_q)
     if x_p.ndim < 2 or x_q.ndim < 2 or x_p.shape[-1] != x_q.shape[-1]:
         raise ValueError(
             "x_p and x_q must be [..., n, d] and [..., m, d] with one d, got "
@@ -247,7 +236,7 @@ def sinkhorn_divergence(
     a = jnp.full(x_p.shape[:-1], 1 / x_p.shape[-2], x_p.dtype) if a is None else a
     b = jnp.full(x_q.shape[:-1], 1 / x_q.shape[-2], x_q.dtype) if b is None else b
 
-    a, b = floating(a), floating(b)
+    a, b = floating("a", a), floating("b", b)
     if a.shape[-1:] == x_p.shape[-2:-1] and b.shape[-1:] == x_q.shape[-2:-1]:
         x_p, x_q = present(x_p, a), present(x_q, b)
 

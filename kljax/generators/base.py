@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import floating, legal, real
+from kljax.arguments import floating, legal
 from kljax.generators.accurate import NEAR, expm1_near
 from kljax.generators.one_pass import OnePass
 from kljax.typing import Array, ArrayLike
@@ -161,7 +161,7 @@ class FDivergence:
             value = getattr(self, name)
             if not isinstance(value, (int, float)):
                 arrays[name] = legal(
-                    name, floating(real(name, value)), its.outside, f"in {its}"
+                    name, floating(name, value), its.outside, f"in {its}"
                 )
         return dataclasses.replace(self, **arrays) if arrays else self
 

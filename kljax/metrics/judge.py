@@ -9,11 +9,7 @@ from jaxtyping import UInt8
 from kljax.data.batching import in_parts
 from kljax.data.dataset import from_unit, to_unit
 from kljax.data.images import Codec, Pictures
-from kljax.metrics.images import (
-    frechet_distance,
-    nearest_distances,
-    precision_recall,
-)
+from kljax.metrics.images import frechet_distance, nearest_distances, precision_recall
 from kljax.typing import Float, Int
 
 __all__ = ["FeatureJudge", "class_gaussians", "variance_ratios"]
@@ -128,14 +124,10 @@ class FeatureJudge:
         near, _ = self.nearest(pictures.held_out)
         decoded = {}
         if codec.basis is not None:
-            back = from_unit(
-                codec.decode(codec.encode(pictures.train)), pictures.levels
-            )
-            decoded["decoded"] = {
-                "fid": self.distance(
-                    self.real, self.features(to_unit(back, pictures.levels))[0]
-                )
-            }
+            back = codec.decode(codec.encode(pictures.train))
+            shown = to_unit(from_unit(back, pictures.levels), pictures.levels)
+            found = self.distance(self.real, self.features(shown)[0])
+            decoded["decoded"] = {"fid": found}
         return decoded | {
             "halves": halves | {"floor": floor},
             "held_out": {

@@ -1,10 +1,12 @@
 """What a denoiser is told besides the picture: the noise level and the class."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.arguments import whole
+from kljax.arguments import expect, whole
 from kljax.models.layers import Table, linear
 from kljax.typing import Array, Float, Int
 
@@ -14,11 +16,7 @@ CLASSES = nnx.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
 
 
 def sinusoidal(
-    label: Float[Array, " b"],
-    size: int,
-    *,
-    low: float = 1.0,
-    high: float = 100.0,
+    label: Float[Array, " b"], size: int, *, low: float = 1.0, high: float = 100.0
 ) -> Float[Array, "b size"]:
     """Sines and cosines of a scalar at geometrically spaced frequencies.
 
@@ -40,8 +38,7 @@ def sinusoidal(
       >>> sinusoidal(jnp.zeros(3), 4)[0]
       Array([0., 0., 1., 1.], dtype=float32)
     """
-    if size < 2 or size % 2:
-        raise ValueError(f"size is {size}; it must be even and at least 2")
+    expect("size", size, size > 1 and not size % 2, "it must be even and at least 2")
     if jnp.ndim(label) != 1:
         raise ValueError(f"label has shape {jnp.shape(label)}; expected [b]")
     frequencies = jnp.geomspace(low, high, size // 2, dtype=jnp.float32)
@@ -90,3 +87,38 @@ class ConditionEmbedding(nnx.Module):
                 f"integers of shape {noise_label.shape}, or None"
             )
         return self.out(jax.nn.silu(hidden + self.classes(ids)))
+
+
+class Conditioned(nnx.Module):
+    """The network `F` of EDM preconditioning: what all kinds of it are called with.
+
+    A kind has `condition`, a `ConditionEmbedding`, and its own `through`.
+    """
+
+    condition: ConditionEmbedding
+
+    def through(self, x: Array, embedding: Array) -> tuple[Array, Sequence[Array]]:
+        """The output and the features, of a noisy example and what it is told."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        x: Float[Array, "b *event"],
+        noise_label: Float[Array, " b"],
+        class_ids: Int[Array, " b"] | None = None,
+        *,
+        features: bool = False,
+    ) -> Array | tuple[Array, tuple[Array, ...]]:
+        """Network output, shaped like `x`; with `features` also those inside.
+
+        Args:
+          x: the scaled noisy example.
+          noise_label: `ln(sigma) / 4`.
+          class_ids: integers in [0, num_classes], or None for "no class".
+          features: return `(output, features)`, of the shapes `feature_shapes`.
+
+        Raises:
+          ValueError: `x` or `class_ids` of another shape than the model was built for.
+        """
+        out, inside = self.through(x, self.condition(noise_label, class_ids))
+        return (out, tuple(inside)) if features else out

@@ -80,11 +80,15 @@ Initial = Callable[[Array], Any]
 @overload
 def pure(
     build: Build, *, stateful: Literal[False] = False
-) -> tuple[PureModule, Initial]: ...
+) -> tuple[PureModule, Initial]:
+    """``(apply, initial)``; ``apply(params, *inputs)``."""
+
+
 @overload
-def pure(
-    build: Build, *, stateful: Literal[True]
-) -> tuple[StatefulModule, Initial]: ...
+def pure(build: Build, *, stateful: Literal[True]) -> tuple[StatefulModule, Initial]:
+    """The same with running statistics; ``initial(key)`` gives them as well."""
+
+
 def pure(
     build: Build, *, stateful: bool = False
 ) -> tuple[PureModule | StatefulModule, Initial]:

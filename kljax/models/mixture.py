@@ -48,7 +48,8 @@ class Mixture(MLP):
     and the weights of the token's other experts stay as they are.
 
     Args:
-      width, hidden, kind, activation: of every expert, see `MLP`.
+      width, hidden, inside: of every expert; inside are `kind` and `activation` of
+        `MLP`.
       count: how many experts there are.
       chosen: how many of them a token goes to.
       normalized: the weights of the chosen ones sum to 1.
@@ -68,9 +69,7 @@ class Mixture(MLP):
         self,
         width: int,
         hidden: int,
-        kind: str,
-        activation: str,
-        *,
+        *inside: str,
         count: int,
         chosen: int,
         normalized: bool = True,
@@ -78,9 +77,8 @@ class Mixture(MLP):
         rngs: nnx.Rngs,
         **options: Any,
     ):
-        super().__init__(
-            width, hidden, kind, activation, experts=(count,), rngs=rngs, **options
-        )
+        options |= {"experts": (count,), "rngs": rngs}
+        super().__init__(width, hidden, *inside, **options)
         self.count, self.chosen, self.normalized = count, chosen, normalized
         self.capacity_factor = capacity_factor
         self.router = Dense(width, count, rngs=rngs)

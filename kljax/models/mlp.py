@@ -5,15 +5,16 @@ its gradient is three matrix products and may stand inside `lax.scan` and `vmap`
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from kljax.arguments import whole
-from kljax.models.embedding import ConditionEmbedding
+from kljax.models.embedding import Conditioned, ConditionEmbedding
 from kljax.models.layers import ZEROS, linear, modulated, standardized
-from kljax.typing import Array, Float, Int
+from kljax.typing import Array
 
 __all__ = ["MLPDenoiser"]
 
@@ -32,7 +33,7 @@ class ResidualBlock(nnx.Module):
         return hidden + self.dense_out(jax.nn.silu(inner))
 
 
-class MLPDenoiser(nnx.Module):
+class MLPDenoiser(Conditioned):
     """Dense layer in, residual blocks, zero-initialized dense layer out.
 
     The network `F` of EDM preconditioning, on flattened events.
@@ -82,33 +83,17 @@ class MLPDenoiser(nnx.Module):
         )
         self.dense_out = linear(width, event_size, init=ZEROS, rngs=rngs)
 
-    def __call__(
-        self,
-        x: Float[Array, "b *event"],
-        noise_label: Float[Array, " b"],
-        class_ids: Int[Array, " b"] | None = None,
-        *,
-        features: bool = False,
-    ) -> Array | tuple[Array, tuple[Array, ...]]:
-        """Network output, shaped like `x`; with `features` also each block's output.
-
-        Args:
-          x: the scaled noisy example, any event shape of `event_size` numbers.
-          noise_label: `ln(sigma) / 4`.
-          class_ids: integers in [0, num_classes], or None for "no class".
-          features: return `(output, block outputs)`, each `[b, width]`.
-        """
+    def through(self, x: Array, embedding: Array) -> tuple[Array, Sequence[Array]]:
         size = math.prod(x.shape[1:])
         if x.ndim < 2 or size != self.event_size:
             raise ValueError(
                 f"x has shape {x.shape}, {size} numbers per example; this model was "
                 f"built for {self.event_size}"
             )
-        embedding = self.condition(noise_label, class_ids)
         hidden = self.dense_in(x.reshape(x.shape[0], size))
         outputs = []
         for block in self.blocks:
             hidden = block(hidden, embedding)
             outputs.append(hidden)
         out = self.dense_out(standardized(hidden)).reshape(x.shape)
-        return (out, tuple(outputs)) if features else out
+        return out, outputs

@@ -46,7 +46,8 @@ def balance_loss(
       >>> float(loss), float(metrics["router/largest_load"])
       (2.0, 1.0)
     """
-    load, probability = floating(load), floating(probability)
+    load = floating("load", load)
+    probability = floating("probability", probability)
     if load.shape != probability.shape or not load.ndim or not load.size:
         raise ValueError(
             f"load has shape {load.shape} and probability {probability.shape}; "

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax import generators
-from kljax.arguments import whole
+from kljax.arguments import as_array, floating, whole
 from kljax.divergences import scores
 from kljax.kernels.weights import settled, shown
 from kljax.objectives.ratio import (
@@ -74,15 +74,14 @@ DENOISING_WEIGHTS: Mapping[str, Callable] = types.MappingProxyType(
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
     {
-        "diff_instruct": types.MappingProxyType(
-            {"divergence": "reverse_kl", "gan_weight": 0.0, "scale": False}
-        ),
-        "dmd2": types.MappingProxyType(
-            {"divergence": "reverse_kl", "gan_weight": 3e-3, "scale": True}
-        ),
-        "f_distill": types.MappingProxyType(
-            {"divergence": "jensen_shannon", "gan_weight": 3e-3, "scale": True}
-        ),
+        name: types.MappingProxyType(
+            {"divergence": divergence, "gan_weight": gan_weight, "scale": scale}
+        )
+        for name, divergence, gan_weight, scale in (
+            ("diff_instruct", "reverse_kl", 0.0, False),
+            ("dmd2", "reverse_kl", 3e-3, True),
+            ("f_distill", "jensen_shannon", 3e-3, True),
+        )
     }
 )
 """Published methods as keyword arguments of `generator_loss`."""
@@ -105,11 +104,7 @@ def log_uniform_sigma(
 
 
 def log_normal_sigma(
-    key: Key[Array, ""],
-    shape: tuple[int, ...],
-    *,
-    mean: float = -1.2,
-    std: float = 1.2,
+    key: Key[Array, ""], shape: tuple[int, ...], *, mean: float = -1.2, std: float = 1.2
 ) -> Float[Array, "..."]:
     """Noise levels with log sigma ~ N(mean, std^2) (EDM, Diff-Instruct).
 
@@ -173,7 +168,8 @@ def denoising_loss(
             names = ", ".join(sorted(DENOISING_WEIGHTS))
             raise ValueError(f"weight: unknown name {weight!r}; known: {names}")
         weight = DENOISING_WEIGHTS[weight]
-    denoised, clean, sigma = _upcast(denoised, jax.lax.stop_gradient(clean), sigma)
+    denoised, sigma = floating("denoised", denoised), floating("sigma", sigma)
+    clean = jax.lax.stop_gradient(floating("clean", clean))
     error = _event_mean((denoised - clean) ** 2)
     metrics = {"denoising/mse": jnp.mean(jax.lax.stop_gradient(error))}
     return weight(sigma, sigma_data) * error, metrics
@@ -320,7 +316,11 @@ def generator_loss(
     divergence = generators.get(divergence)
     sample, fake, real = (
         settled(example_weights, x)
-        for x in _upcast(sample, fake_denoised, real_denoised)
+        for x in (
+            floating("sample", sample),
+            floating("fake_denoised", fake_denoised),
+            floating("real_denoised", real_denoised),
+        )
     )
     stop = jax.lax.stop_gradient
     if not isinstance(scale, bool):
@@ -363,10 +363,6 @@ def _event_mean(x: Array) -> Array:
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
 
-def _upcast(*arrays: Array) -> tuple[Array, ...]:
-    return tuple(jnp.asarray(a, jnp.promote_types(a.dtype, "float32")) for a in arrays)
-
-
 def _check_critic_free(divergence: Any, gan_weight: Any) -> None:
     if not constant_weight(divergence):
         raise ValueError(
@@ -383,10 +379,12 @@ def _check_range(name: str, low: float, high: float) -> None:
 
 
 def _check_same(name: str, x: Array, other: str, y: Array) -> None:
+    x, y = as_array(name, x), as_array(other, y)
     if x.shape != y.shape:
         raise ValueError(f"{name}: shape {x.shape} differs from {other}'s {y.shape}")
 
 
 def _check_batch(name: str, x: Array, size: int) -> None:
-    if x.shape != (size,):
-        raise ValueError(f"{name}: expected shape ({size},), got {x.shape}")
+    shape = as_array(name, x).shape
+    if shape != (size,):
+        raise ValueError(f"{name}: expected shape ({size},), got {shape}")

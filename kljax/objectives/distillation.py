@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from kljax.arguments import as_array, floating
 from kljax.divergences import (
     Hidden,
     Logits,
@@ -225,6 +226,7 @@ def per_sequence(
       >>> per_sequence(jnp.array([[2.0, 4.0, 0.0]]), jnp.array([[1, 1, 0]])).tolist()
       [3.0]
     """
+    weighted = floating("weighted", weighted)
     w = _counted(None, weights, weighted.shape)
     total = jnp.sum(w, axis=-1)
     return jnp.sum(weighted, axis=-1) / jnp.where(total == 0, 1, total)
@@ -240,11 +242,10 @@ def _times(factor: ArrayLike, value: Array) -> Array:
 
 def _counted(labels: Any, weights: Any, shape: tuple[int, ...]) -> Array:
     """Weights in float32 or wider, 0 where a label is negative."""
-    w = jnp.ones(shape) if weights is None else jnp.asarray(weights)
+    w = jnp.ones(shape) if weights is None else as_array("weights", weights)
     if w.shape != shape:
         raise ValueError(f"weights must be {shape}, one per token, got {w.shape}")
-    real = jnp.issubdtype(w.dtype, jnp.floating)
-    w = w.astype(jnp.promote_types(w.dtype, jnp.float32) if real else jnp.float32)
+    w = w.astype(jnp.float32) if w.dtype == bool else floating("weights", w)
     return w if labels is None else jnp.where(jnp.asarray(labels) >= 0, w, 0)
 
 

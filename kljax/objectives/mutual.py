@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import legal, real
+from kljax.arguments import floats, legal, real
 from kljax.divergences import entropy, forward_kl, label_cross_entropy, reverse_kl
 from kljax.kernels.weights import weigh
 from kljax.typing import Array, ArrayLike, Float, Int
@@ -146,8 +146,8 @@ def mutual_loss(
       ``[[1, 0], [1, 0]]``. Zhang et al. 2018, Eqs. 4 to 7. The equation numbers of
       BD-KD are left out: its text was not to be had.
     """
-    peers = jax.lax.stop_gradient(jnp.asarray(peer_logits))
-    own = jnp.asarray(own_logits)
+    peers = jax.lax.stop_gradient(floats("peer_logits", peer_logits))
+    own = floats("own_logits", own_logits)
     if own.ndim != 2 or peers.shape[-2:] != own.shape or peers.ndim not in (2, 3):
         raise ValueError(
             "peer_logits must be [b, v] or [k, b, v] and own_logits [b, v], got "

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import concrete
+from kljax.arguments import as_array, concrete
 from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
 __all__ = ["mixed_batch", "next_token", "student_turn"]
@@ -45,7 +45,7 @@ def next_token(
       >>> labels.tolist(), weights.tolist()
       ([[-1, 7, -1]], [[0.0, 1.0, 0.0]])
     """
-    tokens = jnp.asarray(tokens)
+    tokens = as_array("tokens", tokens, "integers")
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise TypeError(f"tokens: expected integers, got {tokens.dtype}")
     kept = jnp.ones(tokens.shape, bool) if where is None else jnp.asarray(where, bool)

@@ -6,9 +6,8 @@ h(r) = r^2 f''(r) of a score difference. Everything stays in the log domain and
 nothing here carries a gradient. Equation numbers as in `kljax.objectives.diffusion`.
 """
 
-import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax import generators
-from kljax.arguments import traced, whole
+from kljax.arguments import as_array, floating, traced, whole
 from kljax.kernels.weights import settled
 from kljax.typing import Array, Float, Int
 
@@ -41,17 +40,13 @@ def mean_logit(logits: Float[Array, "b *h"], name: str = "logits") -> Float[Arra
     >>> mean_logit(jnp.array([[1.0, 3.0]])).tolist()
     [2.0]
     """
+    logits = floating(name, logits)
     if logits.ndim not in (1, 2):
         raise ValueError(f"{name}: expected [b] or [b, heads], got {logits.shape}")
-    logits = jnp.asarray(logits, jnp.promote_types(logits.dtype, "float32"))
     return logits if logits.ndim == 1 else jnp.mean(logits, axis=1)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["mean", "hits"],
-    meta_fields=["sigma_min", "sigma_max"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RatioBins:
     """Running means of the ratio by noise level, the state of Eq. 9.
@@ -67,8 +62,8 @@ class RatioBins:
 
     mean: Float[Array, "k"]
     hits: Int[Array, "k"]
-    sigma_min: float
-    sigma_max: float
+    sigma_min: float = field(metadata={"static": True})
+    sigma_max: float = field(metadata={"static": True})
 
     @classmethod
     def init(cls, bins: int = 10, *, sigma_min: float, sigma_max: float) -> "RatioBins":
@@ -111,12 +106,8 @@ class RatioBins:
         hit = count != 0
         fresh = total / jnp.where(hit, count, 1)
         mean = jnp.where(hit, decay * self.mean + (1 - decay) * fresh, self.mean)
-        return RatioBins(
-            mean.astype(self.mean.dtype),
-            self.hits + hit,
-            self.sigma_min,
-            self.sigma_max,
-        )
+        mean = mean.astype(self.mean.dtype)
+        return replace(self, mean=mean, hits=self.hits + hit)
 
 
 class RatioWeights(NamedTuple):
@@ -175,9 +166,9 @@ def ratio_weights(
     if not 0 < clip[0] < clip[1] < math.inf:
         raise ValueError(f"clip: expected 0 < low < high, got {clip}")
     l = jax.lax.stop_gradient(mean_logit(logits))
+    sigma = jax.lax.stop_gradient(floating("sigma", sigma))
     if sigma.shape != l.shape:
         raise ValueError(f"sigma: expected shape {l.shape}, got {sigma.shape}")
-    sigma = jax.lax.stop_gradient(sigma)
     weights = _weights(l, example_weights)
     l = settled(weights, l)
     shared: Any = {"example_weights": weights, "axis_name": axis_name}
@@ -238,9 +229,7 @@ def constant_weight(divergence: Any) -> bool:
     return probe is not None and bool(probe.any()) and np.allclose(probe, probe[0])
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["alpha", "ess"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AlphaController:
     """State of the adaptive divergence: current alpha and smoothed measurement."""
@@ -306,6 +295,7 @@ def _mean(value: Array, *, example_weights: Array, axis_name: AxisName) -> Array
 def _weights(like: Array, weights: Array | None) -> Array:
     if weights is None:
         return jnp.ones_like(like)
+    weights = as_array("example_weights", weights)
     if weights.shape != like.shape:
         raise ValueError(
             f"example_weights: expected shape {like.shape}, got {weights.shape}"

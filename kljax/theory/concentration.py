@@ -23,6 +23,7 @@ __all__ = [
     "condensation_bandwidth",
     "from_distances",
     "leave_one_out",
+    "likeliest_bandwidth",
     "stable_index",
 ]
 
@@ -38,9 +39,7 @@ class Concentration(NamedTuple):
 
 
 def concentration(
-    query: Float[ArrayLike, "n d"],
-    data: Float[ArrayLike, "m d"],
-    bandwidth: ArrayLike,
+    query: Float[ArrayLike, "n d"], data: Float[ArrayLike, "m d"], bandwidth: ArrayLike
 ) -> Concentration:
     """`kde_log_density`, with the number of points that it rests on, in tiles.
 
@@ -63,7 +62,7 @@ def concentration(
       >>> round(float(found.participation[0]), 4), round(float(found.perplexity[0]), 4)
       (0.5, 2.0)
     """
-    points = floating(data)
+    points = floating("data", data)
     estimate = lambda scale: kde_log_density(  # noqa: E731
         query, points, jnp.asarray(bandwidth, points.dtype) * scale
     )
@@ -104,7 +103,7 @@ def from_distances(
       >>> round(float(found.participation[0, 0]), 4)
       0.5
     """
-    squared = floating(squared)
+    squared = floating("squared", squared)
     h, d = (jnp.asarray(x, squared.dtype) for x in (bandwidths, dims))
     count = jnp.sum(jnp.isfinite(squared), axis=-1).astype(squared.dtype)
     constant = d / 2 * math.log(2 * math.pi)
@@ -143,13 +142,50 @@ def leave_one_out(
       >>> [round(float(y), 2) for y in found.participation[0]]
       [1.0, 1.0, 0.98]
     """
-    x = floating(data)
+    x = floating("data", data)
     x = x - x.mean(axis=0)  # far from 0 the product would lose digits
     norms = jnp.sum(x**2, axis=-1)
     product = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
     squared = jnp.maximum(norms[:, None] + norms - 2 * product, 0)
     squared = jnp.fill_diagonal(squared, jnp.inf, inplace=False)
     return from_distances(squared, bandwidths, x.shape[1])
+
+
+class Likeliest(NamedTuple):
+    """The bandwidth that a sample finds likeliest, and how many points then count."""
+
+    h: float
+    over_h_g: float
+    """h over h_G, as the sample tells it."""
+    participation: float
+    """Mean over points of their participation ratio."""
+    perplexity: float
+    """Median over points."""
+
+
+def likeliest_bandwidth(
+    data: Float[ArrayLike, "n d"], bandwidths: Float[ArrayLike, " h"]
+) -> Likeliest:
+    """What a bandwidth is chosen by in practice: every point is left out in turn.
+
+    Args:
+      data: the sample; n^2 distances are held at a time.
+      bandwidths: to choose from, increasing.
+
+    Returns:
+      `Likeliest`, with h_G by `condensation_bandwidth`.
+
+    Example:
+      >>> x = np.random.default_rng(0).normal(size=(200, 2))
+      >>> 0.2 < likeliest_bandwidth(x, np.geomspace(0.1, 1, 20)).h < 0.5
+      True
+    """
+    h = np.asarray(bandwidths, np.float64)
+    log_p, ratio, perplexity = map(np.asarray, leave_one_out(data, h))
+    best = log_p.mean(1).argmax()
+    found = h[best], h[best] / condensation_bandwidth(h, ratio.mean(1))
+    carried = ratio[best].mean(), np.median(perplexity[best])
+    return Likeliest(*map(float, (*found, *carried)))
 
 
 def condensation_bandwidth(

@@ -32,22 +32,25 @@ __all__ = [
     "relative_variance",
 ]
 
+Number = Float[ArrayLike, "*#b"]
+Each = Float[Array, "*b"]
+
 Variances = Float[ArrayLike, " d"]
 
 
 class Phases(NamedTuple):
     """Where the regimes of the bandwidth end, at one alpha."""
 
-    h_g: Float[Array, "*b"]
+    h_g: Each
     """Below it a few points carry the estimate."""
-    h_clt: Float[Array, "*b"]
+    h_clt: Each
     """Below it fluctuations are stable, above it Gaussian."""
-    h_kl: Float[Array, "*b"]
+    h_kl: Each
     """Of the least KL; its square is |x - y|^2 / d of the nearest point."""
-    kl: Float[Array, "*b"]
+    kl: Each
     """The least KL, nats per dimension."""
 
-    def stable_index(self, h: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
+    def stable_index(self, h: Float[ArrayLike, "*b"]) -> Each:
         """Index mu of the fluctuations at bandwidth h, (h / h_G)^2.
 
         Above 2: Gaussian. From 1 to 2: mu-stable around the mean. Below 1: the mean is
@@ -56,11 +59,7 @@ class Phases(NamedTuple):
         return (jnp.asarray(h) / self.h_g) ** 2
 
 
-def energy_cgf(
-    order: Float[ArrayLike, "*#b"],
-    h: Float[ArrayLike, "*#b"],
-    variances: Variances | None = None,
-) -> Float[Array, "*b"]:
+def energy_cgf(order: Number, h: Number, variances: Variances | None = None) -> Each:
     """``phi = (1/d) log E_y exp(-order |x - y|^2 / (2 h^2))`` at a typical x.
 
     phi = mean_k [-log(1 + s_k^2 / v) / 2 - s_k^2 / (2 (v + s_k^2))], v = h^2 / order.
@@ -77,7 +76,7 @@ def energy_cgf(
       >>> round(float(energy_cgf(1.0, 1.0)), 4)  # -log(2)/2 - 1/4
       -0.5966
     """
-    order, h = map(floating, (order, h))
+    order, h = floating("order", order), floating("h", h)
     s = _checked(variances)
     ratio = s / (h**2 / order)[..., None]
     return jnp.mean(-jnp.log1p(ratio) / 2 - ratio / (2 + 2 * ratio), axis=-1)
@@ -113,7 +112,7 @@ def gaussian_phases(
       >>> [round(float(h), 4) for h in gaussian_phases(0.5)[:3]]
       [0.6521, 0.9223, 0.6224]
     """
-    alpha = legal("alpha", floating(alpha), lambda x: x <= 0, "positive")
+    alpha = legal("alpha", floating("alpha", alpha), lambda x: x <= 0, "positive")
     s = _checked(variances)
     log_s = jnp.log(s)
     d = None if dims is None else whole("dims", dims)
@@ -160,17 +159,15 @@ def gaussian_phases(
 
 
 def _checked(variances: ArrayLike | None) -> Array:
-    s = jnp.ones(1) if variances is None else floating(variances)
+    s = jnp.ones(1) if variances is None else floating("variances", variances)
     if s.ndim != 1 or not s.size:
         raise ValueError(f"variances must be [d], got shape {s.shape}")
     return legal("variances", s, lambda x: x <= 0, "positive")
 
 
 def log_density_rate(
-    h: Float[ArrayLike, "*#b"],
-    alpha: Float[ArrayLike, "*#b"],
-    variances: Variances | None = None,
-) -> Float[Array, "*b"]:
+    h: Number, alpha: Number, variances: Variances | None = None
+) -> Each:
     """``(1/d) log p_h(x)`` at a typical x, in the limit of many dimensions.
 
     Above h_G the estimate averages itself, and is the smoothed law's density; below, it
@@ -188,7 +185,7 @@ def log_density_rate(
       >>> round(float(log_density_rate(1.0, 0.5)), 4)  # -log(4 pi)/2 - 1/4
       -1.5155
     """
-    h, alpha = floating(h), floating(alpha)
+    h, alpha = floating("h", h), floating("alpha", alpha)
     phases = gaussian_phases(alpha, variances)
     plain = -jnp.log(h) - math.log(2 * math.pi) / 2
     averaged = energy_cgf(1.0, h, variances)
@@ -197,10 +194,8 @@ def log_density_rate(
 
 
 def relative_variance(
-    h: Float[ArrayLike, "*b"],
-    count: ArrayLike,
-    variances: Variances,
-) -> Float[Array, "*b"]:
+    h: Float[ArrayLike, "*b"], count: ArrayLike, variances: Variances
+) -> Each:
     """``Var p_h(x) / (E p_h(x))^2`` over data sets, exact at any n and d.
 
     (exp(d (phi(2) - 2 phi(1))) - 1) / n, with phi of `energy_cgf`. Below h_CLT samples
@@ -224,12 +219,8 @@ def relative_variance(
 
 
 def condensed_log_density(
-    h: Float[ArrayLike, "*#b"],
-    nearest: Float[ArrayLike, "*#b"],
-    index: Float[ArrayLike, "*#b"],
-    alpha: Float[ArrayLike, "*#b"],
-    dims: int,
-) -> Float[Array, "*b"]:
+    h: Number, nearest: Number, index: Number, alpha: Number, dims: int
+) -> Each:
     """``E log p_h(x)`` in the condensed phase, with what the many smaller terms add.
 
     The weights are a Poisson process of intensity mu w^(-1-mu), whose sum is mu-stable:
@@ -253,7 +244,8 @@ def condensed_log_density(
       >>> round(float(condensed_log_density(1.0, 1.0, 0.5, 0.1, 10)), 3)
       -13.467
     """
-    h, u, mu = map(floating, (h, nearest, index))
+    h, u = floating("h", h), floating("nearest", nearest)
+    mu = floating("index", index)
     rate = jnp.asarray(alpha) + jnp.log(h) + math.log(2 * math.pi) / 2 + u / (2 * h**2)
     stable = jnp.euler_gamma * (1 / mu - 1) + jax.scipy.special.gammaln(1 - mu) / mu
     return stable - dims * rate

@@ -28,11 +28,7 @@ __all__ = [
 ]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["grid", "sigma", "weights", "log_p", "score_p"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LineMatching:
     """``L(log a, b) = Σ_s w_s D_f(p_s‖N(b, a^2 + sigma_s^2))`` on a uniform grid.

@@ -5,7 +5,6 @@ ideal denoiser are exact at every noise level. They serve as teachers without
 approximation error and as references for learned scores and ratios.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -17,12 +16,10 @@ from kljax.typing import Array, ArrayLike, Float, Int, Key
 
 __all__ = ["GaussianMixture"]
 
+Points = Float[Array, "*b d"]
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["log_weights", "means", "std"],
-    meta_fields=[],
-)
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GaussianMixture:
     """``Σ_k w_k N(mean_k, std_k^2 I)`` on R^d, a pytree.
@@ -60,9 +57,7 @@ class GaussianMixture:
         means = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
         return cls(jnp.zeros(modes), means, jnp.full(modes, std))
 
-    def joint(
-        self, x: Float[Array, "*b d"], sigma: ArrayLike = 0.0
-    ) -> Float[Array, "*b k"]:
+    def joint(self, x: Points, sigma: ArrayLike = 0.0) -> Float[Array, "*b k"]:
         """log of weight times density of each component at x."""
         law = self.present
         variance = law.std**2 + jnp.asarray(sigma)[..., None] ** 2
@@ -73,15 +68,11 @@ class GaussianMixture:
         norm = 0.5 * size * jnp.log(2 * math.pi * variance)
         return log_weights - 0.5 * square / variance - norm
 
-    def log_density(
-        self, x: Float[Array, "*b d"], sigma: ArrayLike = 0.0
-    ) -> Float[Array, "*b"]:
+    def log_density(self, x: Points, sigma: ArrayLike = 0.0) -> Float[Array, "*b"]:
         """log p_sigma(x)."""
         return jax.nn.logsumexp(self.joint(x, sigma), axis=-1)
 
-    def denoise(
-        self, x: Float[Array, "*b d"], sigma: ArrayLike
-    ) -> Float[Array, "*b d"]:
+    def denoise(self, x: Points, sigma: ArrayLike) -> Points:
         """E[x_0 | x_0 + sigma noise = x], the ideal denoiser."""
         law = self.present
         posterior = jax.nn.softmax(law.joint(x, sigma), axis=-1)[..., None]
@@ -90,9 +81,7 @@ class GaussianMixture:
         mean = (noise * law.means + variance * x[..., None, :]) / (noise + variance)
         return jnp.sum(posterior * mean, axis=-2)
 
-    def score(
-        self, x: Float[Array, "*b d"], sigma: ArrayLike = 0.0
-    ) -> Float[Array, "*b d"]:
+    def score(self, x: Points, sigma: ArrayLike = 0.0) -> Points:
         """grad log p_sigma(x)."""
         law = self.present
         posterior = jax.nn.softmax(law.joint(x, sigma), axis=-1)[..., None]
@@ -119,7 +108,7 @@ class GaussianMixture:
         z = jax.random.normal(key, (n, self.means.shape[1]), self.means.dtype)
         return self.means[k] + self.std[k, None] * z
 
-    def nearest(self, x: Float[Array, "*b d"]) -> tuple[Int[Array, "*b"], Array]:
+    def nearest(self, x: Points) -> tuple[Int[Array, "*b"], Array]:
         """The component with the nearest mean, and the distance in its std.
 
         Components without weight are not looked at.

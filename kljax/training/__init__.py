@@ -1,6 +1,7 @@
 """State, step, loop, checkpoints, run folders, progress and meshes."""
 
 from kljax.training.checkpoints import Checkpoints
+from kljax.training.environment import environment
 from kljax.training.interruption import Interrupted
 from kljax.training.loop import Every, fit
 from kljax.training.mesh import (
@@ -14,7 +15,7 @@ from kljax.training.optimizers import adam, clipped, warmup_cosine
 from kljax.training.players import Loss, LossFn, Player
 from kljax.training.population import stacked, taken
 from kljax.training.progress import Progress, Task, rich_progress, silent
-from kljax.training.runs import FolderInUse, RunFolder, config_hash, environment
+from kljax.training.runs import FolderInUse, RunFolder, config_hash
 from kljax.training.start import init_state
 from kljax.training.state import TrainState, state_digest
 from kljax.training.step import Step, jit_step, make_step

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import described
+from kljax.arguments import described, unlike
 from kljax.training.players import Loss
 from kljax.training.state import is_key
 from kljax.typing import Array, PyTree
@@ -92,10 +92,7 @@ def loss_sums(role: str, loss: Loss, batch: dict) -> dict[str, Any]:
             "return Loss(per_example, metrics)"
         )
     if not isinstance(loss.metrics, Mapping):
-        raise TypeError(
-            f"the metrics of {role!r} must be a dict of named arrays, got "
-            f"{described(loss.metrics)}"
-        )
+        raise unlike(f"the metrics of {role!r}", loss.metrics, "a dict of named arrays")
     given, wanted = ("per_example", 1) if loss.mean is None else ("mean", 0)
     values = _wide(getattr(loss, given), f"{given} of {role!r}")
     if values.ndim != wanted:
@@ -194,7 +191,5 @@ def _wide(value: Any, name: str) -> Array:
     except (TypeError, ValueError):
         found = None
     if found is None or jnp.iscomplexobj(found):
-        raise TypeError(
-            f"{name} must be an array of real numbers, got {described(value)}"
-        )
+        raise unlike(name, value, "an array of real numbers")
     return found.astype(jnp.promote_types(found.dtype, jnp.float32))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.arguments import described
+from kljax.arguments import described, unlike
 from kljax.typing import PyTree
 
 
@@ -20,16 +20,11 @@ def several(players: Any) -> tuple[Any, ...]:
         ValueError: a role named twice.
     """
     if not hasattr(players, "__iter__"):
-        raise TypeError(
-            f"players must be a list of Player, got {described(players)}: write "
-            "[Player(...)]"
-        )
+        raise unlike("players", players, "a list of Player", ": write [Player(...)]")
     players = tuple(players)
     for number, player in enumerate(players):
         if not all(hasattr(player, name) for name in ("role", "loss", "optimizer")):
-            raise TypeError(
-                f"players[{number}] must be a Player, got {described(player)}"
-            )
+            raise unlike(f"players[{number}]", player, "a Player")
     roles = [player.role for player in players]
     if len(set(roles)) < len(roles):
         raise ValueError(f"players name a role twice (use `repeats`): {roles}")
@@ -50,7 +45,7 @@ def check_function(name: str, function: Any, form: str, *given: Any, **named: An
         TypeError: it is no function, or takes other arguments.
     """
     if not callable(function):
-        raise TypeError(f"{name} must be a function {form}, got {described(function)}")
+        raise unlike(name, function, f"a function {form}")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a builtin has none to look at
@@ -82,9 +77,10 @@ def check_optimizer(role: str, optimizer: Any) -> None:
         TypeError: it has no `init` and `update`.
     """
     if not all(callable(getattr(optimizer, n, None)) for n in ("init", "update")):
-        raise TypeError(
-            f"the optimizer of {role!r} must be an optax transformation such as "
-            f"optax.adam(1e-3), got {described(optimizer)}"
+        raise unlike(
+            f"the optimizer of {role!r}",
+            optimizer,
+            "an optax transformation such as optax.adam(1e-3)",
         )
 
 
@@ -102,9 +98,10 @@ def check_arrays(tree: PyTree, name: str) -> None:
             # The number types of JAX that NumPy lacks are of kind V.
             if numbers and jnp.issubdtype(np.asarray(leaf).dtype, np.number):
                 continue
-            raise TypeError(
-                f"{name}{jax.tree_util.keystr(path)} must be a NumPy or JAX array of "
-                f"numbers, got {described(leaf)}"
+            raise unlike(
+                f"{name}{jax.tree_util.keystr(path)}",
+                leaf,
+                "a NumPy or JAX array of numbers",
             )
 
 
@@ -119,9 +116,7 @@ def check_batch(batch: Any, call: str) -> dict[str, Any]:
         TypeError: it is no dict, or a value is neither array nor number.
     """
     if not isinstance(batch, Mapping):
-        raise TypeError(
-            f"{call} must be a dict of arrays [b, ...], got {described(batch)}"
-        )
+        raise unlike(call, batch, "a dict of arrays [b, ...]")
     batch = dict(batch)
     check_arrays(batch, call)
     return batch
@@ -165,9 +160,7 @@ def check_state(state: Any, kind: type, frozen: PyTree, donated: bool) -> None:
         ValueError: the state is consumed, or would be while `frozen` holds its arrays.
     """
     if not isinstance(state, kind):
-        raise TypeError(
-            f"state must be a TrainState from init_state, got {described(state)}"
-        )
+        raise unlike("state", state, "a TrainState from init_state")
     leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
     if any(leaf.is_deleted() for leaf in leaves):
         raise ValueError(

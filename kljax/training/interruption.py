@@ -1,7 +1,9 @@
 """SIGTERM and Ctrl-C turned into a flag that the loop reads between steps."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -35,6 +37,27 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message)
         self.signal_number = signal_number
         self.step = step
+
+
+@contextlib.contextmanager
+def like_ctrl_c() -> Iterator[None]:
+    """SIGTERM, a scheduler's, raises `KeyboardInterrupt` as Ctrl-C does.
+
+    For what surrounds training, which has its own handler (`StopRequest`). Nothing
+    changes outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(f"stopped by {in_words(number)}")
+
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class StopRequest:

@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kljax.arguments import described, text, whole
+from kljax.arguments import described, text, unlike, whole
 from kljax.errors import CheckpointError
-from kljax.training.arguments import (
-    check_batch,
-    check_calls,
-    check_state,
-)
+from kljax.training.arguments import check_batch, check_calls, check_state
 from kljax.training.checkpoints import Checkpoints
 from kljax.training.interruption import Interrupted, StopRequest, in_words
 from kljax.training.journal import Journal
@@ -192,10 +188,7 @@ def _intervals(every: Every | None) -> Every:
     if every is None:
         return Every()
     if not isinstance(every, Every):
-        raise TypeError(
-            f"every must be an Every or None, got {described(every)}: write "
-            "every=Every(log=10)"
-        )
+        raise unlike("every", every, "an Every or None", ": write every=Every(log=10)")
     return every
 
 
@@ -203,9 +196,11 @@ def _check_run(run: Any) -> None:
     if run is None:
         return
     if not isinstance(run, RunFolder):
-        raise TypeError(
-            f"run must be a RunFolder or None, got {described(run)}: write "
-            "with RunFolder(path, config) as run"
+        raise unlike(
+            "run",
+            run,
+            "a RunFolder or None",
+            ": write with RunFolder(path, config) as run",
         )
     if not run.is_open:
         raise ValueError(f"run is closed: call fit inside `with`, {run.path}")

@@ -101,10 +101,7 @@ class OneStepConfig:
         return law(key, (count,), low=self.sigma_min, high=self.sigma_max)
 
 
-LEVELS = {
-    "karras": diffusion.karras_sigma,
-    "log_uniform": diffusion.log_uniform_sigma,
-}
+LEVELS = {"karras": diffusion.karras_sigma, "log_uniform": diffusion.log_uniform_sigma}
 
 
 @dataclasses.dataclass(frozen=True)

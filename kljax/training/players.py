@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import optax
 
-from kljax.arguments import described, whole
+from kljax.arguments import unlike, whole
 from kljax.training.arguments import check_optimizer
 from kljax.training.state import TrainState
 from kljax.typing import Array, Float, Key, PyTree
@@ -89,14 +89,12 @@ class Player:
 
     def __post_init__(self):
         if not isinstance(self.role, str) or not self.role:
-            raise TypeError(f"role must be a name, got {described(self.role)}")
+            raise unlike("role", self.role, "a name")
         check_optimizer(self.role, self.optimizer)
         whole("repeats", self.repeats)
         if self.ema_decay is None:
             return
         if not isinstance(self.ema_decay, numbers.Real):
-            raise TypeError(
-                f"ema_decay must be a number or None, got {described(self.ema_decay)}"
-            )
+            raise unlike("ema_decay", self.ema_decay, "a number or None")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")

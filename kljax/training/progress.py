@@ -59,9 +59,7 @@ class _Silent:
     def task(self, description: str, total: int) -> Task:
         return self
 
-    def update(
-        self, step: int, *, loss: float | None = None, rate: float | None = None
-    ) -> None:
+    def update(self, step, *, loss=None, rate=None) -> None:
         return None
 
     def close(self) -> None:
@@ -77,14 +75,12 @@ class _Lines:
         return _Line(self, description, total)
 
 
-class _Line:
+class _Line(_Silent):
     def __init__(self, lines: _Lines, description: str, total: int):
         self.lines, self.description, self.total = lines, description, total
         self.written = time.monotonic()
 
-    def update(
-        self, step: int, *, loss: float | None = None, rate: float | None = None
-    ) -> None:
+    def update(self, step, *, loss=None, rate=None) -> None:
         now = time.monotonic()
         if step < self.total and now - self.written < self.lines.interval:
             return
@@ -93,9 +89,6 @@ class _Line:
         if rate:
             parts.append(f"{_clock((self.total - step) / rate)} left")
         self.lines.write(", ".join(parts))
-
-    def close(self) -> None:
-        return None
 
 
 class _Bars:
@@ -127,9 +120,7 @@ class _Bar:
     def __init__(self, owner: _Bars, number: Any):
         self.owner, self.number, self.closed = owner, number, False
 
-    def update(
-        self, step: int, *, loss: float | None = None, rate: float | None = None
-    ) -> None:
+    def update(self, step, *, loss=None, rate=None) -> None:
         fields: dict[str, Any] = {"facts": "  ".join(_facts(loss, rate))}
         total = self.owner.bars.tasks[self.number].total
         if rate and total is not None:

@@ -4,7 +4,7 @@ config.json     the fields that change the mathematics; others are refused
 env.json        versions and devices
 metrics.jsonl   one line per logged step, the same bytes whenever a run is killed
 timing.jsonl    wall-clock values, kept apart because they never repeat
-stages/NAME.json  the result of a finished stage
+stages/NAME.json  the result of a finished stage; its arrays in stages/NAME/
 checkpoints/NAME/, figures/
 """
 
@@ -12,10 +12,8 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import math
 import os
 import pathlib
-import platform
 import re
 import socket
 import time
@@ -24,10 +22,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
-from kljax.arguments import described
+from kljax.arguments import unlike
 from kljax.errors import CheckpointError
+from kljax.storing import (
+    plain,
+    read_json,
+    read_value,
+    replace_text,
+    write_json,
+    write_value,
+)
+from kljax.training.environment import environment
 
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 
@@ -68,14 +74,11 @@ class RunFolder:
         env: Mapping[str, Any] | None = None,
     ):
         if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"path must be a folder's path, got {described(path)}")
+            raise unlike("path", path, "a folder's path")
         if not isinstance(config, Mapping) and not dataclasses.is_dataclass(config):
-            raise TypeError(
-                "config must be a dict of what changes the mathematics, got "
-                f"{described(config)}"
-            )
+            raise unlike("config", config, "a dict of what changes the mathematics")
         self.path = pathlib.Path(path).absolute()
-        self.config = _plain(config)
+        self.config = plain(config, "config")
         self.config_hash = config_hash(config)
         self.primary = jax.process_index() == 0
         self._unlock = None
@@ -90,7 +93,7 @@ class RunFolder:
                 "or check its permissions"
             ) from error
         try:
-            self._adopt(_plain(environment() if env is None else env))
+            self._adopt(plain(environment() if env is None else env))
         except BaseException:
             self.close()
             raise
@@ -98,20 +101,20 @@ class RunFolder:
     def _adopt(self, env: Any) -> None:
         config_path, env_path = self.path / "config.json", self.path / "env.json"
         if config_path.exists():
-            found = _load(config_path)
+            found = read_json(config_path)
             if changed := _changes(found, self.config):
                 raise CheckpointError(
                     f"{self.path} belongs to another configuration ({changed}); choose "
                     "another folder, or delete this one to start over"
                 )
         else:
-            _write(config_path, self.config)
+            write_json(config_path, self.config)
         for name in ("metrics.jsonl", "timing.jsonl"):
             _drop_torn_line(self.path / name)
         started: dict[str, Any] = {"event": "start", "time": time.time()}
         if not env_path.exists():
-            _write(env_path, env)
-        elif changed := _changes(_load(env_path), env):
+            write_json(env_path, env)
+        elif changed := _changes(read_json(env_path), env):
             started["env_changed"] = changed
         self.time(started)
 
@@ -142,23 +145,28 @@ class RunFolder:
         """The folder of a stage's checkpoints."""
         return self.path / "checkpoints" / _named(stage)
 
-    def stage_result(self, stage: str) -> dict[str, Any] | None:
+    def stage_result(self, stage: str) -> Any:
         """What `finish_stage` was given, or None where the stage is not finished.
 
         Raises:
             CheckpointError: the file is there but cannot be read.
         """
         path = self.path / "stages" / f"{_named(stage)}.json"
-        return _load(path) if path.exists() else None
+        return read_value(path) if path.exists() else None
 
-    def finish_stage(self, stage: str, result: Mapping[str, Any]) -> None:
+    def finish_stage(self, stage: str, result: Any) -> None:
         """Writes a stage's result, whole or not at all.
 
+        Args:
+            stage: its name.
+            result: dicts, lists and tuples of numbers, words and arrays, as in
+                `kljax.storing.write_value`.
+
         Raises:
-            TypeError: a value has no JSON form.
+            TypeError: a value of another kind.
         """
         if self.primary:
-            _write(self.path / "stages" / f"{_named(stage)}.json", _plain(result))
+            write_value(self.path / "stages" / f"{_named(stage)}.json", result)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl; give it `stage` and `step`."""
@@ -200,7 +208,7 @@ class RunFolder:
             if record.get("stage") != stage or record.get("step", 0) <= step:
                 kept.append(line)
         if len(kept) < len(lines):
-            _replace(path, "".join(kept))
+            replace_text(path, "".join(kept))
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -210,28 +218,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
         >>> config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
         True
     """
-    text = json.dumps(_plain(config), sort_keys=True)
+    text = json.dumps(plain(config, "config"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and devices: what bit-identity is promised for."""
-    import jaxlib
-
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "backend": device.platform,
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-    }
 
 
 def _locked(folder: pathlib.Path) -> int:
@@ -259,26 +247,6 @@ def _named(stage: str) -> str:
     return stage
 
 
-def _plain(value: Any, name: str = "config") -> Any:
-    """JSON values alone; NaN and infinities become strings that `float` reads."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        value = {field.name: getattr(value, field.name) for field in fields}
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v, f"{name}.{k}") for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return _plain(np.asarray(value).tolist(), name)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{name} has no JSON form: {value!r}")
-
-
 def _changes(old: Any, new: Any) -> str:
     """The fields in which two JSON values differ, for a message; empty if none."""
     before, after = _flat(old), _flat(new)
@@ -298,7 +266,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def _append(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    line = json.dumps(_plain(record, path.name)) + "\n"
+    line = json.dumps(plain(record, path.name)) + "\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, line.encode())
@@ -306,37 +274,12 @@ def _append(path: pathlib.Path, record: Mapping[str, Any]) -> None:
         os.close(descriptor)
 
 
-def _write(path: pathlib.Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, json.dumps(value, indent=2) + "\n")
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    beside = path.with_name(f"{path.name}.new")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def _load(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not JSON ({error}); restore it, or delete it to redo this part"
-        ) from error
-
-
 def _parsed(path: pathlib.Path, number: int, line: str) -> dict[str, Any]:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise CheckpointError(
-            f"{path}, line {number} is not JSON ({error}); restore it, or delete the "
-            "run's folder to start over"
-        ) from error
+        said = f"{path}, line {number} is not JSON ({error}); restore it, or delete"
+        raise CheckpointError(f"{said} the run's folder to start over") from error
 
 
 def _drop_torn_line(path: pathlib.Path) -> None:
@@ -344,4 +287,4 @@ def _drop_torn_line(path: pathlib.Path) -> None:
         return
     text = path.read_bytes().decode(errors="replace")
     if text and not text.endswith("\n"):
-        _replace(path, text[: text.rfind("\n") + 1])
+        replace_text(path, text[: text.rfind("\n") + 1])

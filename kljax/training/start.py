@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import described
+from kljax.arguments import unlike
 from kljax.training.arguments import check_arrays, several
 from kljax.training.players import Player
 from kljax.training.state import TrainState, is_key
@@ -59,10 +59,7 @@ def init_state(
     players = several(players)
     for name, value in {"params": params, "model_state": model_state or {}}.items():
         if not isinstance(value, Mapping):
-            raise TypeError(
-                f"{name} must be a dict by role, got {described(value)}: write "
-                '{"student": ...}'
-            )
+            raise unlike(name, value, "a dict by role", ': write {"student": ...}')
     roles = [player.role for player in players]
     if missing := sorted(set(roles) - set(params)):
         raise ValueError(

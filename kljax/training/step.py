@@ -16,13 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from kljax.arguments import whole
-from kljax.training.accumulation import (
-    accumulated,
-    cast,
-    counted,
-    loss_sums,
-    replacing,
-)
+from kljax.training.accumulation import accumulated, cast, counted, loss_sums, replacing
 from kljax.training.arguments import (
     check_batch,
     check_floating,

@@ -203,8 +203,8 @@ def with_table(monkeypatch, *entries):
 
 
 def test_unknown_names_splits_and_sources_list_the_known_ones():
-    assert names() == ("digits", "mnist5k", "fashion_mnist")
-    known = "known: digits, mnist5k, fashion_mnist"
+    assert names() == ("digits", "mnist5k", "fashion_mnist", "cifar10", "cifar100")
+    known = f"known: {', '.join(names())}"
     for name, hint in (
         ("Fashion-MINST", " did you mean 'fashion_mnist'?"),
         ("mnist", " did you mean 'mnist5k'?"),
@@ -315,6 +315,10 @@ def test_hub_is_the_last_resort_of_a_fetch(tmp_path, hubs, monkeypatch):
     monkeypatch.setenv("PATH", "")
     found = load("fashion_mnist", root=tmp_path, fetch=True)
     assert found.manifest["source"] == "hf" and len(found) == 12
+    found = load("cifar10", root=tmp_path, fetch=True)  # no other route has it
+    assert found.manifest["source"] == "hf" and len(found) == 12
+    with pytest.raises(DataError, match=r"hub: on a hub alone \(uoft-cs/cifar100\)"):
+        load("cifar100", root=tmp_path)
 
 
 def test_hub_failures_name_the_client(tmp_path, hubs, monkeypatch):

@@ -392,7 +392,7 @@ def test_half_precision_is_raised_and_no_gradient_passes():
     assert alpha.dtype == jnp.float32 and (slope == 0).all()
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_memory_is_that_of_a_few_rows():
     z, e = (jax.ShapeDtypeStruct(x, jnp.float32) for x in ((64, 4096), (64, 1, 4096)))
     program = solve.lower(z, z, e).compile()

@@ -196,7 +196,7 @@ def test_inside_jit_with_stacked_layers():
     np.testing.assert_array_equal(found.tokens, [t[:4] for t, _ in EXPECTED])
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 @pytest.mark.parametrize("slots", [1024, 8192])
 def test_one_row_steps_copy_no_cache(slots):
     """Temporaries of the decode program do not grow with the cache (6 MiB a layer)."""

@@ -44,7 +44,7 @@ USES = {
 }
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 @pytest.mark.parametrize(
     ("name", "use"),
     [
@@ -62,7 +62,7 @@ def test_memory_is_small_and_flat_in_rows(name, use):
     assert many - few <= 2048 * 4 * 4 * 32  # numbers of a row, no row itself
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_memory_of_16_bits_is_at_most_a_gradient_more():
     value = partial(total, "forward_kl")
     assert temporaries(value, 2048, dtype=jnp.bfloat16) <= 2 * MIB  # not widened: 512
@@ -71,13 +71,13 @@ def test_memory_of_16_bits_is_at_most_a_gradient_more():
     assert temporaries(gradient, 2048, dtype=jnp.bfloat16) <= result + 2 * MIB
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_memory_where_no_block_divides_the_rows():
     gradient = USES["model"]("forward_kl")
     assert temporaries(gradient, 2053) <= 16 * MIB  # the logits are 514 MiB
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_memory_under_vmap_is_that_of_a_block_of_each():
     def gradients(p, q):
         split = (x.reshape(2, -1, V) for x in (p, q))
@@ -87,7 +87,7 @@ def test_memory_under_vmap_is_that_of_a_block_of_each():
     assert few <= 32 * MIB and many - few <= 2 * MIB
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_memory_with_a_mask_and_a_temperature():
     mask = jax.ShapeDtypeStruct((2048, V), jnp.bool_)
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
@@ -99,7 +99,7 @@ def test_memory_with_a_mask_and_a_temperature():
     assert temporaries(gradient, 2048, mask, scalar) <= 32 * MIB
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_memory_of_what_is_no_f_divergence():
     function = jax.grad(lambda p, q: jnp.sum(kd.cross_entropy(p, q)), argnums=1)
     assert temporaries(function, 2048) <= 32 * MIB

@@ -113,21 +113,36 @@ def test_value_and_all_gradients_of_every_divergence(name, x64):
 def test_reductions_weights_and_leading_axes(implementation, x64):
     rows = dense("jensen_shannon", SIDES)
     mean = partial(fused.divergence, "jensen_shannon", implementation=implementation)
-    close(mean(**SIDES), rows.mean())
-    close(mean(**SIDES, chunk_size=3), rows.mean())
-    close(mean(**SIDES, chunk_size=3, weights=WEIGHTS > 0), rows[WEIGHTS > 0].mean())
-    close(mean(**SIDES, weights=WEIGHTS, normalizer=2.0), (WEIGHTS * rows).sum() / 2)
+    each = partial(fused.divergence, "jensen_shannon", reduction="none")
+    kept = WEIGHTS > 0
     stacked = {
         k: np.stack([x, x[::-1]]) if k.endswith("hidden") else x
         for k, x in SIDES.items()
     }
-    close(mean(**stacked, chunk_size=4), rows.mean())
-    each = fused.divergence("jensen_shannon", **stacked, chunk_size=4, reduction="none")
-    close(each, np.stack([rows, rows[::-1]]))
-    weighted = fused.divergence(
-        "jensen_shannon", **SIDES, chunk_size=2, reduction="none", weights=WEIGHTS
+
+    @jax.jit
+    def found(one, two, weights, kept):
+        return (
+            mean(**one),
+            mean(**one, chunk_size=3),
+            mean(**one, chunk_size=3, weights=kept),
+            mean(**one, weights=weights, normalizer=2.0),
+            mean(**two, chunk_size=4),
+            each(**two, chunk_size=4),
+            each(**one, chunk_size=2, weights=weights),
+        )
+
+    want = (
+        rows.mean(),
+        rows.mean(),
+        rows[kept].mean(),
+        (WEIGHTS * rows).sum() / 2,
+        rows.mean(),
+        np.stack([rows, rows[::-1]]),
+        WEIGHTS * rows,
     )
-    close(weighted, WEIGHTS * rows)
+    for got, expected in zip(found(SIDES, stacked, WEIGHTS, kept), want, strict=True):
+        close(got, expected)
 
 
 @BOTH

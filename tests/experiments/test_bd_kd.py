@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 
 from experiments import kit
 from experiments.papers import bd_kd
@@ -42,18 +41,3 @@ def test_residual_networks_learn_from_images_of_ones_own(tmp_path):
     _, loss = study.curve(("train", "clean"), "pair/loss")
     assert loss.shape[1] == 6 and np.isfinite(loss).all()
     study.folder.close()
-    np.savez(tmp_path / "bare.npz", x_train=x[:36], x_test=x[36:])
-    bare = dataclasses.replace(config, data=str(tmp_path / "bare.npz"))
-    with pytest.raises(ValueError, match="has no labels"):
-        bd_kd.Pool.of(kit.Study(bare, tmp_path / "bare", silent()))
-
-
-def test_rows_of_a_seed_do_not_meet_and_labels_are_wrong_as_often_as_said():
-    pool = bd_kd.Pool(np.zeros((2000, 1)), np.zeros(2000, int), 10, 1500)
-    config, task = bd_kd.Config(), bd_kd.Task(bd_kd.Network((4,)), 900, 0.3, 1.0)
-    found = pool.drawn(config, task, 3)
-    assert len(found["rows"]) == 900 and len(found["test"]) == 1000
-    assert not set(found["rows"]) & set(found["test"])
-    assert 0.22 < (found["labels"] != 0).mean() < 0.32  # a tenth is drawn right again
-    split = pool.drawn(dataclasses.replace(config, held_out=None), task, 3)
-    assert split["test"].tolist() == [*range(1500, 2000)] and split["rows"].max() < 1500

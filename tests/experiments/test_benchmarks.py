@@ -1,15 +1,18 @@
 """`bench`: a small run in process, and a command line that is not understood."""
 
 import json
+import time
 
+import numpy as np
 import pytest
+import references
 
-from experiments.benchmarks import recording
+from experiments.benchmarks import logits, measuring, recording
 from experiments.cli import main
 
 
 def test_a_small_run_is_stored_printed_and_drawn(tmp_path, capsys):
-    words = ["bench", "logits", "--preset", "smoke", "--repetitions", "1"]
+    words = ["bench", "logits", "--preset", "smoke", "--seconds", "0"]
     assert main([*words, "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "forward_kl value+grad, N=64 V=256" in out and "GFLOP/s" in out
@@ -22,7 +25,36 @@ def test_a_small_run_is_stored_printed_and_drawn(tmp_path, capsys):
     errors = next(r["errors"] for r in rows if r["contender"] == "kljax")
     assert errors and max(errors.values()) < 1e-4
     pictures = {path.name for path in (tmp_path / "benchmarks").iterdir()}
-    assert "logits-forward_kl_valueandgrad-N.png" in pictures
+    assert pictures >= {"README.md", "logits-smoke-forward_kl.png"}
+
+
+def test_definitions_of_plain_peers_are_those_of_the_divergences():
+    """In float64; errors are against them too."""
+    rng = np.random.default_rng(0)
+    p, q = rng.normal(size=(2, 3, 7))
+    masses = references.softmax(p), references.softmax(q)
+    for name, value in references.VALUES.items():
+        np.testing.assert_allclose(logits._exact(name, p, q), value(*masses), rtol=1e-9)
+
+
+def test_each_is_called_by_time_and_by_turns():
+    calls = {"quick": 0, "slow": 0}
+
+    def busy(name, seconds):
+        calls[name] += 1
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    given = {
+        "quick": lambda: busy("quick", 1e-4),
+        "slow": lambda: busy("slow", 0.03),
+    }
+    taken = measuring.seconds(given, 0.05)
+    assert 1e-4 <= taken["quick"] < 2e-3 and 0.03 <= taken["slow"] < 0.06
+    # Once to warm up, once to see how long it takes, then two at a time; what is quick
+    # goes on until its time is over.
+    assert calls["slow"] == 4 and calls["quick"] > 50
 
 
 def test_names_are_looked_up(capsys):
@@ -33,7 +65,7 @@ def test_names_are_looked_up(capsys):
     assert "known: smoke, cpu, gpu" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--repetitions", "0"], ["--nope"]])
+@pytest.mark.parametrize("words", [["--seconds", "-1"], ["--nope"]])
 def test_options_are_checked(words):
     assert main(["bench", "logits", *words]) == 2
 
@@ -41,7 +73,7 @@ def test_options_are_checked(words):
 @pytest.mark.slow
 def test_decoding_is_compared_with_the_same_weights(tmp_path, capsys):
     pytest.importorskip("torch")
-    words = ["bench", "decoding", "--preset", "smoke", "--repetitions", "1"]
+    words = ["bench", "decoding", "--preset", "smoke", "--seconds", "0"]
     assert main([*words, "--results", str(tmp_path)]) == 0
     lines = (tmp_path / "benchmarks.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]

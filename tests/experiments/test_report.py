@@ -21,7 +21,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br", "col"):
+        if tag not in ("meta", "link", "img", "br", "col"):
             self.open.append(tag)
         self.links += [v for k, v in attrs if k in ("src", "href", "srcset", "data")]
 
@@ -62,14 +62,20 @@ def test_pages_are_whole_and_load_nothing_from_outside(results):
             there = path.parent / urllib.parse.unquote(link)
             assert there.is_file(), f"{path}: {link}"
         text = path.read_text()
-        assert not re.search(r"https?://|@import|url\(|<script|<link", text)
-        assert "prefers-color-scheme: dark" in text and "max-width: 46rem" in text
+        assert not re.search(r"https?://|@import|url\(|<script|<style", text)
+        assert text.count("<link") == 1 and "report.css" in page.links
         assert len(text) < 100_000
         images = [attrs for tag, attrs in page.tags if tag == "img"]
         assert len(images) == (1 if name == "index" else 3)
         assert {one["alt"] for one in images} == {'Curves of "both" <models>.'}
         names = {attrs.get("data-is") for tag, attrs in page.tags if tag == "td"}
         assert {"claim", "paper's figure", "ours", "verdict"} < names
+
+
+def test_the_style_is_one_file_and_loads_nothing(results):
+    style = (results / "site" / "report.css").read_text()
+    assert not re.search(r"https?://|@import|url\(", style)
+    assert "prefers-color-scheme: dark" in style and "max-width: 46rem" in style
 
 
 def test_what_the_pages_say(results):

@@ -1,6 +1,6 @@
 """A model whose logits become NaN or infinite: the row ends, the others go on."""
 
-import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +17,26 @@ PARAMS = [INITIAL(jax.random.key(seed)) for seed in range(3)]
 PROMPT = jnp.array([[5, 2, 3], [1, 4, 6]])
 
 
-@dataclasses.dataclass(frozen=True)
-class Breaking:
-    """The model, whose first row has no law from some slot of its cache on."""
+class Breaking(NamedTuple):
+    """Parameters of the model whose first row is one value from some slot on."""
 
+    params: Any
     value: float
-    slot: int = 20
+    slot: int
 
-    def init_cache(self, batch, slots, dtype):
-        return APPLY.init_cache(batch, slots, dtype)
 
-    def step(self, params, inputs, cache, *, where=None):
-        late = cache.cursor + jnp.arange(inputs.shape[1]) >= self.slot
-        logits, cache = APPLY.step(params, inputs, cache, where=where)
+class Breakable:
+    """The model; what breaks it are numbers, so that all cases share a program."""
+
+    init_cache = staticmethod(APPLY.init_cache)
+
+    @staticmethod
+    def step(broken, inputs, cache, *, where=None):
+        late = cache.cursor + jnp.arange(inputs.shape[1]) >= broken.slot
+        logits, cache = APPLY.step(broken.params, inputs, cache, where=where)
         first = jnp.arange(len(logits)) == 0
         bad = first[:, None, None] & late[None, :, None]
-        return jnp.where(bad, self.value, logits), cache
+        return jnp.where(bad, broken.value, logits), cache
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
@@ -40,11 +44,18 @@ class Breaking:
 @pytest.mark.parametrize(("broken", "value"), [(0, np.nan), (1, np.inf), (2, np.nan)])
 def test_a_row_without_a_law_ends(function, temperature, broken, value):
     settings = Decoding(8, Sampling(temperature), pad_id=7, combine=Fusion())
-    sound = [(APPLY, params) for params in PARAMS]
-    models = list(sound)
-    models[broken] = (Breaking(value), PARAMS[broken])
     key = jax.random.key(0)
-    want, found = (function(m, PROMPT, settings, key=key) for m in (sound, models))
+
+    def run(slots):
+        models = [
+            (Breakable, Breaking(params, np.float32(value), np.int32(slot)))
+            for params, slot in zip(PARAMS, slots)
+        ]
+        return function(models, PROMPT, settings, key=key)
+
+    never = 1000
+    want = run([never] * 3)
+    found = run([20 if model == broken else never for model in range(3)])
     end = int(found.lengths[0])
     assert 1 <= end < 8 and found.lengths[1] == 8
     assert found.tokens[0, end - 1] == -1

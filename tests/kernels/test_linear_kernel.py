@@ -41,7 +41,7 @@ def products(program):
 SMALL = shapes(64, 48, 24, 16)
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 @pytest.mark.parametrize(
     "wanted, implementation, expected",
     [
@@ -69,7 +69,7 @@ def test_number_of_products_and_no_full_array(wanted, implementation, expected):
     assert 16 * 48 in sizes
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_memory_is_flat_in_tokens_and_a_25th_of_the_naive():
     temporary = {}
     for n in (2048, 8192):
@@ -92,7 +92,7 @@ def test_memory_is_flat_in_tokens_and_a_25th_of_the_naive():
     assert full >= 3000
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_forward_mode_and_second_order_keep_to_their_chunks():
     shape = shapes(1024, 8192, 64, 64)
     given = {k: x for k, x in shape.items() if k != "q_hidden"}
@@ -221,7 +221,7 @@ def test_masked_chunks_are_not_computed():
     assert not np.asarray(gradient["q_hidden"])[~mask].any()
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_chunks_follow_the_budget_and_are_never_shrunk():
     assert kernel.default_chunk(8192, 32768) == 256
     assert kernel.default_chunk(8192, 128256) == 128

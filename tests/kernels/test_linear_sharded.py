@@ -114,7 +114,7 @@ def test_missing_outcomes_and_infinite_tokens():
             close(gradient[k], expected[k], 1e-4, 1e-6)
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 @pytest.mark.parametrize("name, reductions", [("forward_kl", 6)])
 def test_collectives_of_the_compiled_program(name, reductions):
     """A few numbers a token and chunk; nothing as long as a head."""

@@ -105,7 +105,7 @@ def program(tokens, **options):
     return jax.jit(lambda p, x: apply(p, x)[0]).lower(params, x).compile()
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_experts_are_computed_only_where_they_were_chosen():
     """Operations and memory of 2 of 16 experts, for many tokens and for one."""
     every, sent = program(512), program(512, capacity_factor=1.0)

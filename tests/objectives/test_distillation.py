@@ -240,7 +240,7 @@ def test_one_program_for_schedules_of_all_numbers():
     np.testing.assert_allclose(ended, want / (LABELS >= 0).sum(1), rtol=1e-5)
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_fused_form_needs_no_logits_of_all_tokens():
     """Deterministic: temporaries of the compiled gradient, 2,048 tokens x 4,096."""
     n, v, d = 2048, 4096, 32

@@ -38,16 +38,18 @@ def by_numpy(peer, own, y, weights, coupling, temperature):
     return np.array(out)
 
 
+numpys = jax.jit(functools.partial(mutual_loss, coupling=0.7, temperature=T))
+
+
 @pytest.mark.parametrize("weights", [bd_kd(2.0, 3.0), bd_kd()[::-1], DML])
 def test_the_loss_is_that_of_numpy(weights):
     peer, own = logits(2.0), logits(3.0)
-    loss = jax.jit(functools.partial(mutual_loss, coupling=0.7, temperature=T))
-    found, metrics = loss(peer, own, LABELS, weights)
+    found, metrics = numpys(peer, own, LABELS, weights)
     expected = by_numpy(peer, own, LABELS, np.asarray(weights), 0.7, T)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert 0 < metrics["mutual/confident"].sum() < B  # both cases are there
-    several, _ = loss(np.stack([peer, own, -own]), own, LABELS, weights)
-    one_by_one = [loss(p, own, LABELS, weights)[0] for p in (peer, own, -own)]
+    several, _ = numpys(np.stack([peer, own, -own]), own, LABELS, weights)
+    one_by_one = [numpys(p, own, LABELS, weights)[0] for p in (peer, own, -own)]
     np.testing.assert_allclose(several, np.mean(one_by_one, axis=0), rtol=1e-6)
 
 
@@ -154,8 +156,8 @@ START = {
 }
 
 
-def trained(players, params, frozen, steps=20):
-    step = jax.jit(make_step(players))
+def trained(players, params, frozen, steps=20, step=None):
+    step = step or jax.jit(make_step(players))
     state = init_state(jax.random.key(0), params, players)
     for _ in range(steps):
         state, _ = step(state, {"x": X}, frozen)
@@ -193,17 +195,28 @@ def alone(name, peer=None, weights=DML, role=None):
     return Player(name, loss, optax.sgd(0.3))
 
 
+PAIR = pair()
+PAIRS_STEP = jax.jit(make_step(PAIR))
+
+
+def coupled(weights):
+    """Both networks trained with these weights, which are numbers of one program."""
+    weights = np.asarray(weights, np.float32)
+    return trained(PAIR, {"pair": START}, weights, step=PAIRS_STEP)["pair"]
+
+
 def test_reductions():
-    run = lambda weights: trained(pair(), {"pair": START}, weights)["pair"]
-    both, one = run(jnp.ones((2, 2))), run(bd_kd(1.0, 1.0))
+    both, one = coupled(np.ones((2, 2))), coupled(bd_kd(1.0, 1.0))
     for name in START:
         np.testing.assert_array_equal(both[name], one[name])
-    mutual, ruled = run(DML), run(bd_kd())
+    mutual, ruled = coupled(DML), coupled(bd_kd())
     assert np.abs(mutual["student"] - both["student"]).max() > 1e-3
     assert np.abs(ruled["student"] - both["student"]).max() > 1e-3
     # Without a coupling a network learns as if it were alone.
     single = trained([alone("student")], {"student": START["student"]}, None)
-    np.testing.assert_array_equal(run(jnp.zeros((2, 2)))["student"], single["student"])
+    np.testing.assert_array_equal(
+        coupled(np.zeros((2, 2)))["student"], single["student"]
+    )
 
     def plain(params, *, state, frozen, batch, key):  # mutual learning in optax's words
         z = {name: batch["x"] @ params[name] for name in START}
@@ -221,10 +234,9 @@ def test_reductions():
 
 
 def test_together_the_order_does_not_matter_and_in_turns_it_does():
-    one, other = (
-        trained(pair(order), {"pair": START}, bd_kd())["pair"]
-        for order in (("student", "teacher"), ("teacher", "student"))
-    )
+    one = coupled(bd_kd())
+    swapped = pair(("teacher", "student"))
+    other = trained(swapped, {"pair": START}, np.float32(bd_kd()))["pair"]
     for name in START:
         np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-6)
     players = [alone("student", "teacher", bd_kd()), alone("teacher", "student")]

@@ -65,3 +65,20 @@ def test_the_index_of_stable_laws(index):
     law = stats.levy_stable(index, 0.0)
     x = law.rvs(20_000, random_state=np.random.default_rng(3))
     assert kc.stable_index(5 * x - 40) == pytest.approx(index, abs=0.05)
+
+
+def test_the_likeliest_bandwidth_is_that_of_cross_validation():
+    """Against log-densities of scipy's kernels, a point left out at a time."""
+    x = np.random.default_rng(3).normal(size=(60, 2))
+    h = np.geomspace(0.1, 2, 15)
+    squared = ((x[:, None] - x) ** 2).sum(-1)
+    np.fill_diagonal(squared, np.inf)
+    kernels = stats.norm.pdf(np.sqrt(squared)[None] / h[:, None, None])
+    scores = (np.log(kernels.sum(-1)) - 2 * np.log(h)[:, None]).mean(1)
+    found = kc.likeliest_bandwidth(x, h)
+    share = kernels / kernels.sum(-1, keepdims=True)
+    ratio = (share**2).sum(-1).mean(1)
+    assert found.h == h[scores.argmax()]
+    assert found.participation == pytest.approx(ratio[scores.argmax()], rel=1e-4)
+    at_half = np.interp(-0.5, -ratio, h) * np.sqrt(2)
+    assert found.over_h_g == pytest.approx(found.h / at_half, rel=1e-3)

@@ -33,9 +33,10 @@ import itertools
 from typing import Any
 
 from experiments import kit
-from experiments.harness import bookkeeping, check_packages
+from experiments.harness import bookkeeping
 from experiments.papers.dynamic_logit_fusion import findings, scoring
 from experiments.papers.dynamic_logit_fusion.lab import FitConfig, Lab, SizeConfig
+from kljax.data.readers.python import check_packages
 from kljax.data.tasks import TaskConfig
 from kljax.decoding.timing import TimingConfig, fusion_times
 

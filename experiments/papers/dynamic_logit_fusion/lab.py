@@ -29,8 +29,6 @@ from kljax.training import Loss, Player, init_state, jit_step, make_step
 from kljax.training.optimizers import adam, clipped, warmup_cosine
 from kljax.typing import Array, PyTree
 
-__all__ = ["DOMAIN", "FitConfig", "Lab", "Models", "SizeConfig"]
-
 DOMAIN = "domain"
 """The text of another kind, beside the tasks."""
 SIZES = ("large", "small")

@@ -24,8 +24,6 @@ from kljax.models.language.task_arithmetic import add_task_vectors, task_vector
 from kljax.models.language.transformer import PureTransformer
 from kljax.typing import Array, Bool, Float, PyTree
 
-__all__ = ["BINS", "FIXED", "MANY", "ONE", "decoded", "seed_scores"]
-
 STATIC = (0.5, 1.0, 1.5)
 """Fixed weights of proxy-tuning; 1 is its own."""
 FIXED = tuple(f"proxy_{weight:g}" for weight in STATIC)

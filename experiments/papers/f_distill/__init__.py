@@ -8,7 +8,7 @@ difference. What is run here: a class-conditional EDM teacher on scikit-learn's 
 digits, two students (Jensen-Shannon and reverse KL, which is DMD2), all judged with the
 features of a small classifier; the paper's FID uses Inception, so its numbers are not
 comparable with these, only ratios are. CIFAR-10 and ImageNet-64 with the paper's
-settings are the preset `paper` (bring the data by path; never run by us).
+settings are the preset `paper` (--data.fetch asks a hub; never run by us).
 
     python -m experiments run f_distill                      # digits, about 4 minutes
     python -m experiments run f_distill --preset sweep       # 6 divergences, 3 seeds
@@ -43,7 +43,7 @@ CLAIMS = claims.CLAIMS
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     name: str = "digits"
-    """digits, mnist5k, fashion_mnist; with a path only a label."""
+    """digits, mnist5k, fashion_mnist, cifar10; with a path only a label."""
     path: str | None = None
     """idx file or folder, .npz, or folder of images: square, 8 to 64 pixels."""
     root: str | None = bookkeeping(None)
@@ -117,7 +117,7 @@ PRESETS = {
     # --student.steps 380000 --student.gan-weight 3e-3 --student.learning-rate 2e-6
     # --student.critic-rate 2e-6 --student.r1-weight 0
     "paper": Config(
-        data=DataConfig(name="cifar10", path="cifar10"),
+        data=DataConfig(name="cifar10"),
         students=NAMED,
         model=DenoiserConfig(  # EDM: SongUNet, 128 channels, 2-2-2, 4 blocks
             kind="unet", width=128, multipliers=(2, 2, 2), depth=4, attention=(16,)
@@ -238,32 +238,26 @@ def tables(
         "samples are rounded to the data's gray levels. Precision, recall and "
         f"coverage: k = {judge.neighbors}, equal numbers of real and generated; recall "
         "grows when samples scatter, read it with precision and coverage. Right class: "
-        "read back by the judge. Fresh ones: expected of as many real images."
-    )
-    more = (
+        "read back by the judge. Fresh ones: expected of as many real images. "
         "Copies: nearest training image at less than a third of the second's distance "
         "(nearest, median: that distance in pixel space). A student below its "
         "teacher's FID is partly pulled toward the training images (last column: share "
         "nearer to one of them than 99 % of held-out images are)."
     )
-    floor = {"fid": controls["halves"]["floor"]}
     others = {
         "real, halves": controls["halves"],
         "real, held out": controls["held_out"],
-        "real, fresh ones": floor,
+        "real, fresh ones": {"fid": controls["halves"]["floor"]},
         "Gaussian per class": controls["gaussian"],
         "training images": controls["resampled"],
-        "real, decoded": controls.get("decoded", {}),
     }
-    for name, short, about in (
-        (title, True, caption),
-        (f"{title}: every measure", False, f"{caption} {more}"),
-    ):
-        # Without labels there is no class to read back.
-        keys = [k for k in (SHORT if short else TITLES) if k in scores.metrics()]
-        rows = [(k, *map(row.get, keys)) for k, row in others.items() if row]
-        options: Any = {"caption": about, "spread": not short, "detail": not short}
-        study.score_table(name, scores, keys, more=rows, **options)
+    if "decoded" in controls:
+        others["real, decoded"] = controls["decoded"]
+    # Without labels there is no class to read back.
+    keys = [key for key in TITLES if key in scores.metrics()]
+    options: Any = {"every": keys, "spread": False, "more": others}
+    short = [key for key in SHORT if key in keys]
+    study.score_table(title, scores, short, caption=caption, **options)
 
 
 def draw(

@@ -18,10 +18,11 @@ from flax import nnx
 from scipy import stats
 
 from experiments import kit
-from experiments.kit.judge import drawn, judge_of
+from experiments.kit.judge import judge_of
 from kljax import generators
 from kljax.data.images import Codec, first_of_classes, load_pictures
 from kljax.metrics import FeatureJudge
+from kljax.metrics.drawing import drawn
 from kljax.models.functional import parameter_count, pure
 from kljax.models.vision import edm
 from kljax.models.vision.denoisers import DENOISERS
@@ -258,7 +259,9 @@ class Lab:
             kind, params = "one", state.ema["student"]
             row = {"evaluations": 1, **self.gap(state, name, seed)}
         draw = functools.partial(self.samplers[kind], params)
-        x = drawn(self.study, draw, self.pictures, self.codec, count, seed)
+        given = draw, self.pictures, self.codec, count
+        with self.study.task("sample", count) as note:
+            x = drawn(*given, seed=seed, note=note)
         row |= self.judge[0].score(x.images, x.ids)
         shown = first_of_classes(x.ids, count, self.pictures.num_classes)
         row["images_per_second"] = x.per_second

@@ -340,15 +340,13 @@ def run(study: kit.Study) -> Evidence:
 def show(study: kit.Study, e: Evidence) -> None:
     """Tables of students, numbers."""
     keys = ("modes", "tv", "near", "core", "sliced_w2", "ess")
-    means = [np.mean(e.floor[key]) if key in e.floor else None for key in keys]
-    fresh = [("fresh target samples", *means)]
     about = (
         "Sliced W2: root mean square over 128 directions against a sample with equally "
         "many points per mode; two independent samples of the target are "
         f"{np.mean(e.floor['pair']):.3f} apart. No ordering of the divergences is "
         "claimed: the gaps are the size of the spread between seeds."
     )
-    options: Any = {"spread": False, "more": fresh}
+    options: Any = {"spread": False, "more": {"fresh target samples": e.floor}}
     title = "Full protocol on the ring"
     study.score_table(title, e.protocol.scores, keys, caption=about, **options)
     title = "The whole family, the alpha sweep and the adaptive alpha: one program"

@@ -232,9 +232,7 @@ class Ring:
             return exact, self.logits(params, x, sigma).mean(axis=1), sigma
 
         stds = ((0.3, 0.45), (ring.std, 2 * ring.std))
-        pairs: dict[Any, tuple] = {
-            f"{p:g}, {q:g}": (law(p, 0 * tilt), law(q, tilt)) for p, q in stds
-        }
+        pairs = {f"{p:g}, {q:g}": (law(p, 0 * tilt), law(q, tilt)) for p, q in stds}
         trained = self.study.sweep("ratio", players, pairs, state, steps=steps)
         found = compare(trained.ema["critic"], stacked(list(pairs.values())))
         host = [np.asarray(v, np.float64) for v in found]
@@ -259,7 +257,7 @@ class Ring:
             first = taken((denoisers, self.initial["critic"]), one["row"])
             return game.start(key, *first)
 
-        members: dict[Any, dict[str, Any]] = {
+        members = {
             (name, seed): {**row, "seed": seed, "row": i}
             for i, seed in enumerate(seeds)
             for name, row in own.items()

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from experiments import kit
-from experiments.harness import check_names, check_packages
+from experiments.harness import check_names
 from experiments.papers.lm_distillation.lab import (
     DIVERGENCES,
     TEXT,
@@ -34,6 +34,7 @@ from experiments.papers.lm_distillation.lab import (
     StudentConfig,
     TeacherConfig,
 )
+from kljax.data.readers.python import check_packages
 from kljax.data.text import TextConfig
 from kljax.divergences import names
 
@@ -267,6 +268,7 @@ CLAIMS = (
 
 TITLES = {
     "nats": "nats per token",
+    "perplexity": "perplexity",
     "forward_kl": "KL(p‖q), nats",
     "reverse_kl": "KL(q‖p), nats",
     "jensen_shannon": "JS, nats",
@@ -278,6 +280,7 @@ TITLES = {
     "ece": "ECE",
     "overconfidence": "confidence minus accuracy",
 }
+SHORT = ("nats", "perplexity", "forward_kl", "reverse_kl", "agreement", "ece")
 
 
 def run(study: kit.Study) -> Found:
@@ -293,9 +296,10 @@ def run(study: kit.Study) -> Found:
     first = study.seeds[0]
     start = study.once("start", lambda: lab.scores(lab.started(first)))
     teacher = study.once("teacher scores", lambda: lab.scores(None))
-    windows = {key: row["windows"] for key, row in rows.items()}
+    rated = lambda row: row | {"perplexity": np.exp(np.mean(row["nats"]))}  # noqa: E731
+    windows = {key: rated(row["windows"]) for key, row in rows.items()}
     scores = kit.Scores(windows, over="windows", titles=TITLES, bootstrap=True)
-    found = Found(scores, teacher["windows"], study.once("fused", lab.fused))
+    found = Found(scores, rated(teacher["windows"]), study.once("fused", lab.fused))
     best = scores.best("nats", lowest=True)
     sizes = study.once(("export", best), lambda: lab.export(best, first))
     study.scale = (
@@ -311,7 +315,7 @@ def run(study: kit.Study) -> Found:
         "text/vocabulary": len(lab.corpus.ids),
         "text/characters_per_token": lab.corpus.characters,
     }
-    tables(study, found, start["windows"])
+    tables(study, found, rated(start["windows"]))
     curves = {m: rows[m, first]["reliability"] for m in scores.methods}
     pictures(study, found, curves | {"teacher": teacher["reliability"]})
     return found
@@ -319,28 +323,17 @@ def run(study: kit.Study) -> Found:
 
 def tables(study: kit.Study, found: Found, start: dict[str, Any]) -> None:
     """All students; the short one is for the terminal."""
-    caption = (
-        "p is the teacher, q the student, on the ids that occur in the text. Agreement "
-        "(with the teacher's first choice), accuracy, confidence and ECE are shares."
+    study.score_table(
+        "On held-out text",
+        found.scores,
+        SHORT,
+        every=tuple(TITLES),
+        spread=False,
+        more={"teacher": found.teacher, "before distillation": start},
+        caption="p is the teacher, q the student, on the ids that occur in the text. "
+        "Agreement (with the teacher's first choice), accuracy, confidence and ECE are "
+        "shares; perplexity is exp(nats).",
     )
-    short = ("nats", "forward_kl", "reverse_kl", "jensen_shannon", "agreement", "ece")
-    others = {"teacher": found.teacher, "before distillation": start}
-    for title, chosen in (
-        ("On held-out text", short),
-        ("Every measure", tuple(TITLES)),
-    ):
-        study.score_table(
-            title,
-            found.scores,
-            chosen,
-            spread=False,
-            more=[
-                (title, *(np.mean(row[m]) if m in row else None for m in chosen))
-                for title, row in others.items()
-            ],
-            caption=caption,
-            detail=chosen != short,
-        )
 
 
 def pictures(study: kit.Study, found: Found, reliability: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from kljax.data.batching import in_parts, passes
 from kljax.data.text import read_corpus
 from kljax.decoding import Decoding, generate
 from kljax.divergences import Hidden, Logits, dense_logits
-from kljax.metrics import calibration_error, token_measures
+from kljax.metrics import calibration_error, reliability, token_measures
 from kljax.models.files.pretrained import from_pretrained, save_pretrained
 from kljax.models.functional import parameter_count
 from kljax.models.language.stacking import stack_layers
@@ -310,11 +310,7 @@ class Lab:
         found = in_parts(judge, ROWS, self.states["held_out"], self.corpus.held_out)
         tokens = {name: value.astype(np.float64) for name, value in found.items()}
         confidence, right = np.clip(tokens["confidence"], 0, 1), tokens["accuracy"]
-        groups = np.array_split(np.argsort(confidence, axis=None, kind="stable"), 12)
-        curve = tuple(
-            [float(value.reshape(-1)[group].mean()) for group in groups]
-            for value in (confidence, right)
-        )
+        curve = reliability(confidence, right, bins=12, equal="count")[:2]
         windows = {name: value.mean(axis=1) for name, value in tokens.items()}
         windows["overconfidence"] = windows["confidence"] - windows["accuracy"]
         windows["ece"] = calibration_error(confidence, right)

@@ -86,17 +86,14 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
             if twice:
                 raise ValueError(f"holds {', '.join(twice)} twice")
             entries = {name: file[name] for name in names}
+            for name, array in entries.items():
+                if not isinstance(array, np.ndarray):
+                    raise ValueError(f"its member {name} is no array")
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: cannot be read as .npz without unpickling ({brief(error)}). "
             "Remedy: write plain arrays with np.savez(file, images=..., labels=...)."
         ) from error
-    foreign = [x for x, array in entries.items() if not isinstance(array, np.ndarray)]
-    if foreign:
-        raise DataError(
-            f"{path}: its member {foreign[0]} is no array. Remedy: write the file with "
-            "np.savez(file, images=..., labels=...)."
-        )
     return entries
 
 

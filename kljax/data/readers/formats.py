@@ -1,5 +1,6 @@
 """Which reader takes which file. A new format is one more line in a table."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -77,15 +78,6 @@ def _images(path: pathlib.Path) -> Raw:
 
 
 @reader
-def _texts(path: pathlib.Path) -> Raw:
-    return _by_split(path, "text", read_texts)
-
-
-@reader
-def _pairs(path: pathlib.Path) -> Raw:
-    return _by_split(path, "pairs", read_pairs)
-
-
 def _by_split(path: pathlib.Path, kind: str, read: Callable[..., list]) -> Raw:
     places, documents = {"all": path.expanduser()}, []
     if places["all"].is_dir():
@@ -99,6 +91,8 @@ def _by_split(path: pathlib.Path, kind: str, read: Callable[..., list]) -> Raw:
     return Raw(str(path), splits, kind=kind, levels=0, notes=notes)
 
 
+_texts = functools.partial(_by_split, kind="text", read=read_texts)
+_pairs = functools.partial(_by_split, kind="pairs", read=read_pairs)
 READERS: dict[str, Reader] = {
     "csv": Reader("images", lambda path, row: read_csv(path, row.shape, row.levels)),
     "idx": Reader("images", lambda path, row: read_idx(path)),

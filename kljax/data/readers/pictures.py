@@ -5,12 +5,7 @@ import pathlib
 import numpy as np
 
 from kljax.data.guard import brief, reader
-from kljax.data.readers.folders import (
-    left_alone,
-    place_of,
-    split_places,
-    visible,
-)
+from kljax.data.readers.folders import left_alone, place_of, split_places, visible
 from kljax.data.readers.idx import is_idx
 from kljax.data.readers.raw import LARGEST, SMALLEST, Raw, split_of
 from kljax.data.readers.values import byte_levels
@@ -70,13 +65,8 @@ def read_pictures(path: pathlib.Path) -> Raw:
         read[split] = (images, labels if names else None)
     splits = {s: (_stack(x, reading.color), y) for s, (x, y) in read.items()}
     notes = {"ignored_files": ignored + len(documents), "left_alone": documents}
-    return Raw(
-        str(path),
-        splits,
-        byte_levels(str(path), *(images for images, _ in splits.values())),
-        class_names=names,
-        notes=notes,
-    )
+    levels = byte_levels(str(path), *(images for images, _ in splits.values()))
+    return Raw(str(path), splits, levels, class_names=names, notes=notes)
 
 
 def _roots(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], int, list[str]]:

@@ -9,7 +9,7 @@ import inspect
 import pathlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kljax.errors import DataError
 
@@ -17,6 +17,28 @@ __all__ = ["code", "docstrings_of", "prose", "source_files", "syntax_tree"]
 
 SHORTEST = 40
 """Characters of a docstring that counts as prose."""
+
+
+def check_packages(field: str, packages: Iterable[str]) -> None:
+    """Whether packages, each with an optional folder inside, are installed.
+
+    Args:
+      field: what names them, for the message.
+      packages: as in `prose`.
+
+    Raises:
+      ValueError: one is not.
+
+    Example:
+      >>> check_packages("packages", ["json", "numpy/lib"])
+    """
+    for package in packages:
+        top = re.split(r"[./]", package)[0]
+        if not top.isidentifier() or importlib.util.find_spec(top) is None:
+            raise ValueError(
+                f"{field}: package {package!r} is not installed; install it, or name "
+                "others"
+            )
 
 
 def source_files(package: str) -> list[pathlib.Path]:

@@ -1,6 +1,7 @@
 """The hub clients, when the user has installed one of them."""
 
 import importlib
+import pathlib
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from kljax.data.readers.labels import integer_labels
 from kljax.data.readers.raw import Raw
+from kljax.data.routes.route import Route
 from kljax.data.sources import Missing, Source
 from kljax.errors import DataError
 
@@ -43,14 +45,9 @@ def read_hub(source: Source, client: str) -> tuple[Raw, dict[str, Any]]:
             "check the connection, or bring the files and pass their path."
         ) from error
     version = str(getattr(module, "__version__", "unknown"))
-    origin = {"source": client, "package": f"{module_name}:{name}", "version": version}
-    raw = Raw(
-        f"{module_name}:{name}",
-        splits,
-        levels=source.levels,
-        declared_classes=source.num_classes,
-    )
-    return raw, origin
+    place, classes = f"{module_name}:{name}", source.num_classes
+    raw = Raw(place, splits, levels=source.levels, declared_classes=classes)
+    return raw, {"source": client, "package": place, "version": version}
 
 
 def _read_hf(module: ModuleType, name: str) -> dict[str, tuple[np.ndarray, Any]]:
@@ -92,3 +89,13 @@ CLIENTS: dict[str, tuple[str, Callable[[Source], str], Callable]] = {
     "tfds": ("tensorflow_datasets", lambda source: source.tfds, _read_tfds),
 }
 """Module to import, the name of a source there, and how to read it."""
+
+
+def _nowhere(source: Source, root: pathlib.Path) -> None:
+    raise Missing(
+        f"on a hub alone ({source.hf or source.tfds}): pip install datasets, then "
+        "fetch=True; or bring its files and pass their path"
+    )
+
+
+ROUTE = Route("a row of the hubs", _nowhere, lambda file, source: None)

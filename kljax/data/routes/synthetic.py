@@ -34,8 +34,5 @@ def stand_in(source: Source) -> Raw:
 
     train = draw(min(LARGEST_TRAIN, source.count * 4 // 5))
     test = draw(min(LARGEST_TEST, source.count // 5))
-    return Raw(
-        f"stand-in for {source.name}",
-        {"train": train, "test": test},
-        levels=source.levels,
-    )
+    splits = {"train": train, "test": test}
+    return Raw(f"stand-in for {source.name}", splits, levels=source.levels)

@@ -33,11 +33,15 @@ IMPOSSIBLE = -1e9
 _TINY = 1e-30
 
 
+Each = Float[Array, "t"]
+"""A number for each expert."""
+
+
 class Movement(NamedTuple):
     """ψ, the mean μ [t] and the covariance [t t] of the directions under P̃."""
 
     psi: Float[Array, ""]
-    mean: Float[Array, "t"]
+    mean: Each
     covariance: Float[Array, "t t"]
 
 
@@ -51,13 +55,13 @@ class Problem(NamedTuple):
     """1, d and d², whose sums under any law are one matrix-vector product."""
     ends: Float[Array, "t 2"]
     """The least and the largest of each direction."""
-    variance: Float[Array, "t"]
+    variance: Each
     """Of each direction under P."""
-    forward: Float[Array, "t"]
+    forward: Each
     """a_t = KL(Q_t‖Q)."""
-    reverse: Float[Array, "t"]
+    reverse: Each
     """b_t = KL(Q‖Q_t)."""
-    shift: Float[Array, "t"]
+    shift: Each
     """c_t = E_{Q_t}[d_t] − E_Q[d_t]; equals a_t + b_t."""
 
 
@@ -95,17 +99,8 @@ def prepare(
     targets = [_targets(s, *x) for x in zip(powers, ends)]
     forward, reverse = (jnp.stack(x) for x in zip(*targets))
     variance = _dot(powers[:, 2], p) / total
-    return Problem(
-        z,
-        jnp.log(total),
-        d,
-        powers,
-        ends,
-        variance,
-        forward,
-        reverse,
-        forward + reverse,
-    )
+    goals = forward, reverse, forward + reverse
+    return Problem(z, jnp.log(total), d, powers, ends, variance, *goals)
 
 
 def _dot(x: Array, y: Array) -> Array:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from kljax.arguments import floating, floats
 from kljax.decoding.fusion.curve import IMPOSSIBLE
 from kljax.typing import Array, ArrayLike, Float
 
@@ -47,7 +48,7 @@ def fuse(
     """
     z, s, experts = triple(large_logits, base_logits, expert_logits, pad_vocab)
     z, s, experts = (x.astype(wide(z, s, experts)) for x in (z, s, experts))
-    alpha = jnp.asarray(alpha, z.dtype)
+    alpha = floating("alpha", alpha).astype(z.dtype)
     try:
         alpha = jnp.broadcast_to(alpha, experts.shape[:-1])
     except ValueError as error:
@@ -86,13 +87,11 @@ def padded(x: Array, size: int) -> Array:
 
 
 def triple(
-    large: ArrayLike,
-    base: ArrayLike,
-    experts: ArrayLike,
-    pad_vocab: bool,
+    large: ArrayLike, base: ArrayLike, experts: ArrayLike, pad_vocab: bool
 ) -> tuple[Array, Array, Array]:
     """The logits of all models, of shapes that belong together."""
-    z, s, e = jnp.asarray(large), jnp.asarray(base), jnp.asarray(experts)
+    z, s = floats("large_logits", large), floats("base_logits", base)
+    e = floats("expert_logits", experts)
     if z.ndim == 0 or e.ndim != z.ndim + 1 or e.shape[:-2] != z.shape[:-1]:
         raise ValueError(
             f"expert_logits: expected [*b, t, v] for large_logits {z.shape}, got "

@@ -131,10 +131,7 @@ def _axis(problem: Problem, options: Options) -> Weights:
 
 def _projection(problem: Problem, options: Options) -> Weights:
     alpha = project(
-        problem,
-        high=options.high,
-        iterations=options.iterations,
-        ridge=options.ridge,
+        problem, high=options.high, iterations=options.iterations, ridge=options.ridge
     )
     gap = movement(problem, alpha).mean - problem.shift
     return Weights(alpha + _unknown(problem), jnp.sum(gap**2))

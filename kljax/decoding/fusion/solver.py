@@ -10,13 +10,7 @@ import jax.numpy as jnp
 from kljax.decoding.fusion.curve import Point, Problem, moments, movement
 from kljax.typing import Array, Float
 
-__all__ = [
-    "SINGLE",
-    "along",
-    "each_row",
-    "project",
-    "scan_start",
-]
+__all__ = ["SINGLE", "along", "each_row", "project", "scan_start"]
 
 _TINY = 1e-30
 _SCAN = 8

@@ -203,9 +203,9 @@ def _sums(
                 w = w + jnp.where(j > i, jnp.asarray(math.log(2), dtype), 0)
             x = present(x, w, problem.center)
             s = exponents(exact, x, y, problem.scale, problem.center) + w[:, None]
-            if not logarithm:
-                return top, total + jnp.sum(jnp.exp(s), axis=0)
             new = jnp.maximum(top, jnp.max(s, axis=0))
+            if not logarithm:
+                return new, total + jnp.sum(jnp.exp(s), axis=0)
             grown = jnp.sum(jnp.exp(s - new), axis=0)
             return new, total * jnp.exp(top - new) + grown
 
@@ -216,7 +216,9 @@ def _sums(
         else:
             top, total = lax.fori_loop(i if half else 0, blocks, add, state)
         if not logarithm:
-            return total
+            # Asks for the maximum, which is never that: exponents of which only the sum
+            # is wanted are not held, and then a CPU takes half as long again.
+            return jnp.where(top == -jnp.inf, 0, total)
         none = total == 0
         return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, total)))
 

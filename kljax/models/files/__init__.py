@@ -4,7 +4,7 @@ __all__ = [
     "chat_template",
     "class_rules",
     "config",
-    "defaults",
+    "facts",
     "fields",
     "gguf",
     "gguf_vocabulary",

@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from kljax.models.files.facts import facts
+
 __all__ = [
     "QWEN2_SPLIT",
     "SAVED",
@@ -61,10 +63,7 @@ class ClassRules(NamedTuple):
 
 
 def class_rules(
-    core: Any,
-    fields: Mapping[str, Any],
-    model: Mapping[str, Any],
-    folder: pathlib.Path,
+    core: Any, fields: Mapping[str, Any], model: Mapping[str, Any], folder: pathlib.Path
 ) -> ClassRules:
     """The rules of the class that `AutoTokenizer` takes for these files.
 
@@ -215,89 +214,56 @@ def _unigram(core: Any, fields: Mapping[str, Any], *, unknown: int) -> None:
     core.decoder = decoders.Metaspace(prepend_scheme=scheme)
 
 
-END = "<|endoftext|>"
-ENDS = {"unk_token": END, "bos_token": END, "eos_token": END}
-LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-INFILLING = {
-    "prefix_token": "▁<PRE>",
-    "middle_token": "▁<MID>",
-    "suffix_token": "▁<SUF>",
-    "eot_token": "▁<EOT>",
-    "fill_token": "<FILL_ME>",
+_FACTS = facts("tokenizer_classes.toml")
+_TOKENS = {
+    name: {f"{kind}_token": token for kind, token in tokens.items()}
+    for name, tokens in _FACTS["tokens"].items()
 }
-BERT = {
-    f"{name}_token": f"[{name.upper()}]"
-    for name in ("unk", "sep", "pad", "cls", "mask")
-}
-ROBERTA = {
-    **{"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"},
-    **{"cls_token": "<s>", "unk_token": "<unk>", "pad_token": "<pad>"},
-    "mask_token": "<mask>",
-}
-GEMMA = {f"{name}_token": f"<{name}>" for name in ("unk", "bos", "eos", "pad", "mask")}
-T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-COHERE = {
-    **{"unk_token": "<UNK>", "bos_token": "<BOS_TOKEN>"},
-    **{"eos_token": "<|END_OF_TURN_TOKEN|>", "pad_token": "<PAD>"},
-    **{"cls_token": "<CLS>", "sep_token": "<SEP>", "mask_token": "<MASK_TOKEN>"},
-}
-PAD = {"unk_token": END, "eos_token": END, "pad_token": END}
 _part = functools.partial
 AS_IT_IS = ClassRules(lambda core, fields: None, {})
 CLASSES = {
-    "LlamaTokenizer": ClassRules(_llama, LLAMA),
-    "CodeLlamaTokenizer": ClassRules(_code_llama, {**LLAMA, **INFILLING}),
-    "GemmaTokenizer": ClassRules(_gemma, GEMMA),
+    "LlamaTokenizer": ClassRules(_llama, _TOKENS["Llama"]),
+    "CodeLlamaTokenizer": ClassRules(_code_llama, _TOKENS["CodeLlama"]),
+    "GemmaTokenizer": ClassRules(_gemma, _TOKENS["Gemma"]),
     "BertTokenizer": ClassRules(
-        _bert, BERT, "WordPiece", ("cls_token", "$A", "sep_token")
+        _bert, _TOKENS["Bert"], "WordPiece", ("cls_token", "$A", "sep_token")
     ),
-    "GPT2Tokenizer": ClassRules(_part(_byte_level, composed=False), ENDS),
-    "CodeGenTokenizer": ClassRules(_part(_byte_level, composed=False), ENDS),
+    "GPT2Tokenizer": ClassRules(_part(_byte_level, composed=False), _TOKENS["GPT2"]),
+    "CodeGenTokenizer": ClassRules(_part(_byte_level, composed=False), _TOKENS["GPT2"]),
     "RobertaTokenizer": ClassRules(
         _part(_byte_level, composed=False),
-        ROBERTA,
+        _TOKENS["Roberta"],
         around=("cls_token", "$A", "sep_token"),
     ),
-    "GPTNeoXTokenizer": ClassRules(
-        _byte_level, {**ENDS, "pad_token": "<|padding|>"}, around=("$A",)
+    "GPTNeoXTokenizer": ClassRules(_byte_level, _TOKENS["GPTNeoX"], around=("$A",)),
+    "CohereTokenizer": ClassRules(_part(_byte_level, digits=True), _TOKENS["Cohere"]),
+    "Qwen2Tokenizer": ClassRules(
+        _part(_byte_level, split=QWEN2_SPLIT), _TOKENS["Qwen2"]
     ),
-    "CohereTokenizer": ClassRules(_part(_byte_level, digits=True), COHERE),
-    "Qwen2Tokenizer": ClassRules(_part(_byte_level, split=QWEN2_SPLIT), PAD),
-    "Qwen3_5Tokenizer": ClassRules(_part(_byte_level, split=QWEN3_5_SPLIT), PAD),
+    "Qwen3_5Tokenizer": ClassRules(
+        _part(_byte_level, split=QWEN3_5_SPLIT), _TOKENS["Qwen2"]
+    ),
     "T5Tokenizer": ClassRules(
         lambda core, fields: _unigram(core, {}, unknown=2),
-        T5,
+        _TOKENS["T5"],
         "Unigram",
         ("$A", "</s>"),
         tuple(f"<extra_id_{i}>" for i in range(100)),
     ),
     "XLMRobertaTokenizer": ClassRules(
-        _part(_unigram, unknown=3), ROBERTA, "Unigram", ("bos_token", "$A", "eos_token")
+        _part(_unigram, unknown=3),
+        _TOKENS["Roberta"],
+        "Unigram",
+        ("bos_token", "$A", "eos_token"),
     ),
 }
 SAME = {
     f"{name}Tokenizer": f"{other}Tokenizer"
-    for other, names in {
-        "Bert": "DistilBert Electra Lxmert MobileBert SqueezeBert",
-        "Roberta": "Bart LED Longformer Mvp",
-    }.items()
+    for other, names in _FACTS["same"].items()
     for name in names.split()
 }
 """Classes that do what another does."""
-REBUILT = frozenset(
-    f"{name}Tokenizer"
-    for name in (
-        "Albert Barthez Bartpho BertGeneration BertJapanese Bertweet BigBird BioGpt "
-        "Blenderbot BlenderbotSmall ByT5 CLIP CTRL Camembert Canine Clvp Cpm CpmAnt "
-        "DPRContextEncoder DPRQuestionEncoder DPRReader Deberta DebertaV2 Dia Esm Esmc "
-        "FSMT FastSpeech2Conformer Flaubert Funnel GPTNeoXJapanese GPTSw3 Herbert Lasr "
-        "LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart MBart50 MLuke MPNet Marian "
-        "MarkupLM Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Pegasus Perceiver Phobert "
-        "Pop2Piano ProphetNet Reformer RemBert RoCBert RoFormer SeamlessM4T Siglip "
-        "Siglip2 Speech2Text SpeechT5 Splinter Tapas Tipsv2 Udop VideoPrism Vits "
-        "Wav2Vec2CTC Wav2Vec2PhonemeCTC Whisper XGLM XLM XLNet"
-    ).split()
-)
+REBUILT = frozenset(f"{name}Tokenizer" for name in _FACTS["rebuilt"].split())
 """Classes that make a tokenizer of their own, in a way that is not followed here."""
 
 
@@ -315,58 +281,11 @@ def _squeezed(name: str) -> str:
 ALIKE = {_squeezed(x.removesuffix("Tokenizer")): x for x in (*CLASSES, *REBUILT)}
 FAMILIES = {
     family: f"{name}Tokenizer"
-    for name, families in {
-        "GPT2": "blip-2 codegen dbrx emu3 gpt_neo gptj hyperclovax_vision_v2 "
-        "instructblip instructblipvideo jais2 opt phi starcoder2",
-        "Qwen2": "audioflamingo3 colqwen2 cosmos3_omni dots3_note fun_asr_nano "
-        "hunyuan_vl internvl lighton_ocr moss_transcribe_diarize ovis2 qianfan_ocr "
-        "qwen2_5_omni qwen2_5_vl qwen2_audio qwen2_moe qwen2_vl qwen3 qwen3_asr "
-        "qwen3_moe qwen3_next qwen3_omni_moe qwen3_vl qwen3_vl_moe vibevoice",
-        "Qwen3_5": "qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen4_exp",
-        "Bert": "align bark blip bros chinese_clip convbert distilbert electra ernie "
-        "flava git grounding-dino layoutlm lxmert megatron-bert mm-grounding-dino "
-        "mobilebert nezha nomic_bert qdqbert realm retribert squeezebert tvp vilt "
-        "visual_bert",
-        "Cohere": "aya_vision cohere2",
-        "Roberta": "bart bridgetower clap data2vec-text florence2 ibert led lilt "
-        "longformer mega mra mvp roberta-prelayernorm",
-        "Gemma": "diffusion_gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text "
-        "recurrent_gemma shieldgemma2 t5gemma zaya",
-        "GPTNeoX": "falcon_mamba mamba mamba2 mpt olmo olmoe rwkv xlstm",
-        "T5": "mt5 musicgen musicgen_melody switch_transformers",
-        "XLMRoberta": "gte jina_embeddings_v3 metaclip_2 trocr xmod",
-        "Llama": "idefics idefics2",
-        "Albert": "yoso",
-        "CLIP": "aimv2 clipseg groupvit omdet-turbo oneformer owlv2 owlvit sam3 "
-        "sam3_video xclip",
-        "DPRQuestionEncoder": "dpr",
-        "Esmc": "esmfold2",
-        "Lasr": "lasr_ctc lasr_encoder",
-        "Nllb": "nllb-moe",
-        "Nougat": "pp_formulanet",
-        "SeamlessM4T": "seamless_m4t_v2",
-    }.items()
+    for name, families in _FACTS["families"].items()
     for family in families.split()
 }
 """The class of a family that is not called like it, where its files name none."""
-OVERRULED = (
-    "hyperclovax_vision_v2 qwen2 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen4_exp siglip2"
-).split()
+OVERRULED = _FACTS["overruled"].split()
 """Families whose published files name a wrong class."""
-PLAIN_FAMILIES = frozenset(
-    (
-        "EvollaModel arctic aria beam bigbird_pegasus camembertv2-base canary chatlm "
-        "cohere_asr ernie4_5 ernie4_5_moe flex_olmo fuyu glm glm4 glm4_moe "
-        "glm4_moe_lite glm4v glm4v_moe glm_image glmasr got_ocr2 gpt_bigcode "
-        "gradium_phonon_tts granite granitemoe granitemoehybrid granitemoeshared "
-        "h2ovl_chat hyperclovax hyperclovax_vlm internlm2 internlm3 iquestcoder jamba "
-        "kimi_k25 kimi_linear kosmos-2 llava llava_next mimo_v2_flash minicpm3 "
-        "minicpm_ocr minicpmv minicpmv4_6 minicpmv4_7 minimax_m2 ministral ministral3 "
-        "mistral mistral3 mistral_large4 mixtral modernbert modernbert-decoder molmo "
-        "molmo2 nemo_speechlm nemotron nvfp4 nystromformer olmo2 olmo3 olmo_hybrid "
-        "omniasr opencua openvla paddleocr_vl pegasus_x persimmon phi3 phi3_v phimoe "
-        "pix2struct pixtral pocket_tts smolvlm stablelm step3_vl umt5 vipllava voxtral "
-        "voxtral_realtime xlm-roberta-xl"
-    ).split()
-)
+PLAIN_FAMILIES = frozenset(_FACTS["plain"].split())
 """Families whose files are taken as they are, whatever class they name."""

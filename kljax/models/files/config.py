@@ -1,7 +1,7 @@
 """config.json of the Hugging Face layout as a TransformerConfig, and back.
 
-A family is one entry of `FAMILIES`: what its fields are called, what it has whatever a
-file says, and which configurations it can express. What a file leaves out is what the
+A family is one row of families.toml: what its fields are called, what it has whatever
+a file says, and which configurations it can express. What a file leaves out is what the
 family's configuration class in transformers says; what a field asks for and
 `TransformerConfig` cannot do is refused by name, never ignored.
 """
@@ -13,15 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kljax.errors import CheckpointError
-from kljax.models.files.defaults import (
-    GPT2,
-    LLAMA,
-    MISTRAL,
-    MIXTRAL,
-    QWEN2,
-    QWEN3,
-    QWEN3_MOE,
-)
+from kljax.models.files.facts import facts
 from kljax.models.files.fields import (
     Fields,
     read_rope,
@@ -46,21 +38,6 @@ READ = {
 """How a field of ours is read; every other is a whole number."""
 OPTIONAL = ("num_key_value_heads", "head_dim", "n_inner")
 """Fields that follow from others where they are null."""
-NAMES = {
-    "vocab_size": "vocab_size",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "hidden": "intermediate_size",
-    "max_length": "max_position_embeddings",
-    "norm_eps": "rms_norm_eps",
-    "activation": "hidden_act",
-    "tied": "tie_word_embeddings",
-}
-"""What the Llama-shaped families call a field of ours."""
-ATTENTION_BIAS = {"qkv_bias": "attention_bias", "output_bias": "attention_bias"}
 
 
 @dataclass(frozen=True)
@@ -88,94 +65,10 @@ class Family:
     """Other names of fields."""
 
 
-NO_BIAS = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
-RMS = {"norm": "rms", "mlp": "gated"}
-DENSE = RMS | {"experts": 0, "expert_sum": True}
-SHORT = {"window_layers": None}
-ALL_LAYERS = {"max_window_layers": 0}
-FAMILIES: dict[str, Family] = {
-    "llama": Family(
-        "LlamaForCausalLM",
-        LLAMA,
-        DENSE | {"qk_norm": False, "window": None},
-        NAMES | ATTENTION_BIAS | {"mlp_bias": "mlp_bias"},
-        fixed={"use_sliding_window": False},
-    ),
-    "mistral": Family(
-        "MistralForCausalLM",
-        MISTRAL,
-        DENSE | NO_BIAS | SHORT | {"qk_norm": False},
-        NAMES,
-        fixed={"use_sliding_window": True} | ALL_LAYERS,
-    ),
-    "qwen2": Family(
-        "Qwen2ForCausalLM",
-        QWEN2,
-        DENSE | NO_BIAS | {"qkv_bias": True, "qk_norm": False},
-        NAMES,
-        layered=True,
-    ),
-    "qwen3": Family(
-        "Qwen3ForCausalLM",
-        QWEN3,
-        DENSE | {"qk_norm": True, "mlp_bias": False},
-        NAMES | ATTENTION_BIAS,
-        layered=True,
-    ),
-    "mixtral": Family(
-        "MixtralForCausalLM",
-        MIXTRAL,
-        RMS | NO_BIAS | SHORT | {"qk_norm": False, "moe_layers": 1, "expert_sum": True},
-        NAMES
-        | {"expert_hidden": "intermediate_size", "experts": "num_local_experts"}
-        | {"experts_per_token": "num_experts_per_tok"},
-        theta=1e6,
-        fixed={"use_sliding_window": True} | ALL_LAYERS,
-        aliases={"num_experts": "num_local_experts"},
-    ),
-    "qwen3_moe": Family(
-        "Qwen3MoeForCausalLM",
-        QWEN3_MOE,
-        RMS | SHORT | {"qk_norm": True, "mlp_bias": False},
-        NAMES
-        | ATTENTION_BIAS
-        | {"experts": "num_experts", "experts_per_token": "num_experts_per_tok"}
-        | {"expert_hidden": "moe_intermediate_size", "expert_sum": "norm_topk_prob"}
-        | {"moe_layers": "decoder_sparse_step"},
-        plain={"partial_rotary_factor": 1, "mlp_only_layers": []},
-        fixed=ALL_LAYERS,
-        aliases={"num_local_experts": "num_experts"},
-    ),
-    "gpt2": Family(
-        "GPT2LMHeadModel",
-        GPT2,
-        {"norm": "layer", "mlp": "plain", "qk_norm": False, "experts": 0}
-        | {"qkv_bias": True, "output_bias": True, "mlp_bias": True}
-        | {"rope": None, "window": None},
-        {
-            "vocab_size": "vocab_size",
-            "width": "n_embd",
-            "depth": "n_layer",
-            "heads": "n_head",
-            "hidden": "n_inner",
-            "max_length": "n_positions",
-            "norm_eps": "layer_norm_epsilon",
-            "activation": "activation_function",
-            "tied": "tie_word_embeddings",
-        },
-        theta=None,
-        plain={
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "add_cross_attention": False,
-        },
-        aliases={
-            "hidden_size": "n_embd",
-            "max_position_embeddings": "n_positions",
-            "num_attention_heads": "n_head",
-            "num_hidden_layers": "n_layer",
-        },
-    ),
+FAMILIES = {
+    name: Family(**row)
+    for name, row in facts("families.toml").items()
+    if "architecture" in row
 }
 """By `model_type`; the first that fits is the one written."""
 KNOWN = {name for family in FAMILIES.values() for name in family.defaults}

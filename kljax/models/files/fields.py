@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kljax.errors import CheckpointError
+from kljax.models.files.facts import facts
 from kljax.models.language.configuration import MOST, TransformerConfig
 from kljax.models.language.rope import Rope
 
@@ -23,18 +24,8 @@ __all__ = [
     "window_fields",
 ]
 
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "relu": "relu",
-}
+ACTIVATIONS: Mapping[str, str] = facts("families.toml")["activations"]
+ROPE: Mapping[str, Mapping[str, str]] = facts("families.toml")["rope"]
 MATHEMATICS = re.compile(
     "multiplier|soft_?cap|scal(e|ing)|clip|clamp|chunk|alibi|rotary|(^|_)rope|window|"
     "(^|_)mup|quantiz|compress|nextn|(^|_)sink|temperature_tuning|query_pre_attn|ntk|logn|"
@@ -172,13 +163,7 @@ def read_rope(fields: Fields, theta: float) -> Rope:
     length = "original_max_position_embeddings"
     around = {length: fields.get(length)} if fields.get(length) else {}
     around = {length: fields.get("max_position_embeddings")} | given | around
-    names = {
-        "low_freq_factor": "low_frequency_factor",
-        "high_freq_factor": "high_frequency_factor",
-        "beta_fast": "beta_fast",
-        "beta_slow": "beta_slow",
-        "attention_factor": "attention_factor",
-    }
+    names = {name: ours for part in ROPE.values() for name, ours in part.items()}
     options: dict[str, Any] = {
         ours: inside.number(name) for name, ours in names.items() if name in given
     }
@@ -200,19 +185,12 @@ def rope_fields(config: TransformerConfig) -> dict[str, Any]:
         scaling = {"rope_type": rope.scaling, "factor": rope.factor}
         if rope.scaling != "linear":
             scaling["original_max_position_embeddings"] = rope.original_length
-        if rope.scaling == "llama3":
-            scaling["low_freq_factor"] = rope.low_frequency_factor
-            scaling["high_freq_factor"] = rope.high_frequency_factor
-        if rope.scaling == "yarn":
-            scaling |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
-            if rope.attention_factor is not None:
-                scaling["attention_factor"] = rope.attention_factor
+        for name, ours in ROPE.get(rope.scaling, {}).items():
+            if (value := getattr(rope, ours)) is not None:
+                scaling[name] = value
     parameters = {"rope_theta": rope.base, **(scaling or {"rope_type": "default"})}
-    return {
-        "rope_theta": rope.base,
-        "rope_scaling": scaling,
-        "rope_parameters": parameters,
-    }
+    both = {"rope_scaling": scaling, "rope_parameters": parameters}
+    return {"rope_theta": rope.base, **both}
 
 
 def read_window(fields: Fields, layered: bool) -> dict[str, Any]:

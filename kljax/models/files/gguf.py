@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kljax.errors import CheckpointError
+from kljax.models.files.facts import facts
 from kljax.models.files.tensors import Stored, joined, opened, read, truncated
 from kljax.models.language.configuration import TransformerConfig
 from kljax.models.language.rope import Rope
@@ -24,51 +25,18 @@ VERSIONS = (2, 3)
 PART = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 FACTORS = "rope_freqs.weight"
 """What Llama 3 divides the frequencies of its rotation by: no parameter."""
-TOKENIZER = "tokenizer.ggml."
-READ = {
-    "context_length",
-    "embedding_length",
-    "block_count",
-    "feed_forward_length",
-    "vocab_size",
-    *(f"attention.{x}" for x in ("head_count", "head_count_kv", "sliding_window")),
-    *(f"attention.{x}" for x in ("key_length", "value_length")),
-    "attention.layer_norm_rms_epsilon",
-    *(f"rope.{x}" for x in ("dimension_count", "freq_base", "scale_linear")),
-    *(f"rope.scaling.{x}" for x in ("type", "factor", "finetuned")),
-    "rope.scaling.original_context_length",
-    "expert_used_count",
-}
+_FACTS = facts("gguf_keys.toml")
+READ = frozenset(_FACTS["read"].split())
 """Keys of the architecture that are read, or say nothing that is computed."""
-TYPES: dict[str, tuple[type, str]] = {
-    **dict.fromkeys(("general.architecture", "llama.rope.scaling.type"), (str, "text")),
-    **dict.fromkeys((f"{TOKENIZER}{x}" for x in ("model", "pre")), (str, "text")),
-    **dict.fromkeys(
-        (f"{TOKENIZER}{x}" for x in ("tokens", "scores", "token_type", "merges")),
-        (list, "a list"),
-    ),
-    **dict.fromkeys(
-        (f"{TOKENIZER}add_{x}" for x in ("bos_token", "eos_token", "space_prefix")),
-        (bool, "true or false"),
-    ),
-    **dict.fromkeys(
-        (
-            f"{TOKENIZER}{x}_token_id"
-            for x in ("bos", "eos", "padding", "unknown", "eot", "eom")
-        ),
-        (int, "a whole number"),
-    ),
+PLAIN = {key: tuple(values) for key, values in _FACTS["plain"].items()}
+"""Values of other keys that change nothing; where none are named, 0 and nothing."""
+KINDS = {str: "text", list: "a list", bool: "true or false", int: "a whole number"}
+TYPES = {
+    key: (kind, words)
+    for kind, words in KINDS.items()
+    for key in _FACTS["types"][kind.__name__].split()
 }
 """What lies under a key, where it is there."""
-PLAIN = {
-    "attention.causal": (True,),
-    "tensor_data_layout": ("Meta AI original pth",),
-    "logit_scale": (0, 1),
-    "residual_scale": (0, 1),
-    "embedding_scale": (0, 1),
-    "rope.scaling.attn_factor": (0, 1),
-}
-"""Values of other keys that change nothing; where none are named, 0 and nothing."""
 
 
 @dataclass(frozen=True)
@@ -362,15 +330,8 @@ def _described(file: pathlib.Path, tensor: Any) -> Stored:
                 f"{file}: {tensor.name} is of type {kind.name}, which cannot be turned "
                 "into numbers here. Remedy: use a file of Q8_0, Q4_1, F16 or F32."
             ) from error
-    return Stored(
-        file,
-        tensor.name,
-        shape,
-        int(tensor.data_offset),
-        shape[-1] // per_block * block_bytes,
-        decode,
-        np.dtype(dtype),
-    )
+    start, row = int(tensor.data_offset), shape[-1] // per_block * block_bytes
+    return Stored(file, tensor.name, shape, start, row, decode, np.dtype(dtype))
 
 
 def _view(dtype: np.dtype, raw: np.ndarray) -> np.ndarray:

@@ -7,9 +7,10 @@ one tensor, mixtures of experts one tensor per expert.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kljax.models.files.config import family_of
+from kljax.models.files.facts import facts
 from kljax.models.language.configuration import TransformerConfig
 
 __all__ = ["GGUF", "LLAMA", "SPELLINGS", "Entry", "Spelling", "entries", "spelling_of"]
@@ -49,87 +50,12 @@ class Spelling:
     """Ends of the names of tensors that hold no parameter."""
 
 
-LLAMA_PARTS = {
-    "embedding": "model.embed_tokens",
-    "final_norm": "model.norm",
-    "head": "lm_head",
-    "attention_norm": "input_layernorm",
-    "query": "self_attn.q_proj",
-    "key": "self_attn.k_proj",
-    "value": "self_attn.v_proj",
-    "output": "self_attn.o_proj",
-    "query_norm": "self_attn.q_norm",
-    "key_norm": "self_attn.k_norm",
-    "mlp_norm": "post_attention_layernorm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
+SPELLINGS = {
+    name: Spelling(**row | {"ignored": tuple(row.get("ignored", ()))})
+    for name, row in facts("tensor_names.toml").items()
 }
-LLAMA = Spelling(
-    LLAMA_PARTS,
-    "model.layers.{}.",
-    prefix="model.",
-    ignored=tuple(f"rotary_emb.{x}" for x in ("inv_freq", "cos_cached", "sin_cached")),
-)
-MIXTRAL = replace(
-    LLAMA,
-    experts={
-        "router": "block_sparse_moe.gate",
-        "gate": "block_sparse_moe.experts.{}.w1",
-        "up": "block_sparse_moe.experts.{}.w3",
-        "down": "block_sparse_moe.experts.{}.w2",
-    },
-)
-QWEN3_MOE = replace(
-    LLAMA,
-    experts={
-        "router": "mlp.gate",
-        "gate": "mlp.experts.{}.gate_proj",
-        "up": "mlp.experts.{}.up_proj",
-        "down": "mlp.experts.{}.down_proj",
-    },
-)
-GPT2 = Spelling(
-    {
-        "embedding": "transformer.wte",
-        "positions": "transformer.wpe",
-        "final_norm": "transformer.ln_f",
-        "head": "lm_head",
-        "attention_norm": "ln_1",
-        "output": "attn.c_proj",
-        "mlp_norm": "ln_2",
-        "up": "mlp.c_fc",
-        "down": "mlp.c_proj",
-    },
-    "transformer.h.{}.",
-    transposed=False,
-    fused="attn.c_attn",
-    prefix="transformer.",
-    ignored=(".attn.bias", ".attn.masked_bias"),
-)
-GGUF = Spelling(
-    {
-        "embedding": "token_embd",
-        "final_norm": "output_norm",
-        "head": "output",
-        "attention_norm": "attn_norm",
-        "query": "attn_q",
-        "key": "attn_k",
-        "value": "attn_v",
-        "output": "attn_output",
-        "mlp_norm": "ffn_norm",
-        "gate": "ffn_gate",
-        "up": "ffn_up",
-        "down": "ffn_down",
-    },
-    "blk.{}.",
-    interleaved=True,
-)
-SPELLINGS: dict[str, Spelling] = {
-    "mixtral": MIXTRAL,
-    "qwen3_moe": QWEN3_MOE,
-    "gpt2": GPT2,
-}
+"""By `model_type`, and "gguf"; a family that is not here is spelled as Llama."""
+LLAMA, GGUF = SPELLINGS["llama"], SPELLINGS["gguf"]
 
 
 def spelling_of(config: TransformerConfig) -> Spelling:

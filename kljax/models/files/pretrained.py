@@ -11,6 +11,7 @@ Tensors are read one at a time, the largest first, in blocks that are turned to
 
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -175,6 +176,25 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
         f"and an {unknown('model', name, names('model'))}. Download the model and give "
         "its folder"
     )
+
+
+def check_source(source: str) -> None:
+    """Whether a model is known by name, fetched or not, or lies on this machine.
+
+    Names of a hub ("owner/name") may yet come into its cache, and are not looked for.
+
+    Raises:
+      CheckpointError: it is not.
+      ValueError: it is neither a name nor a path.
+
+    Example:
+      >>> check_source("smollm2")
+    """
+    row = known(source)
+    if row is not None and row.kind == "model":
+        return
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", source):
+        locate(source)
 
 
 def _hub_cache() -> pathlib.Path:

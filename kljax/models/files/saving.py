@@ -180,12 +180,10 @@ def check_params(config: TransformerConfig, params: PyTree) -> None:
       ValueError: a part is missing, foreign or of another shape.
     """
     shapes = structure(config)[1]
-    want = {
-        jax.tree_util.keystr(k): x.shape for k, x in jax.tree.leaves_with_path(shapes)
-    }
-    have = {
-        jax.tree_util.keystr(k): x.shape for k, x in jax.tree.leaves_with_path(params)
-    }
+    want, have = (
+        {jax.tree_util.keystr(k): x.shape for k, x in jax.tree.leaves_with_path(tree)}
+        for tree in (shapes, params)
+    )
     for name in want | have:
         if want.get(name) != have.get(name):
             raise ValueError(

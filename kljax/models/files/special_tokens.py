@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kljax.errors import CheckpointError
+from kljax.models.files.facts import facts
 from kljax.models.files.tensors import read_json
 
 __all__ = [
@@ -26,13 +27,7 @@ __all__ = [
     "read_templates",
 ]
 
-FOREIGN = {
-    "tokenizer.model": "SentencePiece or tiktoken",
-    "tekken.json": "Tekken",
-    "vocab.json": "vocabulary and merges",
-    "vocab.txt": "WordPiece",
-    "spiece.model": "SentencePiece",
-}
+FOREIGN = facts("tokenizer_classes.toml")["foreign"]
 """Files of tokenizers that are recognized and not read."""
 ORDER = tuple(
     f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -140,10 +135,7 @@ def read_templates(beside: Beside) -> str | dict[str, str]:
 
 
 def add_tokens(
-    core: Any,
-    beside: Beside,
-    defaults: Mapping[str, str],
-    further: Sequence[str] = (),
+    core: Any, beside: Beside, defaults: Mapping[str, str], further: Sequence[str] = ()
 ) -> dict[str, str]:
     """Makes a tokenizer match the tokens that the files name.
 

@@ -339,16 +339,9 @@ def _described(
     if end - start != math.prod(shape) * kind.itemsize:
         raise ValueError(f"{name} takes {end - start} bytes for {shape}")
     row = (shape[-1] if shape else 1) * kind.itemsize
-    return Stored(
-        file,
-        name,
-        shape,
-        base + start,
-        row,
-        lambda raw: raw.view(kind),
-        kind,
-        "" if code in DTYPES else code,
-    )
+    unread = "" if code in DTYPES else code
+    decode = lambda raw: raw.view(kind)  # noqa: E731
+    return Stored(file, name, shape, base + start, row, decode, kind, unread)
 
 
 Blocks = Callable[[], Iterator[np.ndarray]]

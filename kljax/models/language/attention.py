@@ -54,9 +54,7 @@ class Attention(nnx.Module):
             self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
 
     def __call__(
-        self,
-        x: Float[Array, "b t d"],
-        context: Context,
+        self, x: Float[Array, "b t d"], context: Context
     ) -> tuple[Float[Array, "b t d"], tuple[Array, Array]]:
         """The layer's output, and its keys and values (with a memory: all slots)."""
         b, t, _ = x.shape

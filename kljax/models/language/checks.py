@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kljax.arguments import concrete
 from kljax.models.language.cache import Cache
 from kljax.models.language.configuration import TransformerConfig
 from kljax.typing import Array
@@ -58,12 +58,6 @@ def check_call(
         )
 
 
-def _readable(values: Any) -> bool:
-    """Whether the values are there: not traced, and on this host."""
-    traced = isinstance(values, jax.core.Tracer)
-    return not traced and getattr(values, "is_fully_addressable", True)
-
-
 def check_ids(
     config: TransformerConfig, tokens: Array, where: Array | None, positions: Any
 ) -> None:
@@ -71,17 +65,17 @@ def check_ids(
 
     Values are only there outside of a traced program, and there they are looked at.
     """
-    counted = True if where is None else where
+    counted = np.True_ if where is None else concrete(where)
     ids = {}
     if tokens.ndim == 2:
         ids["tokens"] = (tokens, config.vocab_size, "the vocabulary")
     if config.rope is None and positions is not None:
         ids["positions"] = (positions, config.max_length, "the table of positions")
     for name, (values, size, what) in ids.items():
-        if not (_readable(values) and _readable(counted)):
+        values = concrete(values)
+        if values is None or counted is None:
             continue
-        values = np.asarray(values)
-        wrong = np.asarray(counted) & ((values < 0) | (values >= size))
+        wrong = counted & ((values < 0) | (values >= size))
         if wrong.any():
             row, place = np.argwhere(wrong)[0]
             raise ValueError(

@@ -6,7 +6,7 @@ fields below and in nothing else.
 
 from dataclasses import dataclass
 
-from kljax.arguments import whole
+from kljax.arguments import expect, whole
 from kljax.models.language.rope import Rope
 from kljax.models.layers import ACTIVATIONS, NORMS
 
@@ -114,38 +114,24 @@ class TransformerConfig:
         whole("depth", self.depth, most=MOST)
         whole("experts", self.experts, 0, MOST)
         for name, table in CHOICES.items():
-            if getattr(self, name) not in table:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; expected one of "
-                    f"{sorted(table)}"
-                )
-        if self.heads % self.kv_heads:
-            raise ValueError(
-                f"kv_heads is {self.kv_heads}; it must divide heads, {self.heads}"
-            )
-        if self.rope is not None and self.head_dim % 2:
-            raise ValueError(
-                f"head_dim is {self.head_dim}; rotary positions need an even one"
-            )
-        if self.soft_cap is not None and not self.soft_cap > 0:
-            raise ValueError(f"soft_cap is {self.soft_cap}; expected above 0 or None")
-        if self.capacity_factor is not None and not self.capacity_factor > 0:
-            raise ValueError(
-                f"capacity_factor is {self.capacity_factor}; expected above 0 or None"
-            )
+            value = getattr(self, name)
+            expect(name, value, value in table, f"expected one of {sorted(table)}")
+        words = f"it must divide heads, {self.heads}"
+        expect("kv_heads", self.kv_heads, not self.heads % self.kv_heads, words)
+        paired = self.rope is None or not self.head_dim % 2
+        expect("head_dim", self.head_dim, paired, "rotary positions need an even one")
+        for name in ("soft_cap", "capacity_factor"):
+            value = getattr(self, name)
+            expect(name, value, value is None or value > 0, "expected above 0 or None")
         if self.window is not None:
             whole("window", self.window)
-        for layer in self.window_layers or ():
-            if self.window is None or not 0 <= layer < self.depth:
-                raise ValueError(
-                    f"window_layers is {self.window_layers}; expected layers below "
-                    f"{self.depth}, the depth, and a window"
-                )
-        if self.experts and not 1 <= self.experts_per_token <= self.experts:
-            raise ValueError(
-                f"experts_per_token is {self.experts_per_token}; expected 1 to "
-                f"{self.experts}, the number of experts"
-            )
+        layers = self.window_layers
+        inside = self.window and all(0 <= layer < self.depth for layer in layers or ())
+        words = f"expected layers below {self.depth}, the depth, and a window"
+        expect("window_layers", layers, not layers or inside, words)
+        some = not self.experts or 1 <= self.experts_per_token <= self.experts
+        words = f"expected 1 to {self.experts}, the number of experts"
+        expect("experts_per_token", self.experts_per_token, some, words)
 
     def is_mixture(self, layer: int) -> bool:
         """Whether that layer's MLP is a mixture of experts."""

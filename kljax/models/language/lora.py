@@ -10,8 +10,9 @@ so that training can take the gradient in `params["lora"]` alone.
 Reference: Hu et al. 2022, "LoRA: low-rank adaptation of large language models".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from kljax.models.language.stacking import is_stacked
 from kljax.models.language.task_arithmetic import check_alike
 from kljax.models.language.transformer import PureTransformer, Transformer
 from kljax.models.layers import Dense
-from kljax.typing import Array, Bool, Int, Key, PyTree
+from kljax.typing import Array, Key, PyTree
 
 __all__ = [
     "Adapted",
@@ -81,14 +82,7 @@ class AdaptedStack(PureTransformer):
         return with_adapters(super().module, params, self.count)
 
     def __call__(
-        self,
-        params: PyTree,
-        tokens: Int[Array, "b t"],
-        where: Bool[Array, "b t"] | None = None,
-        positions: Int[Array, "b t"] | None = None,
-        *,
-        cache: Cache | None = None,
-        **options: Any,
+        self, params, tokens, where=None, positions=None, *, cache=None, **options
     ) -> Any:
         """Logits (or features) `[b, t, n, ...]`; arguments as for one transformer."""
         n = self.count
@@ -96,30 +90,22 @@ class AdaptedStack(PureTransformer):
         def rows(x: Array | None) -> Any:
             return None if x is None else jnp.repeat(x, n, axis=0)
 
-        wide = None
-        if cache is not None:
-            wide = replace(
-                cache,
-                keys=tuple(_apart(x, n) for x in cache.keys),
-                values=tuple(_apart(x, n) for x in cache.values),
-                valid=rows(cache.valid),
-                next_position=rows(cache.next_position),
-            )
+        wide = None if cache is None else _moved(cache, partial(_apart, n=n), rows)
         out = super().__call__(
             params, rows(tokens), rows(where), rows(positions), cache=wide, **options
         )
-        first, *more = out if isinstance(out, tuple) else (out,)
-        first = _together(first, n)
+        found: list[Any] = list(out) if isinstance(out, tuple) else [out]
+        found[0] = _together(found[0], n)
         if wide is not None:
-            wide = more[0]
-            more[0] = replace(
-                wide,
-                keys=tuple(_side_by_side(x, n) for x in wide.keys),
-                values=tuple(_side_by_side(x, n) for x in wide.values),
-                valid=wide.valid[::n],
-                next_position=wide.next_position[::n],
-            )
-        return (first, *more) if more else first
+            back = partial(_side_by_side, n=n)
+            found[1] = _moved(found[1], back, lambda x: x[::n])
+        return tuple(found) if len(found) > 1 else found[0]
+
+
+def _moved(cache: Cache, of: Callable, rows: Callable) -> Cache:
+    keys, values = (tuple(map(of, part)) for part in (cache.keys, cache.values))
+    told = {name: rows(getattr(cache, name)) for name in ("valid", "next_position")}
+    return replace(cache, keys=keys, values=values, **told)
 
 
 def _apart(x: Array, n: int) -> Array:

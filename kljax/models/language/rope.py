@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from kljax.arguments import whole
+from kljax.arguments import expect, whole
 from kljax.typing import Array, Float, Int
 
 __all__ = ["Rope", "rotate", "rotation"]
@@ -59,15 +59,10 @@ class Rope:
     factors: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if self.scaling is not None and self.scaling not in SCALINGS:
-            raise ValueError(
-                f"scaling is {self.scaling!r}; expected None or one of "
-                f"{sorted(SCALINGS)}"
-            )
-        if not self.base > 1:
-            raise ValueError(f"base is {self.base}; it must be above 1")
-        if not self.factor >= 1:
-            raise ValueError(f"factor is {self.factor}; it must be at least 1")
+        words = f"expected None or one of {sorted(SCALINGS)}"
+        expect("scaling", self.scaling, self.scaling in (None, *SCALINGS), words)
+        expect("base", self.base, self.base > 1, "it must be above 1")
+        expect("factor", self.factor, self.factor >= 1, "it must be at least 1")
         whole("original_length", self.original_length)
         if not 0 < self.low_frequency_factor < self.high_frequency_factor:
             raise ValueError(
@@ -75,21 +70,14 @@ class Rope:
                 f"high_frequency_factor {self.high_frequency_factor}; expected "
                 "0 < low < high"
             )
-        given = 1.0 if self.attention_factor is None else self.attention_factor
-        for name, value in (
-            ("beta_fast", self.beta_fast),
-            ("beta_slow", self.beta_slow),
-            ("attention_factor", given),
-        ):
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be above 0")
-        if (self.scaling == "factors") != bool(self.factors) or not all(
-            0 < factor < math.inf for factor in self.factors
-        ):
-            raise ValueError(
-                f"factors is {self.factors}; it must be positive numbers, and goes "
-                f"with scaling 'factors'; scaling is {self.scaling!r}"
-            )
+        for name in ("beta_fast", "beta_slow", "attention_factor"):
+            value = getattr(self, name)
+            none = value is None and name == "attention_factor"
+            expect(name, value, none or 0 < value < math.inf, "it must be above 0")
+        legal = all(0 < factor < math.inf for factor in self.factors)
+        legal &= (self.scaling == "factors") == bool(self.factors)
+        words = "it must be positive numbers, and goes with scaling 'factors'; scaling"
+        expect("factors", self.factors, legal, f"{words} is {self.scaling!r}")
 
     def frequencies(self, head_dim: int) -> np.ndarray:
         """Radians per token of the `head_dim / 2` pairs, in float64."""

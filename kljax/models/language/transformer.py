@@ -85,7 +85,7 @@ class Stack(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Embedding, layers, final norm and head; called as `PureTransformer` says.
+    """Embedding, layers, final norm and head, as `PureTransformer` calls them.
 
     Args:
       config: sizes and choices.
@@ -95,9 +95,9 @@ class Transformer(nnx.Module):
 
     Example:
       >>> config = TransformerConfig(vocab_size=97, width=32, depth=2, heads=4)
-      >>> build = lambda tokens: Transformer(config, rngs=nnx.Rngs(0))(tokens)
+      >>> build = lambda tokens: Transformer(config, rngs=nnx.Rngs(0)).read(tokens)[0]
       >>> jax.eval_shape(build, jnp.ones((2, 5), int)).shape
-      (2, 5, 97)
+      (2, 5, 32)
     """
 
     def __init__(
@@ -149,18 +149,10 @@ class Transformer(nnx.Module):
         cap = self.config.soft_cap
         return out if cap is None else cap * jnp.tanh(out / cap)
 
-    def __call__(
-        self,
-        tokens: Array,
-        where: Array | None = None,
-        positions: Array | None = None,
-        *,
-        cache: Cache | None = None,
-        dtype: Any = None,
-        remat: bool = False,
-        features: bool = False,
-        routing: bool = False,
-    ) -> Any:
+    def read(
+        self, tokens, where=None, positions=None, cache=None, dtype=None, remat=False
+    ) -> tuple[Float[Array, "b t d"], Cache | None, Routing | None]:
+        """The hidden states after the final norm, the cache, what the routers did."""
         check_call(self.config, tokens, where, positions, cache)
         check_ids(self.config, tokens, where, positions)
         if cache is None:
@@ -181,11 +173,7 @@ class Transformer(nnx.Module):
         rope = self.config.rope
         turn = None if rope is None else rotation(rope, positions, self.config.head_dim)
         x, cache, routed = self.through(x, Context(visible, turn, where), cache, remat)
-        x = self.final_norm(x)
-        found = [x if features else self.logits(x)]
-        found += [] if cache is None else [cache]
-        found += [routed] if routing else []
-        return tuple(found) if len(found) > 1 else found[0]
+        return self.final_norm(x), cache, routed
 
     def through(
         self, x: Array, context: Context, cache: Cache | None, remat: bool
@@ -316,16 +304,12 @@ class PureTransformer(PureModule):
             tokens than the context or the cache has room for, a cache with stacked
             layers.
         """
-        return self.module(params)(
-            tokens,
-            where,
-            positions,
-            cache=cache,
-            features=features,
-            dtype=dtype,
-            remat=remat,
-            routing=routing,
-        )
+        module = self.module(params)
+        x, cache, routed = module.read(tokens, where, positions, cache, dtype, remat)
+        found = [x if features else module.logits(x)]
+        found += [] if cache is None else [cache]
+        found += [routed] if routing else []
+        return tuple(found) if len(found) > 1 else found[0]
 
     def logits_at(
         self, params: PyTree, tokens: Int[Array, "b t"], place: Int[Array, "b m"]

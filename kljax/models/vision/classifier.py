@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kljax.arguments import whole
+from kljax.arguments import expect, whole
 from kljax.models.layers import linear
 from kljax.models.vision.images import check_batch, check_images
 from kljax.typing import Array, Float, Key
@@ -100,8 +100,7 @@ def random_shift(
       >>> random_shift(jax.random.key(0), images).shape
       (2, 8, 8, 1)
     """
-    if limit < 0:
-        raise ValueError(f"limit is {limit}; it must be at least 0")
+    expect("limit", limit, limit >= 0, "it must be at least 0")
     b, h, w, _ = images.shape
     shifts = jax.random.uniform(key, (2, b), images.dtype, minval=-limit, maxval=limit)
 

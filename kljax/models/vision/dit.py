@@ -4,6 +4,7 @@ Reference: Peebles and Xie 2023, "Scalable diffusion models with transformers".
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,10 @@ from flax import nnx
 
 from kljax.arguments import whole
 from kljax.models.attention import SelfAttention
-from kljax.models.embedding import ConditionEmbedding, sinusoidal
+from kljax.models.embedding import Conditioned, ConditionEmbedding, sinusoidal
 from kljax.models.layers import LECUN, MLP, ZEROS, linear, modulated
 from kljax.models.vision.images import check_batch, check_images, cropped, framed
-from kljax.typing import Array, Float, Int
+from kljax.typing import Array, Float
 
 __all__ = ["DiT"]
 
@@ -37,7 +38,7 @@ class DiTBlock(nnx.Module):
         return tokens + gate_m * self.mlp(modulated(tokens, scale_m, shift_m))
 
 
-class DiT(nnx.Module):
+class DiT(Conditioned):
     """The network `F` of EDM preconditioning as a transformer over patches.
 
     Images that the patch does not divide are padded with zeros and cropped again.
@@ -107,22 +108,7 @@ class DiT(nnx.Module):
         columns = jnp.tile(line, (self.side, 1))
         return jnp.concatenate([rows, columns], axis=-1)
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        noise_label: Float[Array, " b"],
-        class_ids: Int[Array, " b"] | None = None,
-        *,
-        features: bool = False,
-    ) -> Array | tuple[Array, tuple[Array, ...]]:
-        """Network output, shaped like `x`; with `features` also each block's output.
-
-        Args:
-          x: the scaled noisy image.
-          noise_label: `ln(sigma) / 4`.
-          class_ids: integers in [0, num_classes], or None for "no class".
-          features: return `(output, block outputs)`, each `[b, side, side, width]`.
-        """
+    def through(self, x: Array, embedding: Array) -> tuple[Array, Sequence[Array]]:
         check_batch(x, self.size, self.channels)
         b, p, side, c = x.shape[0], self.patch, self.side, self.channels
         patches = (
@@ -132,7 +118,7 @@ class DiT(nnx.Module):
         )
         flat = patches.reshape(b, side * side, math.prod((p, p, c)))
         tokens = self.embed(flat) + self.positions().astype(x.dtype)
-        embedding = jax.nn.silu(self.condition(noise_label, class_ids))
+        embedding = jax.nn.silu(embedding)
         outputs = []
         for block in self.blocks:
             tokens = block(tokens, embedding)
@@ -141,4 +127,4 @@ class DiT(nnx.Module):
         out = self.out(modulated(tokens, scale, shift))
         out = out.reshape(b, side, side, p, p, c).transpose(0, 1, 3, 2, 4, 5)
         out = cropped(out.reshape(b, side * p, side * p, c), self.size)
-        return (out, tuple(outputs)) if features else out
+        return out, outputs

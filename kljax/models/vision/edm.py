@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import whole
+from kljax.arguments import expect, whole
 from kljax.typing import Array, ArrayLike, Float, Int, PyTree
 
 __all__ = [
@@ -250,8 +250,7 @@ def karras_sigmas(
             f"sigma_min is {sigma_min} and sigma_max {sigma_max}; expected "
             "0 < sigma_min < sigma_max"
         )
-    if rho < 1.0:
-        raise ValueError(f"rho is {rho}; it must be at least 1")
+    expect("rho", rho, rho >= 1, "it must be at least 1")
     high, low = sigma_max ** (1.0 / rho), sigma_min ** (1.0 / rho)
     return (high + jnp.linspace(0.0, 1.0, n) * (low - high)) ** rho
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import whole
+from kljax.arguments import expect, whole
 from kljax.typing import Array, Float, Key
 
 __all__ = ["check_batch", "check_images", "cropped", "framed", "random_crop"]
@@ -86,8 +86,7 @@ def random_crop(
       >>> random_crop(jax.random.key(0), jnp.ones((2, 8, 8, 1))).shape
       (2, 8, 8, 1)
     """
-    if margin < 0:
-        raise ValueError(f"margin is {margin}; it must be at least 0")
+    expect("margin", margin, margin >= 0, "it must be at least 0")
     b, *shape = images.shape
     places, turns = jax.random.split(key)
     corners = jax.random.randint(places, (b, 2), 0, 2 * margin + 1)

@@ -108,11 +108,7 @@ class ResNet(nnx.Module):
         self.head = nnx.Linear(before, num_classes, rngs=rngs)
 
     def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        train: bool,
-        where: ArrayLike | None = None,
+        self, x: Float[Array, "b h w c"], *, train: bool, where: ArrayLike | None = None
     ) -> Float[Array, "b k"]:
         """Logits; `train` and `where` as in `kljax.models.batch_norm.BatchNorm`."""
         how = {"train": train, "where": where}

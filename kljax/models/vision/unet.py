@@ -5,6 +5,7 @@ times slower than outside (measured): step such a model from Python there.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,10 @@ from flax import nnx
 
 from kljax.arguments import whole
 from kljax.models.attention import SelfAttention
-from kljax.models.embedding import ConditionEmbedding
+from kljax.models.embedding import Conditioned, ConditionEmbedding
 from kljax.models.layers import ZEROS, GroupNorm, linear
 from kljax.models.vision.images import check_batch, check_images, cropped, framed
-from kljax.typing import Array, Float, Int
+from kljax.typing import Array
 
 __all__ = ["UNet"]
 
@@ -68,7 +69,7 @@ class Stage(nnx.Module):
         return x if self.attention is None else self.attention(x)
 
 
-class UNet(nnx.Module):
+class UNet(Conditioned):
     """The network `F` of EDM preconditioning for square images.
 
     Sizes that the levels do not divide are padded with zeros and cropped again.
@@ -173,25 +174,9 @@ class UNet(nnx.Module):
         self.norm = GroupNorm(here, rngs=rngs)
         self.out = nnx.Conv(here, channels, (3, 3), kernel_init=ZEROS, rngs=rngs)
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        noise_label: Float[Array, " b"],
-        class_ids: Int[Array, " b"] | None = None,
-        *,
-        features: bool = False,
-    ) -> Array | tuple[Array, tuple[Array, ...]]:
-        """Network output, shaped like `x`; with `features` also the encoder's.
-
-        Args:
-          x: the scaled noisy image.
-          noise_label: `ln(sigma) / 4`.
-          class_ids: integers in [0, num_classes], or None for "no class".
-          features: return `(output, encoder features)`, one per level, highest
-            resolution first, each `[b, r, r, channels]`.
-        """
+    def through(self, x: Array, embedding: Array) -> tuple[Array, Sequence[Array]]:
         check_batch(x, self.size, self.channels)
-        embedding = jax.nn.silu(self.condition(noise_label, class_ids))
+        embedding = jax.nn.silu(embedding)
         hidden = self.stem(framed(x, self.padded))
         skips, encoded = [hidden], []
         for level, stages in enumerate(self.down):
@@ -211,4 +196,4 @@ class UNet(nnx.Module):
                 doubled = hidden.repeat(2, axis=1).repeat(2, axis=2)
                 hidden = self.grow[level](doubled)
         out = cropped(self.out(jax.nn.silu(self.norm(hidden))), self.size)
-        return (out, tuple(encoded)) if features else out
+        return out, encoded

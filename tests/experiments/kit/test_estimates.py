@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from experiments import kit
-from experiments.kit.estimates import RESAMPLED
+from kljax.metrics.estimates import RESAMPLED
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     ["discovery", "harness", "storing", *(f"kit.{x}" for x in (
-        "estimates", "scores", "stages", "titles"))],
+        "scores", "stages", "titles"))],
 )  # fmt: skip
 def test_examples_give_what_they_say(name):
     found = doctest.testmod(importlib.import_module(f"experiments.{name}"))

@@ -67,12 +67,6 @@ def test_what_was_not_run_is_missing_and_a_slip_is_an_error():
         found.part(["c"]).best("acc")
 
 
-def test_arrays_of_a_sweep_become_rows():
-    labels = kit.grid(("a", "b"), (0, 100))
-    found = kit.Scores.stacked(labels, {"x": np.arange(4.0)})
-    assert found.seeds == (0, 100) and found.mean("x", "b") == 2.5
-
-
 def test_what_is_averaged_is_said_once():
     assert scores("seeds").averaged() == (
         "Means over 3 seeds and 4 tasks; intervals are over seeds."

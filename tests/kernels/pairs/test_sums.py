@@ -87,8 +87,9 @@ def test_the_product_is_good_to_the_last_point_that_it_is_used_for(x64):
         np.testing.assert_allclose(got, want, atol=1e-6 if far else 1e-4)
 
 
-# Far away one rounding of an exponent is a factor e^256; compiled cheaply the kernel
-# does not round it the same way each time.
+# XLA makes the exponents twice, for the maximum and for the exponentials. Optimized
+# programs round both alike; compiled cheaply they are an ulp apart, which for these,
+# -5e9, is 512: the exponential of that is infinite or 0. So are those of the gradient.
 @pytest.mark.optimized
 def test_empty_sets_padding_and_far_queries():
     y, x, weights, h = sample(2)
@@ -232,7 +233,7 @@ def _temporary(f, n, dims):
     return jax.jit(f).lower(a, a).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_memory_does_not_grow_with_the_pairs(monkeypatch):
     monkeypatch.undo()
 

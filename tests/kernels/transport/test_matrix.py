@@ -131,7 +131,7 @@ def temporary(compiled):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_gradient_memory_is_a_hundredth_of_unrolled():
     def ours(cost, a, b):
         return jnp.sum(t.sinkhorn(a, b, cost, 0.01).value)
@@ -154,7 +154,7 @@ def test_gradient_memory_is_a_hundredth_of_unrolled():
     assert least <= most / 100 and least < MIB
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_points_need_memory_of_their_number():
     """Not of the number of pairs: at 4n four times as much at most."""
 
@@ -172,7 +172,7 @@ def test_points_need_memory_of_their_number():
     assert taken[65536] < 4.2 * taken[16384]
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_implicit_slopes_need_no_dense_system():
     def sharp(cost, a, b):
         return t.transport_cost(a, b, cost, 0.1)

@@ -37,7 +37,7 @@ def close(found, expected, bound):
         np.testing.assert_allclose(a, b, atol=bound, rtol=bound)
 
 
-@pytest.mark.optimized
+@pytest.mark.inspected
 def test_scanned_and_recomputed_equals_unrolled_in_less_memory():
     stacked = stack_layers(PARAMS)
     close(unstack_layers(stacked), PARAMS, 0)
