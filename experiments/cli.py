@@ -307,7 +307,7 @@ def _execute(
         print(f"\n{why}\nto go on: {again}", file=sys.stderr)
         return 130
     except Exception as error:
-        if options.traceback or not isinstance(error, execution.reported_errors()):
+        if options.traceback or not isinstance(error, execution.REPORTED):
             raise
         words = f"{type(error).__name__}: {error}\n(--traceback shows where)"
         return _complain(words, 1)

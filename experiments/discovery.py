@@ -5,7 +5,10 @@ import dataclasses
 import importlib
 import importlib.util
 import pathlib
+import symtable
 import types
+
+from experiments.harness import sentences
 
 _REQUIRED = ("PAPER", "Config", "PRESETS", "CLAIMS", "run")
 
@@ -25,17 +28,9 @@ class Experiment:
 
 def _bound_names(path: pathlib.Path) -> set[str]:
     # Reading the source costs a millisecond; importing it would load JAX.
-    names: set[str] = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {t.id for t in node.targets if isinstance(t, ast.Name)}
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(a.asname or a.name).split(".")[0] for a in node.names}
-    return names
+    text = path.read_text(encoding="utf-8")
+    symbols = symtable.symtable(text, str(path), "exec").get_symbols()
+    return {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
 
 
 def folder_of(package: str) -> pathlib.Path:
@@ -66,13 +61,10 @@ def find(package: str = "experiments") -> dict[str, Experiment]:
 
 def abouts(package: str = "experiments") -> dict[str, str]:
     """Title and three sentences of every experiment, read from its source."""
-    from experiments.storing import sentences
-
-    found = find(package).items()
-    trees = {
-        name: ast.parse(one.path.read_text(encoding="utf-8")) for name, one in found
+    return {
+        name: sentences(ast.get_docstring(ast.parse(one.path.read_text("utf-8"))), 4)
+        for name, one in find(package).items()
     }
-    return {name: sentences(ast.get_docstring(tree), 4) for name, tree in trees.items()}
 
 
 def load(experiment: Experiment) -> types.ModuleType:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.storing import format_cell
+from experiments.harness import format_cell
 
 ACROSS = 3
 """Cards side by side."""

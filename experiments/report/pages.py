@@ -6,10 +6,9 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.harness import Figure, Verdict
+from experiments.harness import Figure, Verdict, outcome
 from experiments.report.markdown import cards, escaped, folded, image, table
 from experiments.report.stored import Run, Section
-from experiments.storing import outcome
 
 SIGNS = {"holds": "✅", "fails": "❌", "shown": "ℹ️", "undecided": "❔"}
 SEVERAL = {"holds": "hold", "fails": "fail"}

@@ -5,8 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.harness import STATES, Results, Verdict
-from experiments.storing import SCHEMA, results_from
+from experiments.harness import SCHEMA, STATES, Results, Verdict, results_from
 from kljax.storing import read_json
 
 _PRESETS = ("cpu", "gpu", "paper")

@@ -6,7 +6,7 @@ import shlex
 import numpy as np
 import pytest
 
-from experiments import discovery, execution, harness, kit, storing
+from experiments import discovery, execution, harness, kit
 from experiments.cli import main
 
 EXPERIMENTS = discovery.find()
@@ -57,7 +57,7 @@ def test_smoke_preset_runs(name, tmp_path):
         name, module, "smoke", config, tmp_path / "run", progress=silent()
     )
     assert stored is not None and not stored["problems"]
-    results = storing.results_from(stored)
+    results = harness.results_from(stored)
     assert set(results.verdicts) == {claim.id for claim in module.CLAIMS}
     for verdict in results.verdicts.values():
         assert verdict.measured or verdict.holds is None
