@@ -245,8 +245,8 @@ def _parse(name: str, module: Any, arguments: Sequence[str]) -> tuple[Options, A
     if strange:
         known = (f.replace("_", "-") for f in (*settings(options), *settings(config)))
         field = strange[0].partition("=")[0]
-        options = [f"--{one}" for one in known]
-        raise discovery.UsageError(unknown(f"field of {name}", field, options))
+        words = unknown(f"field of {name}", field, (f"--{one}" for one in known))
+        raise discovery.UsageError(words)
     _check_places(settings(config), settings(parsed.config))
     return parsed.options, parsed.config
 

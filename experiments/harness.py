@@ -252,14 +252,11 @@ def outcome(status: str, stored: Mapping[str, Any]) -> str:
 
 def results_from(stored: Mapping[str, Any]) -> Results:
     """The `Results` inside what `results.json` holds."""
-    return Results(
-        **{k: stored[k] for k in STORED if k in stored}
-        | {
-            "tables": tuple(Table(**table) for table in stored["tables"]),
-            "figures": tuple(Figure(**figure) for figure in stored["figures"]),
-            "verdicts": {k: Verdict(**v) for k, v in stored["verdicts"].items()},
-        }
-    )
+    kept: dict[str, Any] = {k: stored[k] for k in STORED if k in stored}
+    kept["tables"] = tuple(Table(**table) for table in stored["tables"])
+    kept["figures"] = tuple(Figure(**figure) for figure in stored["figures"])
+    kept["verdicts"] = {k: Verdict(**v) for k, v in stored["verdicts"].items()}
+    return Results(**kept)
 
 
 def format_cell(value: Any) -> str:
