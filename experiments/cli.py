@@ -29,7 +29,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from experiments import discovery
+from experiments import discovery, harness
+from experiments.harness import settings
+from experiments.report import measured_minutes, write_report
 from kljax.errors import CheckpointError, unknown
 
 _PROGRAM = "python -m experiments"
@@ -120,8 +122,6 @@ def _list(arguments: Sequence[str], package: str) -> int:
     _parser("list").parse_args(arguments)
     from rich.table import Table
 
-    from experiments.report import measured_minutes
-
     table = Table("name", "paper", "presets (minutes)", "claims", box=None)
     table.pad_edge = False
     published = discovery.folder_of(package) / "results"
@@ -168,8 +168,6 @@ def _report(arguments: Sequence[str], package: str) -> int:
     words = "the folder of local runs, shown beside the published ones"
     folder("--workdir", default=pathlib.Path("runs"), help=words)
     given = parser.parse_args(arguments)
-    from experiments.report import write_report
-
     local = None if given.publish else given.workdir
     try:
         written = write_report(given.results, local, abouts=discovery.abouts(package))
@@ -202,7 +200,39 @@ def _run(arguments: Sequence[str], package: str) -> int:
     os.environ.setdefault("MPLBACKEND", "Agg")
     module = discovery.load(experiments[name])
     options, config = _parse(name, module, rest)
-    return _execute(name, module, options, config, rest, package)
+    folder = harness.run_folder(options.workdir, name, options.preset, config)
+    if options.dry_run:
+        for field, value in settings(config).items():
+            print(shlex.join(harness.spelling(field, value)))
+        print(f"run folder: {folder}")
+        return 0
+    from experiments import execution
+    from kljax.training.interruption import like_ctrl_c
+
+    again = shlex.join([*_PROGRAM.split(), "run", *arguments])
+    published = discovery.folder_of(package) / "results"
+    expected = measured_minutes(published / name).get(options.preset)
+    about = f", about {expected:g} minutes" if expected else ""
+    print(f"{name}, preset {options.preset}, seed {config.seed}{about}")
+    print(f"run folder: {folder}", flush=True)
+    try:
+        with like_ctrl_c():
+            stored = execution.execute(name, module, options.preset, config, folder)
+            if stored is None:  # a process that is not the first of several
+                return 0
+            execution.show(_console(), stored, folder)
+            if options.publish:
+                print(f"published: {execution.publish(folder, published)}")
+    except KeyboardInterrupt as stop:  # the training loop's `Interrupted` is one
+        why = str(stop) or "stopped by Ctrl-C (SIGINT)"
+        print(f"\n{why}\nto go on: {again}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.traceback or not isinstance(error, execution.REPORTED):
+            raise
+        words = f"{type(error).__name__}: {error}\n(--traceback shows where)"
+        return _complain(words, 1)
+    return 0
 
 
 def _preset_of(arguments: Sequence[str], presets: Sequence[str]) -> str:
@@ -221,8 +251,6 @@ def _preset_of(arguments: Sequence[str], presets: Sequence[str]) -> str:
 
 def _parse(name: str, module: Any, arguments: Sequence[str]) -> tuple[Options, Any]:
     import tyro
-
-    from experiments.harness import settings
 
     preset = _preset_of(arguments, list(module.PRESETS))
     options, config = Options(preset=preset), module.PRESETS[preset]
@@ -268,47 +296,3 @@ def _check_places(preset: Mapping[str, Any], given: Mapping[str, Any]) -> None:
                 check_source(value)
             except (CheckpointError, ValueError) as error:
                 raise discovery.UsageError(f"{field}: {error}") from error
-
-
-def _execute(
-    name: str,
-    module: Any,
-    options: Options,
-    config: Any,
-    arguments: Sequence[str],
-    package: str,
-) -> int:
-    from experiments import execution, harness
-    from experiments.report import measured_minutes
-    from kljax.training.interruption import like_ctrl_c
-
-    folder = harness.run_folder(options.workdir, name, options.preset, config)
-    if options.dry_run:
-        for field, value in harness.settings(config).items():
-            print(shlex.join(harness.spelling(field, value)))
-        print(f"run folder: {folder}")
-        return 0
-    again = shlex.join([*_PROGRAM.split(), "run", name, *arguments])
-    published = discovery.folder_of(package) / "results"
-    expected = measured_minutes(published / name).get(options.preset)
-    about = f", about {expected:g} minutes" if expected else ""
-    print(f"{name}, preset {options.preset}, seed {config.seed}{about}")
-    print(f"run folder: {folder}", flush=True)
-    try:
-        with like_ctrl_c():
-            stored = execution.execute(name, module, options.preset, config, folder)
-            if stored is None:  # a process that is not the first of several
-                return 0
-            execution.show(_console(), stored, folder)
-            if options.publish:
-                print(f"published: {execution.publish(folder, published)}")
-    except KeyboardInterrupt as stop:  # the training loop's `Interrupted` is one
-        why = str(stop) or "stopped by Ctrl-C (SIGINT)"
-        print(f"\n{why}\nto go on: {again}", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if options.traceback or not isinstance(error, execution.REPORTED):
-            raise
-        words = f"{type(error).__name__}: {error}\n(--traceback shows where)"
-        return _complain(words, 1)
-    return 0

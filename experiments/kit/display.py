@@ -85,14 +85,11 @@ class Display:
         """A row per method, a column per metric; ± is half of the 95 % interval.
 
         Args:
-            title: of the table.
-            scores: what is shown.
             metrics: which ones (all).
             every: metrics of a second table behind it, a folded one.
             spread: whether ± is shown where there are several units.
             more: rows of other things by name: their numbers by metric.
             caption: behind what is averaged, which is said anyway.
-            detail: see `table`.
         """
         some, text = metrics or scores.metrics(), _spread if spread else None
         rows = [
@@ -119,11 +116,8 @@ class Display:
         """A row per method, a column per level of the factor, and their average.
 
         Args:
-            title: of the table.
-            scores: with a factor.
             metric: what is shown: means, behind the average ± as in `score_table`.
             more: further columns: title to a function of the method.
-            caption, detail: as in `score_table`.
         """
         more, levels = more or {}, scores.levels if len(scores.levels) > 1 else ()
         rows = [

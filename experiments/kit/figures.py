@@ -143,9 +143,3 @@ def pictures(axis: Any, images: Any, levels: int = 256, **labels: Any) -> None:
     axis.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set(**labels)
     axis.set_axis_off()
-
-
-def reliability(axis: Any, curves: Mapping[str, tuple[Any, Any]]) -> None:
-    """Confidence against accuracy, both shares; the diagonal is calibrated."""
-    axis.plot([0, 1], [0, 1], color="grey", lw=1, label="calibrated")
-    lines(axis, curves, marker="o", xlabel="confidence", ylabel="share that is right")

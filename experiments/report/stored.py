@@ -110,7 +110,8 @@ def _load(path: pathlib.Path, local: bool) -> Run:
     stored, folder = read_json(path), path.parent
     if (schema := stored.get("schema")) != harness.SCHEMA:
         raise ValueError(
-            f"{path} has schema {schema!r}, expected {harness.SCHEMA}: publish the run again"
+            f"{path} has schema {schema!r}, expected {harness.SCHEMA}: "
+            "publish the run again"
         )
     results = harness.results_from(stored)
     for figure in results.figures:
