@@ -126,9 +126,9 @@ def _list(arguments: Sequence[str], package: str) -> int:
     table.pad_edge = False
     published = discovery.folder_of(package) / "results"
     status = 0
-    for name, experiment in discovery.find(package).items():
+    for name in discovery.find(package):
         try:
-            module = discovery.load(experiment)
+            module = discovery.load(name, package)
         except Exception as error:  # one broken module must not hide the others
             table.add_row(name, f"cannot be imported: {error}", "", "")
             status = 1
@@ -198,7 +198,7 @@ def _run(arguments: Sequence[str], package: str) -> int:
         raise discovery.UsageError(unknown("experiment", name, experiments))
     # Figures are written to files: a display is never needed.
     os.environ.setdefault("MPLBACKEND", "Agg")
-    module = discovery.load(experiments[name])
+    module = discovery.load(name, package)
     options, config = _parse(name, module, rest)
     folder = harness.run_folder(options.workdir, name, options.preset, config)
     if options.dry_run:

@@ -66,10 +66,7 @@ def execute(
     """Runs `module` in `folder` and writes `results.json` and `timing.json` there.
 
     Args:
-        name: the experiment's name.
-        module: the experiment.
         preset: the name of the preset that `config` started from.
-        config: the resolved configuration.
         folder: the run folder; made where it is missing.
         progress: where to show what is going on; bars on the terminal by default.
 
@@ -171,13 +168,6 @@ def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
     print("claims: " + ", ".join(counts))
 
 
-def label_of(stored: Mapping[str, Any]) -> str:
-    """The name of a published run: the preset, the seed if not 0, a hash if changed."""
-    seed = f"-s{stored['seed']}" if stored["seed"] else ""
-    changed = f"-{stored['config_hash']}" if stored["overrides"] else ""
-    return f"{stored['preset']}{seed}{changed}"
-
-
 def moved_bars(before: pathlib.Path, stored: Mapping[str, Any]) -> list[str]:
     """Bars that are not what they were when results were published before."""
     if not before.is_file():
@@ -196,7 +186,8 @@ def moved_bars(before: pathlib.Path, stored: Mapping[str, Any]) -> list[str]:
 def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     """Copies a finished run's results and pictures to `<results>/<name>/<label>/`.
 
-    An older run that was published under the same label is replaced as a whole.
+    The label is the preset, the seed if it is not 0, a hash if fields were changed. An
+    older run that was published under the same label is replaced as a whole.
 
     Returns:
         The folder that was written.
@@ -205,7 +196,9 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     if stored["problems"]:
         why = "; ".join(stored["problems"])
         raise ValueError(f"{folder / 'results.json'} cannot be published: {why}")
-    target = results / stored["experiment"] / label_of(stored)
+    seed = f"-s{stored['seed']}" if stored["seed"] else ""
+    changed = f"-{stored['config_hash']}" if stored["overrides"] else ""
+    target = results / stored["experiment"] / f"{stored['preset']}{seed}{changed}"
     stored["moved"] = moved_bars(target / "results.json", stored)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     (beside / "figures").mkdir(parents=True)

@@ -148,16 +148,11 @@ class Scores:
     def _pair(self, metric: str, one: str, other: str) -> list[np.ndarray]:
         return [self.units(metric, name) for name in (one, other)]
 
-    def difference(
-        self, metric: str, one: str, other: str, *, paired: bool = True
-    ) -> Estimate:
-        """`one` minus `other`: paired by unit, or of two means (Welch)."""
+    def difference(self, metric: str, one: str, other: str) -> Estimate:
+        """`one` minus `other`, paired by unit."""
         a, b = self._pair(metric, one, other)
         what = f"{self.title(metric)}, {title(one)} minus {title(other)}"
-        if paired:
-            return self._estimate(f"{what}, paired by {_one(self.over)}", a - b)
-        kind = "difference of unpaired means"
-        return self._estimate(f"{what}, unpaired", a, b, kind=kind)
+        return self._estimate(f"{what}, paired by {_one(self.over)}", a - b)
 
     def ratio_of_means(self, metric: str, one: str, other: str) -> Estimate:
         """The mean of `one` over the mean of `other`."""

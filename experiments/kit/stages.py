@@ -113,11 +113,9 @@ class Stages:
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Every code that worked on a stage."""
-        found = []
-        for line in self._times():
-            if line.get("begins") == name and line["made"] not in found:
-                found.append(line["made"])
-        return found or [self.made]
+        found = [line["made"] for line in self._times() if line.get("begins") == name]
+        once = [one for i, one in enumerate(found) if one not in found[:i]]
+        return once or [self.made]
 
     def costs(self) -> dict[str, list[float]]:
         """CPU and wall seconds by kind of stage, those of interrupted ones included."""

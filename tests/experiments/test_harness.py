@@ -131,15 +131,15 @@ def test_what_introduces_a_paper_is_its_first_sentences():
 def test_discovery_does_not_import(broken):
     # `broken` raises on import; claims without `run` are no experiment.
     assert list(discovery.find(broken)) == ["broken", "ring"]
-    assert discovery.load(discovery.find(broken)["ring"]).PAPER.startswith("Nobody")
+    assert discovery.load("ring", broken).PAPER.startswith("Nobody")
 
 
 def test_incomplete_experiment_is_named(package, tmp_path):
     (tmp_path / package / "papers" / "half.py").write_text(
         "CLAIMS = ()\ndef run(): ...\n"
     )
-    with pytest.raises(TypeError, match=r"half\.py lacks PAPER, Config, PRESETS"):
-        discovery.load(discovery.find(package)["half"])
+    with pytest.raises(TypeError, match=r"papers\.half lacks PAPER, Config, PRESETS"):
+        discovery.load("half", package)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_unknown_names_the_nearest_and_all(name, nearest):
 
 
 def test_rerun_command_has_only_what_differs(package):
-    module = discovery.load(discovery.find(package)["ring"])
+    module = discovery.load("ring", package)
     default = module.PRESETS["cpu"]
     config = dataclasses.replace(
         default,

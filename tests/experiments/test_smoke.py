@@ -18,7 +18,7 @@ def name(request):
 
 
 def test_metadata_is_complete(name, capsys):
-    module = discovery.load(EXPERIMENTS[name])
+    module = discovery.load(name)
     assert isinstance(module.PAPER, str) and module.PAPER
     assert {"smoke", "cpu"} <= set(module.PRESETS)
     assert f"experiments run {name}" in (module.__doc__ or "")
@@ -51,7 +51,7 @@ def test_smoke_preset_runs(name, tmp_path):
 
     from kljax.training.progress import silent
 
-    module = discovery.load(EXPERIMENTS[name])
+    module = discovery.load(name)
     config = module.PRESETS["smoke"]
     stored = execution.execute(
         name, module, "smoke", config, tmp_path / "run", progress=silent()
