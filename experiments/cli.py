@@ -145,9 +145,7 @@ def _list(arguments: Sequence[str], package: str) -> int:
 
 def _env(arguments: Sequence[str], package: str) -> int:
     _parser("env").parse_args(arguments)
-    from experiments.environment import environment
-
-    for key, value in environment().items():
+    for key, value in harness.environment().items():
         if isinstance(value, dict):
             print(f"{key}:")
             for name, item in value.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from experiments import environment, harness, kit
+from experiments import harness, kit
 from kljax.errors import CheckpointError, DataError, NonFiniteLoss
 from kljax.storing import read_json, write_json
 from kljax.training.progress import rich_progress
@@ -99,7 +99,7 @@ def execute(
         "claims": [claim.stored() for claim in module.CLAIMS],
         **{k: getattr(results, k) for k in harness.STORED},
         "problems": harness.problems(results, module.CLAIMS, folder),
-        "environment": environment.environment(),
+        "environment": harness.environment(),
     }
     write_json(folder / "results.json", stored)
     return read_json(folder / "results.json")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.environment import commit
+from experiments.harness import commit
 from kljax.errors import CheckpointError
 from kljax.storing import read_back
 from kljax.training import RunFolder, environment
