@@ -21,7 +21,7 @@ from jax import lax
 
 from kljax.arguments import floating
 from kljax.kernels.transport import rules
-from kljax.kernels.transport.problem import Matrix, SquaredDistances, checked, present
+from kljax.kernels.transport.problem import Matrix, Problem, SquaredDistances, checked
 from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
 __all__ = [
@@ -118,7 +118,7 @@ def sinkhorn(
       Schmitzer, "Stabilized sparse scaling algorithms for entropy regularized transport
       problems" (2019), §3.1, for scalings that are folded into potentials.
     """
-    problem = checked(a, b, cost, epsilon, iterations)
+    problem, lifts = checked(a, b, cost, epsilon, iterations)
     if not tolerance >= 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}")
     f, g, taken = rules.find(problem, iterations, tolerance if early_stop else None)
@@ -129,8 +129,8 @@ def sinkhorn(
     error_b = jnp.sum(jnp.abs(beta - fixed.b), axis=-1)
     converged = (error_a <= tolerance) & (error_b <= tolerance)
     count = taken if early_stop else iterations
-    half = problem.offset[..., None] / 2
-    value, f, g = value + problem.shift, f + half, g + half
+    value = value + lifts.value(problem)
+    f, g = rules.centered(problem.a, problem.b, f + lifts.f, g + lifts.g)
     return SinkhornResult(value, f, g, error_a, error_b, converged, count)
 
 
@@ -155,12 +155,17 @@ def transport_plan(
     References:
       As `sinkhorn`.
     """
-    problem = checked(a, b, cost, epsilon, iterations)
+    problem, _ = checked(a, b, cost, epsilon, iterations)
     if isinstance(problem.geometry, SquaredDistances):
-        held = Matrix(problem.geometry.near, problem.offset)
-        problem = problem._replace(geometry=held)
+        problem = _held(problem)
     f, g, _ = rules.find(problem, iterations)
     return rules.plan(problem, f, g)
+
+
+def _held(problem: Problem) -> Problem:
+    """With the squared distances as a matrix."""
+    cost = problem.geometry.near
+    return problem._replace(geometry=Matrix(cost, jnp.zeros_like(problem.epsilon)))
 
 
 def transport_cost(
@@ -186,9 +191,9 @@ def transport_cost(
       Luise et al., "Differential properties of Sinkhorn approximation for learning with
       Wasserstein distance" (2018), who call it the sharp Sinkhorn distance.
     """
-    problem = checked(a, b, cost, epsilon, iterations)
+    problem, lifts = checked(a, b, cost, epsilon, iterations)
     f, g, _ = rules.find(problem, iterations)
-    return rules.sharp_cost(problem, f, g) + problem.shift
+    return rules.sharp_cost(problem, f, g) + lifts.value(problem)
 
 
 def sinkhorn_divergence(
@@ -236,14 +241,12 @@ def sinkhorn_divergence(
     a = jnp.full(x_p.shape[:-1], 1 / x_p.shape[-2], x_p.dtype) if a is None else a
     b = jnp.full(x_q.shape[:-1], 1 / x_q.shape[-2], x_q.dtype) if b is None else b
 
-    a, b = floating("a", a), floating("b", b)
-    if a.shape[-1:] == x_p.shape[-2:-1] and b.shape[-1:] == x_q.shape[-2:-1]:
-        x_p, x_q = present(x_p, a), present(x_q, b)
-
     def value(x, y, mass_x, mass_y):
         cost = SquaredDistances(x, y)
+        problem, lifts = checked(mass_x, mass_y, cost, epsilon, iterations)
         if max(math.prod(x.shape[:-1]), math.prod(y.shape[:-1])) ** 2 <= _HELD:
-            cost = cost.near
-        return sinkhorn(mass_x, mass_y, cost, epsilon, iterations=iterations).value
+            problem = _held(problem)
+        f, g, _ = rules.find(problem, iterations)
+        return rules.dual_value(problem, f, g) + lifts.value(problem)
 
     return value(x_p, x_q, a, b) - 0.5 * (value(x_p, x_p, a, a) + value(x_q, x_q, b, b))

@@ -57,20 +57,37 @@ class JensenShannon(FDivergence):
     def curvature(self, log_u):
         return (1 - self.beta) * jax.nn.sigmoid(log_u + _log_odds(self.beta))
 
+    def _mixed(self, outcomes):
+        """With ``z = (p − q)/m``: ``p = m(1 + (1−β)z)`` and ``q = m(1 − βz)``.
+
+        Returns m; z, 0 unless the sides nearly agree; whether they do; and if not, the
+        logarithm of the larger side over m.
+        """
+        _, _, l, p, q, excess = outcomes
+        b, c = self.beta, 1 - self.beta
+        m = b * p + c * q
+        z = el.mass_ratio(excess, m)
+        near = jnp.abs(l) < 0.25
+        far = jnp.where(near, 0, z)
+        larger = el.log1p_far(jnp.where(l > 0, c * far, -b * far))
+        return m, jnp.where(near, z, 0), near, larger
+
     def mass_term(self, outcomes):
         _, _, l, p, q, _ = outcomes
         b, c = self.beta, 1 - self.beta
-        over_p, over_q = el.log_mixture_over(p, q, l, b)
-        # Either logarithm is smaller than l. The linear parts of φ cancel.
-        near = jnp.abs(l) < el.NEAR
-        x, y = (jnp.where(near, over, 0) for over in (over_p, over_q))
-        close = b * p * el.phi_near(x) + c * q * el.phi_near(y)
-        return jnp.where(near, close, -b * p * over_p - c * q * over_q)
+        m, z, near, larger = self._mixed(outcomes)
+        # Either logarithm is smaller than l. The linear parts cancel.
+        rise = c * el.rise_tiny(c * z) + b * el.rise_tiny(-b * z)
+        smaller = jnp.where(l > 0, c * q, b * p)
+        far = m * larger - smaller * jnp.abs(l)
+        return jnp.where(near, m * (b * c) * (z * z) * rise, far)
 
     def mass_grad(self, outcomes):
-        _, _, l, p, q, _ = outcomes
-        _, over_q = el.log_mixture_over(p, q, l, self.beta)
-        return (self.beta - 1) * q * over_q
+        _, _, l, _, q, _ = outcomes
+        b, c = self.beta, 1 - self.beta
+        _, z, near, larger = self._mixed(outcomes)
+        over_m = jnp.where(l > 0, larger - l, larger)
+        return c * q * jnp.where(near, el.log1p_tiny(-b * z), over_m)
 
 
 @generator

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from kljax.typing import Array
 
 _LOG2E = 1 / math.log(2)
-_ROUNDED = 3 * 2.0**22
-"""Added to a small whole number, leaves it in the low bits of a float32."""
+_EXPONENT = 3 * 2.0**22 + 126
+"""Added to a whole number, leaves it in the low bits of a float32, 126 more."""
 _ROOT = 0x3F3504F3
 """The bits of √½."""
 
@@ -27,6 +27,7 @@ _EXP = (
     0.4999999385266493,
     1.0000000340794046,
 )
+_TWICE_EXP = tuple(2 * c for c in _EXP)
 _LOG = (
     -0.07621112678364186,
     0.12904659818877467,
@@ -41,7 +42,8 @@ _LOG = (
 )
 
 
-def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    """The highest power first."""
     total = jnp.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
         total = total * x + coefficient
@@ -49,24 +51,25 @@ def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
 
 
 def _exp_single(x: Array) -> Array:
-    x = jnp.where(x < -88.0, -88.0, x)  # where the scale below is 0
+    x = jnp.where(x < -87.6, -87.6, x)  # where the scale below is 0
     n = jax.lax.round(x * _LOG2E, jax.lax.RoundingMethod.TO_NEAREST_EVEN)
     r = x - n * math.log(2)
-    bits = jax.lax.bitcast_convert_type(n + (_ROUNDED + 127), jnp.int32)
+    bits = jax.lax.bitcast_convert_type(n + _EXPONENT, jnp.int32)
+    # Half of 2ⁿ, which itself may be too large.
     scale = jax.lax.bitcast_convert_type(bits << 23, jnp.float32)
-    return (_polynomial(_EXP, r) * r + 1) * scale
+    return (polynomial(_TWICE_EXP, r) * r + 2) * scale
 
 
 def _log_single(x: Array) -> Array:
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
     n = (bits - _ROOT) >> 23
     f = jax.lax.bitcast_convert_type(bits - (n << 23), jnp.float32) - 1
-    return f * _polynomial(_LOG, f) + n.astype(jnp.float32) * math.log(2)
+    return f * polynomial(_LOG, f) + n.astype(jnp.float32) * math.log(2)
 
 
 @jax.custom_jvp
 def exp(x: Array) -> Array:
-    """``eˣ`` for ``x <= 88``, to 3e-7; 0 below -87. A NaN stays one."""
+    """``eˣ`` to 4e-7, if that does not overflow; 0 below -87. A NaN stays one."""
     if x.dtype != jnp.float32:
         return jnp.exp(x)
     return jax.lax.platform_dependent(x, cpu=_exp_single, default=jnp.exp)

@@ -63,6 +63,15 @@ def test_memory_is_small_and_flat_in_rows(name, use):
 
 
 @pytest.mark.inspected
+def test_memory_of_16_bits_is_at_most_a_gradient_more():
+    value = partial(total, "forward_kl")
+    assert temporaries(value, 2048, dtype=jnp.bfloat16) <= 2 * MIB  # not widened: 512
+    result = 2 * 2048 * V
+    gradient = USES["model"]("forward_kl")
+    assert temporaries(gradient, 2048, dtype=jnp.bfloat16) <= result + 2 * MIB
+
+
+@pytest.mark.inspected
 def test_memory_where_no_block_divides_the_rows():
     gradient = USES["model"]("forward_kl")
     assert temporaries(gradient, 2053) <= 16 * MIB  # the logits are 514 MiB
@@ -102,7 +111,8 @@ def test_the_gradient_is_for_the_side_that_is_asked_for():
     def logarithms(argnums):
         gradient = jax.grad(partial(total, "jensen_shannon"), argnums=argnums)
         text = jax.jit(gradient).lower(*shapes(rows)).as_text()
-        return len(re.findall(r"stablehlo\.log ", text))
+        # One in each logarithm of mixtures, as a CPU computes it.
+        return len(re.findall(r"stablehlo\.shift_right_arithmetic ", text))
 
     assert logarithms(1) < logarithms((0, 1))
 

@@ -180,3 +180,21 @@ def test_errors_name_the_argument():
         t.transport_plan(A, B, batched, 1.0)
     with pytest.raises(ValueError, match="tolerance must not be negative, got -1"):
         t.sinkhorn(A, B, t.SquaredDistances(X, Y), 1.0, tolerance=-1)
+
+
+def test_clouds_far_apart_keep_their_digits():
+    # (Distance of the clouds)²/ε is 1.2e6: costs alone keep a tenth of ε in float32.
+    y, epsilon = Y + 300, 0.2
+    value, plan, *_ = plain(X, y, A, B, epsilon, 3000)
+    slope = 2 * (A[:, None] * X - plan @ y)
+
+    def of_points(x):
+        cost = t.SquaredDistances(x, jnp.float32(y))
+        masses = jnp.float32(A), jnp.float32(B)
+        return t.sinkhorn(*masses, cost, epsilon, iterations=1000).value
+
+    x = jnp.float32(X)
+    found, found_slope = jax.jit(jax.value_and_grad(of_points))(x)
+    np.testing.assert_allclose(found, value, rtol=1e-6)
+    error = np.abs(found_slope - slope).max() / np.abs(slope).max()
+    assert error < 1e-5, error

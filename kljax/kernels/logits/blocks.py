@@ -72,9 +72,15 @@ class _Split:
 
     def _cut(self, rows: Any) -> Callable[[Array], Any]:
         flat = self._reshaped(rows, self.lead, (self.count,))
-        return lambda start: jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, start, self.size), flat
-        )
+
+        def part(x: Array, start: Array) -> Array:
+            if _narrow(x):
+                # As if it changed with the block: XLA's CPU compiler widens what it
+                # cuts, and would do so with all rows before the loop.
+                x, start = jax.lax.optimization_barrier((x, start))
+            return jax.lax.dynamic_slice_in_dim(x, start, self.size)
+
+        return lambda start: jax.tree.map(lambda x: part(x, start), flat)
 
     def _reshaped(self, tree: Any, lead: int, shape: tuple[int, ...]) -> Any:
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[lead:]), tree)
@@ -105,16 +111,34 @@ class _Split:
         cut = self._cut(rows)
         types = jax.eval_shape(self.function, jax.eval_shape(cut, 0))
         results = jax.tree.map(
-            lambda x: jnp.zeros((self.count, *x.shape[1:]), x.dtype), types
+            lambda x: _as_bits(jnp.zeros((self.count, *x.shape[1:]), x.dtype)), types
         )
 
         def one(block, results):
             start = self._start(block)
             return jax.tree.map(
-                lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0),
+                lambda x, new: jax.lax.dynamic_update_slice_in_dim(
+                    x, _as_bits(new), start, 0
+                ),
                 results,
                 self.function(cut(start)),
             )
 
         results = jax.lax.fori_loop(0, self.blocks, one, results)
+        results = jax.tree.map(
+            lambda x, like: (
+                jax.lax.bitcast_convert_type(x, like.dtype) if _narrow(like) else x
+            ),
+            results,
+            types,
+        )
         return self._reshaped(results, 1, self.shape)
+
+
+def _narrow(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize == 2
+
+
+def _as_bits(x: Array) -> Array:
+    """16-bit floats as integers: XLA's CPU compiler would widen all rows with each."""
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if _narrow(x) else x

@@ -88,13 +88,17 @@ def row_gradient(divergence: FDivergence, o: Outcomes, p_zero, q_zero, state, ax
     def balanced(product, q):
         return product - q * within(row_sum(product, axis))
 
+    def stored(product, q):
+        # A select by what is known of each outcome (no mass is above 1): without it a
+        # CPU computes the product for the sum, and once more for the result.
+        return balanced(jnp.where(q < 2, product, 0), q)
+
     # Of a centered divergence the sum is 0 but for an error of the log-ratios, which it
     # takes out again; elsewhere these are measured until that does not matter.
     product = jax.lax.platform_dependent(
         product,
         o.q,
-        # Stored, or it would be computed once for the sum and once for the result.
-        cpu=lambda product, q: balanced(jax.lax.optimization_barrier(product), q),
+        cpu=stored,
         default=(lambda product, q: product) if divergence.centered else balanced,
     )
     # A select at the end keeps the subtraction in the loop that writes the gradient.

@@ -46,7 +46,10 @@ from kljax.kernels.logits.summed import summed_state
 from kljax.typing import Array, Bool, Float
 
 _KEPT = 2**21
-"""Outcomes up to which the gradient is formed with the value, and kept."""
+"""Outcomes up to which the gradient is formed with the value, and kept.
+
+In 16 bits it always is, rounded: to form it in the backward pass takes a wide array.
+"""
 
 
 class Seen(NamedTuple):
@@ -103,12 +106,12 @@ def _seen_again(rows, state: RowState) -> Seen:
     return Seen(o, both.p_zero, both.q_zero, state)
 
 
-def _of_side(divergence: FDivergence, seen: Seen, side: str) -> Any:
-    """What `row_gradient` takes to be in the logits of that side."""
-    return {
-        "q": (divergence, *seen),
-        "p": (divergence.dual, *seen.swapped),
-    }[side]
+def _gradient(divergence: FDivergence, seen: Seen, side: str, axis) -> Array:
+    """`row_gradient` in the logits of that side."""
+    if side == "p":
+        divergence, seen = divergence.dual, seen.swapped
+    o, p_zero, q_zero, state = seen
+    return row_gradient(divergence, o, p_zero, q_zero, state, axis)
 
 
 def _wide(state: RowState) -> RowState:
@@ -127,9 +130,14 @@ def _looked(divergence, rows, axis, wanted: tuple[str, ...] = ()) -> Any:
     """The state, and the gradients in the logits of the sides `wanted`."""
     summable = divergence.one_pass or divergence.dual.one_pass
 
+    types = {"p": rows[0].dtype, "q": rows[1].dtype}
+
     def found(seen):
-        each = (_of_side(divergence, seen, side) for side in wanted)
-        return _flat(seen.state), tuple(row_gradient(*x, axis=axis) for x in each)
+        gradients = tuple(
+            _gradient(divergence, seen, side, axis).astype(types[side])
+            for side in wanted
+        )
+        return _flat(seen.state), gradients
 
     def look(rows):
         rows = *rows[:3], _column(rows[3])
@@ -203,8 +211,11 @@ def _with_gradients_jvp(wanted, primals, tangents):
             def one(rows):
                 *rows, sharpness, state = rows
                 seen = _seen_again((*rows, _column(sharpness)), _wide(state))
-                each = (_of_side(divergence, seen, side) for side in wanted)
-                return tuple(row_gradient(*x, axis=None) for x in each)
+                types = {"p": rows[0].dtype, "q": rows[1].dtype}
+                return tuple(
+                    _gradient(divergence, seen, side, None).astype(types[side])
+                    for side in wanted
+                )
 
             return _each_row(divergence, one, rows, p.ndim - 1, None)
 
@@ -219,7 +230,8 @@ def _moved(slope, x, where, origin, state, dx, sharpness, d_sharpness) -> Array:
     if dx is not None:
         # What `where` takes away may hold a NaN in a row of NaN.
         dx = dx if where is None else jnp.where(where, dx, 0)
-        change = row_sum(slope * dx.astype(slope.dtype), None)
+        wide = total.dtype
+        change = row_sum(slope.astype(wide) * dx.astype(wide), None)
         total += change if sharpness is None else change * sharpness
     if d_sharpness is not None:
         change = row_sum(slope * offset(x, origin), None)
@@ -260,17 +272,18 @@ def _row_state_jvp(axis, primals, tangents):
         for x, t in zip(leaves, d_leaves)
     ]
     dp, dq, d_sharpness = given(tangents[1]), given(tangents[2]), given(tangents[4])
-    # 16-bit gradients are collected wide: XLA's CPU compiler would widen and narrow all
-    # rows with each block.
-    wide = jnp.promote_types(jnp.result_type(p, q), jnp.float32)
-    dp, dq = (None if dx is None else dx.astype(wide) for dx in (dp, dq))
     sides_moving = tuple(s for s, dx in (("q", dq), ("p", dp)) if dx is not None)
-    kept = axis is None and d_sharpness is None and not moving and p.size <= _KEPT
+    few = p.size <= _KEPT or max(p.dtype.itemsize, q.dtype.itemsize) == 2
+    kept = axis is None and d_sharpness is None and not moving and few
     gradients: Any = ()
     if kept:
         state, gradients = _with_gradients(*primals, sides_moving)
     else:
         state = row_state(*primals, axis)
+        # Collected wide: XLA's CPU compiler would widen and narrow all rows of a 16-bit
+        # gradient with each block.
+        wide = jnp.promote_types(jnp.result_type(p, q), jnp.float32)
+        dp, dq = (None if dx is None else dx.astype(wide) for dx in (dp, dq))
 
     def of_value(shared, rows):
         leaves, d_leaves = shared
@@ -285,7 +298,7 @@ def _row_state_jvp(axis, primals, tangents):
             ("p", p, dp, state.origin_p),
         ):
             if dx is not None or d_sharpness is not None:
-                g = row_gradient(*_of_side(divergence, seen, side), axis=axis)
+                g = _gradient(divergence, seen, side, axis)
                 x = masked(x, x, where)[0].astype(g.dtype)
                 total += _moved(g, x, where, origin, state, dx, sharpness, d_sharpness)
         if moving:

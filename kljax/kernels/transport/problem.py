@@ -28,12 +28,7 @@ class Matrix(NamedTuple):
 
 
 class SquaredDistances(NamedTuple):
-    """The cost ‖x_i − y_j‖².
-
-    Gradients lose digits with (distance of the clouds)²/ε: in float32 a part in 1e4 at
-    1e4. Move clouds that lie far apart onto one mean first: the plan stays what it is,
-    the value is that less the squared distance of their means.
-    """
+    """The cost ‖x_i − y_j‖²; clouds may lie far from each other and from the origin."""
 
     x: Float[Array, "*b n d"]
     y: Float[Array, "*b m d"]
@@ -52,18 +47,16 @@ class Problem(NamedTuple):
     geometry: Matrix | SquaredDistances
     epsilon: Float[Array, "*b"]
 
-    @property
-    def offset(self) -> Float[Array, "*b"]:
-        """What was taken off the costs; half of it is each potential's."""
-        if isinstance(self.geometry, Matrix):
-            return self.geometry.offset
-        return jnp.zeros_like(self.epsilon)
 
-    @property
-    def shift(self) -> Float[Array, "*b"]:
-        """What the offset adds to a value."""
-        total = jnp.sum(self.a, axis=-1) + jnp.sum(self.b, axis=-1)
-        return self.offset * total / 2
+class Lifts(NamedTuple):
+    """What was taken off the costs, a number for each point and so of its potential."""
+
+    f: Float[Array, "*b n"]
+    g: Float[Array, "*b m"]
+
+    def value(self, problem: Problem) -> Float[Array, "*b"]:
+        """What they add to a value."""
+        return jnp.sum(self.f * problem.a, -1) + jnp.sum(self.g * problem.b, -1)
 
 
 def checked(
@@ -72,8 +65,8 @@ def checked(
     cost: ArrayLike | SquaredDistances,
     epsilon: ArrayLike,
     iterations: int,
-) -> Problem:
-    """The problem, or an error that names what does not fit."""
+) -> tuple[Problem, Lifts]:
+    """The problem of costs near 0, or an error that names what does not fit."""
     a, b = floating("a", a), floating("b", b)
     if isinstance(cost, SquaredDistances):
         x, y = arrays = floating("cost.x", cost.x), floating("cost.y", cost.y)
@@ -124,13 +117,15 @@ def checked(
     if len(wide) == 1:
         (cost,) = wide
         geometry = Matrix(cost, lax.stop_gradient(_least(a, b, cost)))
+        half = geometry.offset[..., None] / 2
+        lifts = Lifts(*(jnp.broadcast_to(half, mass.shape) for mass in (a, b)))
     else:
-        geometry = _centered(a, b, *wide)
+        geometry, lifts = onto_means(a, b, *wide)
     # What counts and is NaN, or infinite where a point lies, is in the potentials of
     # its problem at least; this brings it into every derivative too.
     unknown = lax.stop_gradient(_unknown(a, b, geometry) + shadow(epsilon))
     a, b = (mass + unknown[..., None] for mass in (a, b))
-    return Problem(a, b, geometry, jnp.broadcast_to(epsilon, lead))
+    return Problem(a, b, geometry, jnp.broadcast_to(epsilon, lead)), lifts
 
 
 def _masses(name: str, mass: Array) -> Array:
@@ -162,15 +157,29 @@ def _least(a: Array, b: Array, cost: Array) -> Array:
     return jnp.where(least == jnp.inf, 0, least)
 
 
-def _centered(a: Array, b: Array, x: Array, y: Array) -> SquaredDistances:
-    """Moved to the origin together: norms that are small cancel to more digits.
+def onto_means(
+    a: Array, b: Array, x: Array, y: Array
+) -> tuple[SquaredDistances, Lifts]:
+    """Both clouds with their means at the origin: what is small cancels to more digits.
 
-    Points without mass that are not finite are put there.
+    With Δ the difference of the means, ``‖x − y‖² = ‖x' − y'‖² + ‖Δ‖² + 2Δ·(x' − y')``:
+    a part for each point, which no plan changes. Points without mass that are not
+    finite are put onto the mean.
     """
     x, y = present(x, a), present(y, b)
-    both = lax.stop_gradient(jnp.concatenate([x, y], axis=-2))
-    middle = jnp.mean(both, axis=-2, keepdims=True)
-    return SquaredDistances(x - middle, y - middle)
+    of_x, of_y = _mean(x, a), _mean(y, b)
+    x, y, apart = x - of_x, y - of_y, of_x - of_y
+    half = jnp.sum(apart**2, axis=-1) / 2
+    # A product, not a sum of products: an array less.
+    f, g = (
+        jnp.einsum("...ud,...nd->...n", apart, z, precision="highest") for z in (x, y)
+    )
+    return SquaredDistances(x, y), Lifts(half + 2 * f, half - 2 * g)
+
+
+def _mean(points: Array, mass: Array) -> Array:
+    weights = (mass / jnp.sum(mass, axis=-1, keepdims=True))[..., None]
+    return lax.stop_gradient(jnp.sum(weights * points, axis=-2, keepdims=True))
 
 
 def present(points: Array, mass: Array) -> Array:

@@ -47,11 +47,12 @@ def find(problem: Problem, iterations: int, tolerance: float | None = None) -> S
     fixed = lax.stop_gradient(problem)
     way = solve if isinstance(fixed.geometry, Matrix) else solve_points
     found = way(fixed, iterations, tolerance)
-    f, g = _centered(fixed.a, fixed.b, *polished(fixed, found.f, found.g))
+    f, g = centered(fixed.a, fixed.b, *polished(fixed, found.f, found.g))
     return Solution(*_fixed_point(problem, f, g), found.iterations)
 
 
-def _centered(a: Array, b: Array, f: Array, g: Array) -> tuple[Array, Array]:
+def centered(a: Array, b: Array, f: Array, g: Array) -> tuple[Array, Array]:
+    """Potentials of equal means, f under a and g under b."""
     mean_f = jnp.sum(f * a, axis=-1) / jnp.sum(a, axis=-1)
     mean_g = jnp.sum(g * b, axis=-1) / jnp.sum(b, axis=-1)
     shift = 0.5 * (mean_f - mean_g)[..., None]
