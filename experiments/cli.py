@@ -1,11 +1,27 @@
-"""The command line: ``python -m experiments list | run | report | env | bench``.
+"""usage: python -m experiments COMMAND ...
 
-Nothing heavy is imported before it is needed: help, a misspelt name and the report
-start without JAX.
+list                 the experiments, their presets, claims and expected minutes
+run NAME             runs one; the same command again resumes it
+  --preset P           smoke, cpu (the default), gpu, paper
+  --seed N             and any other field of its configuration, --teacher.steps 100
+  --workdir D          where run folders lie (runs)
+  --dry-run            only print the resolved configuration
+  --publish            copy the results to experiments/results/ for the report
+  --help               every field with its default
+report               a site of all runs on this machine, in runs/report/
+  --publish            of the published ones, in experiments/results/
+env                  what a bug report needs
+bench NAME           time, memory and error against the floor and other libraries
+  --preset P           smoke, cpu (the default), gpu
+  --seconds S          given to each of the things compared (0.3)
 """
+
+# Nothing heavy is imported before it is needed: help, a misspelt name and the report
+# start without JAX.
 
 import argparse
 import dataclasses
+import functools
 import os
 import pathlib
 import shlex
@@ -13,7 +29,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from experiments import discovery
+from experiments import discovery, harness
+from experiments.harness import settings
+from experiments.report import measured_minutes, write_report
 from kljax.errors import CheckpointError, unknown
 
 _PROGRAM = "python -m experiments"
@@ -57,7 +75,7 @@ def main(
         "bench": _bench,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
+        print(__doc__)
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
     try:
@@ -80,28 +98,13 @@ def main(
         return 0
 
 
-def _usage() -> str:
-    return f"""usage: {_PROGRAM} COMMAND ...
-
-  list                 the experiments, their presets, claims and expected minutes
-  run NAME             runs one; the same command again resumes it
-    --preset P           smoke, cpu (the default), gpu, paper
-    --seed N             and any other field of its configuration, --teacher.steps 100
-    --workdir D          where run folders lie (runs)
-    --dry-run            only print the resolved configuration
-    --publish            copy the results to experiments/results/ for the report
-    --help               every field with its default
-  report               a site of all runs on this machine, in runs/report/
-    --publish            of the published ones, in experiments/results/
-  env                  what a bug report needs
-  bench NAME           time, memory and error against the floor and other libraries
-    --preset P           smoke, cpu (the default), gpu
-    --seconds S          given to each of the things compared (0.3)"""
-
-
 def _complain(error: BaseException | str, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(f"{_PROGRAM} {command}", allow_abbrev=False)
 
 
 def _console() -> Any:
@@ -116,19 +119,16 @@ def _console() -> Any:
 
 
 def _list(arguments: Sequence[str], package: str) -> int:
-    parser = argparse.ArgumentParser(f"{_PROGRAM} list", allow_abbrev=False)
-    parser.parse_args(arguments)
+    _parser("list").parse_args(arguments)
     from rich.table import Table
-
-    from experiments.report import measured_minutes
 
     table = Table("name", "paper", "presets (minutes)", "claims", box=None)
     table.pad_edge = False
     published = discovery.folder_of(package) / "results"
     status = 0
-    for name, experiment in discovery.find(package).items():
+    for name in discovery.find(package):
         try:
-            module = discovery.load(experiment)
+            module = discovery.load(name, package)
         except Exception as error:  # one broken module must not hide the others
             table.add_row(name, f"cannot be imported: {error}", "", "")
             status = 1
@@ -144,11 +144,8 @@ def _list(arguments: Sequence[str], package: str) -> int:
 
 
 def _env(arguments: Sequence[str], package: str) -> int:
-    parser = argparse.ArgumentParser(f"{_PROGRAM} env", allow_abbrev=False)
-    parser.parse_args(arguments)
-    from experiments.environment import environment
-
-    for key, value in environment().items():
+    _parser("env").parse_args(arguments)
+    for key, value in harness.environment().items():
         if isinstance(value, dict):
             print(f"{key}:")
             for name, item in value.items():
@@ -160,27 +157,15 @@ def _env(arguments: Sequence[str], package: str) -> int:
 
 
 def _report(arguments: Sequence[str], package: str) -> int:
-    parser = argparse.ArgumentParser(f"{_PROGRAM} report", allow_abbrev=False)
-    parser.add_argument(
-        "--publish",
-        action="store_true",
-        help="write the pages of the published runs into their folder",
-    )
-    parser.add_argument(
-        "--results",
-        type=pathlib.Path,
-        default=discovery.folder_of(package) / "results",
-        help="the folder of published runs",
-    )
-    parser.add_argument(
-        "--workdir",
-        type=pathlib.Path,
-        default=pathlib.Path("runs"),
-        help="the folder of local runs, shown beside the published ones",
-    )
+    parser = _parser("report")
+    words = "write the pages of the published runs into their folder"
+    parser.add_argument("--publish", action="store_true", help=words)
+    folder = functools.partial(parser.add_argument, type=pathlib.Path)
+    published = discovery.folder_of(package) / "results"
+    folder("--results", default=published, help="the folder of published runs")
+    words = "the folder of local runs, shown beside the published ones"
+    folder("--workdir", default=pathlib.Path("runs"), help=words)
     given = parser.parse_args(arguments)
-    from experiments.report import write_report
-
     local = None if given.publish else given.workdir
     try:
         written = write_report(given.results, local, abouts=discovery.abouts(package))
@@ -203,7 +188,7 @@ def _bench(arguments: Sequence[str], package: str) -> int:
 def _run(arguments: Sequence[str], package: str) -> int:
     experiments = discovery.find(package)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
+        print(__doc__)
         print(f"\nexperiments: {', '.join(experiments) or 'none'}")
         return 0 if arguments else 2
     name, rest = arguments[0], list(arguments[1:])
@@ -211,9 +196,41 @@ def _run(arguments: Sequence[str], package: str) -> int:
         raise discovery.UsageError(unknown("experiment", name, experiments))
     # Figures are written to files: a display is never needed.
     os.environ.setdefault("MPLBACKEND", "Agg")
-    module = discovery.load(experiments[name])
+    module = discovery.load(name, package)
     options, config = _parse(name, module, rest)
-    return _execute(name, module, options, config, rest, package)
+    folder = harness.run_folder(options.workdir, name, options.preset, config)
+    if options.dry_run:
+        for field, value in settings(config).items():
+            print(shlex.join(harness.spelling(field, value)))
+        print(f"run folder: {folder}")
+        return 0
+    from experiments import execution
+    from kljax.training.interruption import like_ctrl_c
+
+    again = shlex.join([*_PROGRAM.split(), "run", *arguments])
+    published = discovery.folder_of(package) / "results"
+    expected = measured_minutes(published / name).get(options.preset)
+    about = f", about {expected:g} minutes" if expected else ""
+    print(f"{name}, preset {options.preset}, seed {config.seed}{about}")
+    print(f"run folder: {folder}", flush=True)
+    try:
+        with like_ctrl_c():
+            stored = execution.execute(name, module, options.preset, config, folder)
+            if stored is None:  # a process that is not the first of several
+                return 0
+            execution.show(_console(), stored, folder)
+            if options.publish:
+                print(f"published: {execution.publish(folder, published)}")
+    except KeyboardInterrupt as stop:  # the training loop's `Interrupted` is one
+        why = str(stop) or "stopped by Ctrl-C (SIGINT)"
+        print(f"\n{why}\nto go on: {again}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.traceback or not isinstance(error, execution.REPORTED):
+            raise
+        words = f"{type(error).__name__}: {error}\n(--traceback shows where)"
+        return _complain(words, 1)
+    return 0
 
 
 def _preset_of(arguments: Sequence[str], presets: Sequence[str]) -> str:
@@ -230,47 +247,32 @@ def _preset_of(arguments: Sequence[str], presets: Sequence[str]) -> str:
     return chosen
 
 
-def _check_fields(name: str, known: Sequence[str], arguments: Sequence[str]) -> None:
-    # tyro would name near options as well, but not all of them.
-    for argument in arguments:
-        field = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-        head, _, tail = field.rpartition(".")
-        positive = f"{head}." * bool(head) + tail.removeprefix("no-")
-        if not argument.startswith("--") or {field, positive} & {*known, "help"}:
-            continue
-        options = [f"--{one}" for one in known]
-        raise discovery.UsageError(unknown(f"field of {name}", f"--{field}", options))
-
-
 def _parse(name: str, module: Any, arguments: Sequence[str]) -> tuple[Options, Any]:
     import tyro
 
-    from experiments.harness import settings
-
     preset = _preset_of(arguments, list(module.PRESETS))
     options, config = Options(preset=preset), module.PRESETS[preset]
-    known = [f.replace("_", "-") for f in (*settings(options), *settings(config))]
-    _check_fields(name, known, arguments)
     # Two dataclasses in one, both without a prefix: one help page shows all.
-    bare = tyro.conf.arg(name="")
-    kinds: Any = {
-        "options": tyro.conf.FlagCreatePairsOff[Options],
-        "config": type(config),
-    }
-    both = dataclasses.make_dataclass(
-        "Run", [(field, Annotated[kind, bare]) for field, kind in kinds.items()]
-    )
+    kinds: Any = (tyro.conf.FlagCreatePairsOff[Options], type(config))
+    own, rest = (Annotated[kind, tyro.conf.arg(name="")] for kind in kinds)
+    both = dataclasses.make_dataclass("Run", [("options", own), ("config", rest)])
     try:
-        parsed: Any = tyro.cli(
+        parsed, strange = tyro.cli(
             both,
             args=arguments,
             default=both(options, config),
             prog=f"{_PROGRAM} run {name}",
             description=module.__doc__,
             config=(tyro.conf.AvoidSubcommands,),
+            return_unknown_args=True,
         )
     except ValueError as error:  # the configuration's own check
         raise discovery.UsageError(str(error)) from error
+    if strange:
+        known = (f.replace("_", "-") for f in (*settings(options), *settings(config)))
+        field = strange[0].partition("=")[0]
+        words = unknown(f"field of {name}", field, (f"--{one}" for one in known))
+        raise discovery.UsageError(words)
     _check_places(settings(config), settings(parsed.config))
     return parsed.options, parsed.config
 
@@ -292,54 +294,3 @@ def _check_places(preset: Mapping[str, Any], given: Mapping[str, Any]) -> None:
                 check_source(value)
             except (CheckpointError, ValueError) as error:
                 raise discovery.UsageError(f"{field}: {error}") from error
-
-
-def _execute(
-    name: str,
-    module: Any,
-    options: Options,
-    config: Any,
-    arguments: Sequence[str],
-    package: str,
-) -> int:
-    from experiments import execution, harness
-    from experiments.report import measured_minutes
-    from kljax.training.interruption import like_ctrl_c
-
-    folder = harness.run_folder(options.workdir, name, options.preset, config)
-    console = _console()
-    if options.dry_run:
-        for field, value in harness.settings(config).items():
-            words = harness.spelling(field, value)
-            console.print(shlex.join(words), soft_wrap=True)
-        console.print(f"run folder: {folder}", soft_wrap=True)
-        return 0
-    again = shlex.join([*_PROGRAM.split(), "run", name, *arguments])
-    published = discovery.folder_of(package) / "results"
-    expected = measured_minutes(published / name).get(options.preset)
-    console.print(
-        f"{name}, preset {options.preset}, seed {config.seed}"
-        + (f", about {expected:g} minutes" if expected else "")
-        + f"\nrun folder: {folder}",
-        soft_wrap=True,
-    )
-    try:
-        with like_ctrl_c():
-            stored = execution.execute(name, module, options.preset, config, folder)
-            if stored is None:  # a process that is not the first of several
-                return 0
-            execution.show(console, stored, folder)
-            if options.publish:
-                target = execution.publish(folder, published)
-                console.print(f"published: {target}", soft_wrap=True)
-    except KeyboardInterrupt as stop:  # the training loop's `Interrupted` is one
-        why = str(stop) or "stopped by Ctrl-C (SIGINT)"
-        print(f"\n{why}\nto go on: {again}", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if options.traceback or not isinstance(error, execution.reported_errors()):
-            raise
-        return _complain(
-            f"{type(error).__name__}: {error}\n(--traceback shows where)", 1
-        )
-    return 0

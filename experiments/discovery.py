@@ -1,11 +1,12 @@
 """Finds the papers of a package without importing them."""
 
 import ast
-import dataclasses
 import importlib
-import importlib.util
 import pathlib
+import symtable
 import types
+
+from experiments.harness import sentences
 
 _REQUIRED = ("PAPER", "Config", "PRESETS", "CLAIMS", "run")
 
@@ -14,42 +15,22 @@ class UsageError(ValueError):
     """A command line that cannot be understood; the message says what could."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Where an experiment lies: `load` imports it."""
-
-    name: str
-    module: str
-    path: pathlib.Path
-
-
 def _bound_names(path: pathlib.Path) -> set[str]:
     # Reading the source costs a millisecond; importing it would load JAX.
-    names: set[str] = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {t.id for t in node.targets if isinstance(t, ast.Name)}
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(a.asname or a.name).split(".")[0] for a in node.names}
-    return names
+    text = path.read_text(encoding="utf-8")
+    symbols = symtable.symtable(text, str(path), "exec").get_symbols()
+    return {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
 
 
 def folder_of(package: str) -> pathlib.Path:
     """The folder of a package, found without importing its modules."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"no package {package!r} on the path", name=package)
-    return pathlib.Path(next(iter(spec.submodule_search_locations)))
+    return pathlib.Path(importlib.import_module(package).__path__[0])
 
 
-def find(package: str = "experiments") -> dict[str, Experiment]:
-    """Every paper of the package that binds `CLAIMS` and `run`, by name.
+def find(package: str = "experiments") -> dict[str, pathlib.Path]:
+    """The source of every paper that binds `CLAIMS` and `run`, by name.
 
-    It is a file of its folder `papers`, or a folder there.
+    It is a file of the package's folder `papers`, or a folder there.
 
     Example:
         >>> "kit" in find()
@@ -60,28 +41,25 @@ def find(package: str = "experiments") -> dict[str, Experiment]:
         name = path.parent.name if path.stem == "__init__" else path.stem
         if path.parent != papers or not name.startswith("_"):
             if {"CLAIMS", "run"} <= _bound_names(path):
-                found[name] = Experiment(name, f"{package}.papers.{name}", path)
+                found[name] = path
     return found
 
 
 def abouts(package: str = "experiments") -> dict[str, str]:
-    """Title and three sentences of every experiment, read from its source."""
-    from experiments.storing import sentences
-
-    found = find(package).items()
-    trees = {
-        name: ast.parse(one.path.read_text(encoding="utf-8")) for name, one in found
+    """Title and three sentences of every paper, read from its source."""
+    return {
+        name: sentences(ast.get_docstring(ast.parse(path.read_text("utf-8"))), 4)
+        for name, path in find(package).items()
     }
-    return {name: sentences(ast.get_docstring(tree), 4) for name, tree in trees.items()}
 
 
-def load(experiment: Experiment) -> types.ModuleType:
-    """Imports an experiment and checks that it is complete."""
-    module = importlib.import_module(experiment.module)
+def load(name: str, package: str = "experiments") -> types.ModuleType:
+    """Imports a paper and checks that it is complete."""
+    module = importlib.import_module(f"{package}.papers.{name}")
     missing = [name for name in _REQUIRED if not hasattr(module, name)]
     if missing:
         raise TypeError(
-            f"{experiment.path.name} lacks {', '.join(missing)}: an experiment defines "
+            f"{module.__name__} lacks {', '.join(missing)}: an experiment defines "
             f"{', '.join(_REQUIRED)}"
         )
     return module

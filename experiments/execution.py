@@ -5,33 +5,28 @@ import pathlib
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from experiments import environment, harness, kit, storing
+from experiments import harness, kit
+from kljax.errors import CheckpointError, DataError, NonFiniteLoss
 from kljax.storing import read_json, write_json
+from kljax.training.progress import rich_progress
+from kljax.training.runs import FolderInUse
 
-
-def reported_errors() -> tuple[type[BaseException], ...]:
-    """Errors whose message says what to do: no traceback unless asked for."""
-    from kljax.errors import CheckpointError, DataError, NonFiniteLoss
-    from kljax.training.runs import FolderInUse
-
-    ours = (CheckpointError, DataError, FolderInUse, NonFiniteLoss)
-    return (*ours, OSError, ValueError)  # of files and of arguments
+REPORTED = (CheckpointError, DataError, FolderInUse, NonFiniteLoss, OSError, ValueError)
+"""Errors whose message says what to do: no traceback unless asked for."""
 
 
 def overrides(config: Any, preset: Any) -> dict[str, Any]:
     """Fields that change the numbers and differ from the preset's, without the seed."""
-    ours = harness.settings(harness.mathematics(config))
-    theirs = harness.settings(harness.mathematics(preset))
-    return {
-        field: value
-        for field, value in ours.items()
-        if field != "seed" and (field not in theirs or value != theirs[field])
-    }
+    ours, theirs = (
+        harness.settings(harness.mathematics(one) | {"seed": 0})
+        for one in (config, preset)
+    )
+    return dict(item for item in ours.items() if item not in theirs.items())
 
 
 def rerun_command(name: str, preset: str, config: Any, default: Any) -> str:
@@ -53,12 +48,10 @@ def _record_session(
     # Beside the results: wall-clock time differs between equal runs.
     path = folder / "timing.json"
     sessions = read_json(path)["sessions"] if path.is_file() else []
-    finished = results is not None
-    sessions.append({"seconds": round(seconds, 1), "finished": finished})
+    sessions.append({"seconds": round(seconds, 1), "finished": results is not None})
     total = round(sum(session["seconds"] for session in sessions), 1)
     stages = results.seconds if results else {}
-    timing = {"seconds": total, "sessions": sessions, "stages": stages}
-    write_json(path, timing)
+    write_json(path, {"seconds": total, "sessions": sessions, "stages": stages})
 
 
 def execute(
@@ -73,10 +66,7 @@ def execute(
     """Runs `module` in `folder` and writes `results.json` and `timing.json` there.
 
     Args:
-        name: the experiment's name.
-        module: the experiment.
         preset: the name of the preset that `config` started from.
-        config: the resolved configuration.
         folder: the run folder; made where it is missing.
         progress: where to show what is going on; bars on the terminal by default.
 
@@ -85,10 +75,7 @@ def execute(
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     started, results = time.perf_counter(), None
-    if progress is None:
-        from kljax.training.progress import rich_progress
-
-        progress = rich_progress()
+    progress = progress or rich_progress()
     try:
         results = kit.perform(module, config, workdir=folder, progress=progress)
     finally:
@@ -98,10 +85,10 @@ def execute(
         return None
     default = module.PRESETS[preset]
     stored = {
-        "schema": storing.SCHEMA,
+        "schema": harness.SCHEMA,
         "experiment": name,
-        "title": storing.sentences(module.__doc__, 1).rstrip(".") or name,
-        "about": storing.sentences(module.__doc__, 4),
+        "title": harness.sentences(module.__doc__, 1).rstrip(".") or name,
+        "about": harness.sentences(module.__doc__, 4),
         "paper": module.PAPER,
         "preset": preset,
         "seed": config.seed,
@@ -110,15 +97,9 @@ def execute(
         "overrides": overrides(config, default),
         "command": rerun_command(name, preset, config, default),
         "claims": [claim.stored() for claim in module.CLAIMS],
-        "verdicts": results.verdicts,
-        "metrics": results.metrics,
-        "tables": results.tables,
-        "figures": results.figures,
-        "scale": results.scale,
-        "made": results.made,
-        "remarks": results.remarks,
-        "problems": storing.problems(results, module.CLAIMS, folder),
-        "environment": environment.environment(),
+        **{k: getattr(results, k) for k in harness.STORED},
+        "problems": harness.problems(results, module.CLAIMS, folder),
+        "environment": harness.environment(),
     }
     write_json(folder / "results.json", stored)
     return read_json(folder / "results.json")
@@ -147,7 +128,7 @@ def grid(table: harness.Table) -> Any:
         padding=(0, 1, 0, 0),
     )
     for row in table.rows:
-        found.add_row(*map(storing.format_cell, row))
+        found.add_row(*map(harness.format_cell, row))
     return found
 
 
@@ -156,7 +137,7 @@ def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    results = storing.results_from(stored)
+    results = harness.results_from(stored)
     for table in results.tables:
         if not table.detail:
             console.print(grid(table))
@@ -165,7 +146,7 @@ def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
     for claim in stored["claims"]:
         verdict = results.verdicts[claim["id"]]
         sign, style = _STYLES[verdict.status]
-        mark = f"{sign} {storing.outcome(verdict.status, stored)}"
+        mark = f"{sign} {harness.outcome(verdict.status, stored)}"
         console.print(Text.assemble((mark, style), "  ", (claim["id"], "bold")))
         lines = [claim["statement"]]
         if verdict.measured:
@@ -175,26 +156,16 @@ def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
         for line in filter(None, (*lines, verdict.note)):
             console.print(Padding(Text(line), (0, 0, 0, 4)))
     for figure in results.figures:
-        console.print(f"picture: {folder / 'figures' / figure.path}", soft_wrap=True)
+        print(f"picture: {folder / 'figures' / figure.path}")
     folded = [table.title for table in results.tables if table.detail]
     if folded:
-        console.print(f"more tables, in the report: {', '.join(folded)}")
+        print(f"more tables, in the report: {', '.join(folded)}")
     for problem in (*stored["problems"], *results.remarks):
         console.print(Text(f"warning: {problem}", "yellow"), soft_wrap=True)
-    console.print(f"results: {folder / 'results.json'}", soft_wrap=True)
+    print(f"results: {folder / 'results.json'}")
     states = [results.verdicts[claim["id"]].status for claim in stored["claims"]]
     counts = (f"{states.count(s)} {s}" for s in harness.STATES if s in states)
-    console.print("claims: " + ", ".join(counts))
-
-
-def label_of(stored: Mapping[str, Any]) -> str:
-    """The name of a published run: the preset, the seed if not 0, a hash if changed."""
-    parts: Sequence[str] = [
-        stored["preset"],
-        f"s{stored['seed']}" if stored["seed"] else "",
-        stored["config_hash"] if stored["overrides"] else "",
-    ]
-    return "-".join(filter(None, parts))
+    print("claims: " + ", ".join(counts))
 
 
 def moved_bars(before: pathlib.Path, stored: Mapping[str, Any]) -> list[str]:
@@ -215,18 +186,19 @@ def moved_bars(before: pathlib.Path, stored: Mapping[str, Any]) -> list[str]:
 def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     """Copies a finished run's results and pictures to `<results>/<name>/<label>/`.
 
-    An older run that was published under the same label is replaced as a whole.
+    The label is the preset, the seed if it is not 0, a hash if fields were changed. An
+    older run that was published under the same label is replaced as a whole.
 
     Returns:
         The folder that was written.
     """
     stored = read_json(folder / "results.json")
     if stored["problems"]:
-        raise ValueError(
-            f"{folder / 'results.json'} cannot be published: "
-            + "; ".join(stored["problems"])
-        )
-    target = results / stored["experiment"] / label_of(stored)
+        why = "; ".join(stored["problems"])
+        raise ValueError(f"{folder / 'results.json'} cannot be published: {why}")
+    seed = f"-s{stored['seed']}" if stored["seed"] else ""
+    changed = f"-{stored['config_hash']}" if stored["overrides"] else ""
+    target = results / stored["experiment"] / f"{stored['preset']}{seed}{changed}"
     stored["moved"] = moved_bars(target / "results.json", stored)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     (beside / "figures").mkdir(parents=True)
@@ -235,10 +207,5 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     for figure in stored["figures"]:
         source = folder / "figures" / figure["path"]
         shutil.copyfile(source, beside / "figures" / figure["path"])
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    beside.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-    return target
+    shutil.rmtree(target, ignore_errors=True)
+    return beside.rename(target)

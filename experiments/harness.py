@@ -1,16 +1,23 @@
-"""What a run of a paper returns, what its configuration is, and where it lies."""
+"""What a run of a paper returns, its configuration, and what is stored of the two."""
 
 import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from kljax.errors import unknown
 from kljax.storing import plain
 
+SCHEMA = 1
 STATES = ("holds", "fails", "shown", "undecided", "not measured")
+STORED = ("verdicts", "metrics", "tables", "figures", "scale", "made", "remarks")
+"""Of `Results`; `seconds` differ between equal runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,3 +205,93 @@ def run_folder(
     """
     name = f"{preset}-s{config.seed}-{config_hash(config)}"
     return pathlib.Path(root) / experiment / name
+
+
+# ------------------------------------------------------------------ what is stored
+
+
+def problems(
+    results: Results, claims: Sequence[Any], folder: pathlib.Path
+) -> list[str]:
+    """What is wrong with the results of a run, in words; empty when nothing is."""
+    said = {claim.id: claim.measure for claim in claims}
+    found = [
+        f"claim {name} does not say in words what it measures"
+        for name, verdict in results.verdicts.items()
+        if verdict.measured and not (verdict.measure or said[name])
+    ]
+    for figure in results.figures:
+        if not (folder / "figures" / figure.path).is_file():
+            found.append(f"figures/{figure.path} was not written")
+    for table in results.tables:
+        wide = len(table.columns)
+        if lengths := {len(row) for row in table.rows} - {wide}:
+            words = f"{wide} columns and rows of {sorted(lengths)} cells"
+            found.append(f"table {table.title!r} has {words}")
+    return found
+
+
+def sentences(doc: str | None, count: int) -> str:
+    """The first sentences of a docstring, without its commands.
+
+    Example:
+        >>> sentences("One: two. Three in arXiv 1.2? Four. Five.", 2)
+        'One: two. Three in arXiv 1.2?'
+    """
+    paragraphs = re.split(r"\n\s*\n", (doc or "").strip())
+    text = " ".join(p for p in paragraphs if not p.startswith("    python -m"))
+    found = re.split(r"(?<=[.?!])\s+(?=[A-Z])", " ".join(text.split()))
+    return " ".join(found[:count])
+
+
+def outcome(status: str, stored: Mapping[str, Any]) -> str:
+    """A verdict's status as it is shown; one that a short run left open says how."""
+    if status == "undecided" and not stored["config"].get("decide", True):
+        return f"undecided ({stored['preset']}); --preset cpu decides"
+    return status
+
+
+def results_from(stored: Mapping[str, Any]) -> Results:
+    """The `Results` inside what `results.json` holds."""
+    kept: dict[str, Any] = {k: stored[k] for k in STORED if k in stored}
+    kept["tables"] = tuple(Table(**table) for table in stored["tables"])
+    kept["figures"] = tuple(Figure(**figure) for figure in stored["figures"])
+    kept["verdicts"] = {k: Verdict(**v) for k, v in stored["verdicts"].items()}
+    return Results(**kept)
+
+
+def format_cell(value: Any) -> str:
+    """A cell of a table as text: four significant digits, a dash for nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.4g}"
+    return str(value)
+
+
+def commit() -> str | None:
+    """The repository's commit, or `None` outside of one."""
+    return _git("rev-parse", "HEAD")
+
+
+def environment() -> dict[str, Any]:
+    """What `kljax.training.environment` says, with `commit` and `dirty`.
+
+    `commit` is `None` outside a repository; `dirty` says whether tracked files differ
+    from it.
+    """
+    from kljax.training import environment
+
+    head, changes = commit(), _git("status", "--porcelain", "--untracked-files=no")
+    return {**environment(), "commit": head, "dirty": bool(changes) if head else None}
+
+
+def _git(*arguments: str) -> str | None:
+    words = ["git", "-C", str(pathlib.Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -93,7 +93,7 @@ def _measure(name: str, module: Any, preset: str, budget: float) -> list[dict]:
     import jax
 
     from experiments.benchmarks import measuring
-    from experiments.environment import environment
+    from experiments.harness import environment
 
     rates = measuring.floors(small=preset == "smoke")
     machine = environment()

@@ -5,7 +5,9 @@ A value is a number, an `Estimate`, a list of them (`order`) or a dict of them b
 """
 
 import dataclasses
+import functools
 import itertools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +29,6 @@ __all__ = [
     "near",
     "order",
     "shown",
-    "sign_above",
     "within",
 ]
 
@@ -61,29 +62,19 @@ def point(value: Value) -> float:
     return value.value if isinstance(value, Estimate) else float(value)
 
 
-def _compare(sign: str, limit: float, unit: str, test: Callable) -> Bar:
-    text = f"{sign} {limit:g}{f' {unit}' if unit else ''}"
-    return Bar(text, lambda value: bool(test(point(value), limit)))
+def _comparison(sign: str, test: Callable[[float, float], bool]) -> Callable[..., Bar]:
+    def bar(limit: float, unit: str = "") -> Bar:
+        text = f"{sign} {limit:g} {unit}".rstrip()
+        return Bar(text, lambda value: bool(test(point(value), limit)))
+
+    return bar
 
 
-def at_most(limit: float, unit: str = "") -> Bar:
-    return _compare("<=", limit, unit, lambda x, y: x <= y)
-
-
-def at_least(limit: float, unit: str = "") -> Bar:
-    return _compare(">=", limit, unit, lambda x, y: x >= y)
-
-
-def below(limit: float, unit: str = "") -> Bar:
-    return _compare("<", limit, unit, lambda x, y: x < y)
-
-
-def above(limit: float, unit: str = "") -> Bar:
-    return _compare(">", limit, unit, lambda x, y: x > y)
-
-
-def equal(limit: float, unit: str = "") -> Bar:
-    return _compare("=", limit, unit, lambda x, y: x == y)
+at_most = _comparison("<=", operator.le)
+at_least = _comparison(">=", operator.ge)
+below = _comparison("<", operator.lt)
+above = _comparison(">", operator.gt)
+equal = _comparison("=", operator.eq)
 
 
 def within(low: float, high: float) -> Bar:
@@ -98,7 +89,8 @@ def near(target: float, *, rel: float = 0.0, tol: float = 0.0) -> Bar:
     return Bar(f"{words} of {target:g}", lambda x: abs(point(x) - target) <= gap)
 
 
-def _interval(side: int, limit: float, level: float) -> Bar:
+def _interval(side: int, limit: float = 0.0, level: float = 0.95) -> Bar:
+    """The whole interval lies there; level 0.9 is a one-sided test at 5 %."""
     word = "above" if side > 0 else "below"
 
     def ahead(value: Estimate, side: int) -> bool:
@@ -114,26 +106,8 @@ def _interval(side: int, limit: float, level: float) -> Bar:
     return Bar(text, lambda value: ahead(value, side), remark, level)
 
 
-def interval_above(limit: float = 0.0, level: float = 0.95) -> Bar:
-    """The whole interval lies above; level 0.9 is a one-sided test at 5 %."""
-    return _interval(1, limit, level)
-
-
-def interval_below(limit: float = 0.0, level: float = 0.95) -> Bar:
-    """The whole interval lies below."""
-    return _interval(-1, limit, level)
-
-
-def sign_above(p: float = 0.05) -> Bar:
-    """More units above 0 than chance gives, by the one-sided sign test."""
-    return Bar(
-        f"sign test p < {p:g}",
-        lambda value: value.sign_test() < p,
-        lambda value: (
-            f"{int((value.units > 0).sum())} of {value.count} above 0, "
-            f"p = {value.sign_test():.2g}."
-        ),
-    )
+interval_above = functools.partial(_interval, 1)
+interval_below = functools.partial(_interval, -1)
 
 
 def order(*names: str) -> Bar:
@@ -142,17 +116,14 @@ def order(*names: str) -> Bar:
     def steps(values: Sequence[Value]) -> list[Value]:
         return [b - a for a, b in itertools.pairwise(values)]
 
-    def test(values: Sequence[Value]) -> bool:
-        return all(
-            (step.interval()[0] if isinstance(step, Estimate) else step) > 0
-            for step in steps(values)
-        )
+    def sure(step: Value) -> bool:
+        return (step.interval()[0] if isinstance(step, Estimate) else step) > 0
 
     def remark(values: Sequence[Value]) -> str:
         found = [str(step) for step in steps(values) if isinstance(step, Estimate)]
         return f"Steps {'; '.join(found)}." if found else ""
 
-    return Bar(" < ".join(names), test, remark)
+    return Bar(" < ".join(names), lambda values: all(map(sure, steps(values))), remark)
 
 
 def both(*bars: Bar) -> Bar:
@@ -167,10 +138,11 @@ def both(*bars: Bar) -> Bar:
 
 def all_of(**bars: Bar) -> Bar:
     """A bar for each name of a dict of values (`_` in a name is a blank)."""
-    named = {name.replace("_", " "): bar for name, bar in bars.items()}
+    spelt = lambda values: {k.replace("_", " "): v for k, v in values.items()}  # noqa: E731
+    named = spelt(bars)
 
     def test(values: Mapping[str, Value]) -> bool:
-        given = {name.replace("_", " "): value for name, value in values.items()}
+        given = spelt(values)
         return all([bar.test(given[name]) for name, bar in named.items()])
 
     return Bar(", ".join(f"{name} {bar}" for name, bar in named.items()), test)

@@ -72,14 +72,12 @@ def digest(claims: Sequence[Claim]) -> str:
 def spelled(value: Value, digits: int) -> str:
     """A value as the report shows it, without its interval."""
     if isinstance(value, Mapping):
-        parts = (
-            f"{k.replace('_', ' ')} {spelled(v, digits)}" for k, v in value.items()
-        )
-        return ", ".join(parts)
+        pairs = ((k.replace("_", " "), spelled(v, digits)) for k, v in value.items())
+        return ", ".join(map(" ".join, pairs))
+    if isinstance(value, list | tuple):
+        return ", ".join(spelled(v, digits) for v in value)
     if isinstance(value, str):
         return value
-    if isinstance(value, Sequence):
-        return ", ".join(spelled(v, digits) for v in value)
     number = point(value)
     if not math.isfinite(number):
         return str(number)
@@ -88,19 +86,16 @@ def spelled(value: Value, digits: int) -> str:
     return f"{number:.{digits}g}"
 
 
-def _estimates(value: Value) -> list[tuple[str, Estimate]]:
-    """The estimates inside a value, with their names in a dict."""
+def _estimates(value: Value) -> list[Estimate]:
+    """The estimates inside a value."""
     if isinstance(value, Mapping):
-        pairs = [(f"{k}: ", v) for k, v in value.items()]
-    elif isinstance(value, list | tuple):
-        pairs = [("", v) for v in value]
-    else:
-        pairs = [("", value)]
-    return [(name, v) for name, v in pairs if isinstance(v, Estimate)]
+        value = list(value.values())
+    every = value if isinstance(value, list | tuple) else [value]
+    return [one for one in every if isinstance(one, Estimate)]
 
 
 def _intervals(value: Value, digits: int, level: float) -> str:
-    found = [one for _, one in _estimates(value) if one.count > 1]
+    found = [one for one in _estimates(value) if one.count > 1]
     if not found:
         return ""
     ends = (one.interval(level) for one in found)
@@ -111,17 +106,15 @@ def _intervals(value: Value, digits: int, level: float) -> str:
 
 def _measure(claim: Claim, value: Value) -> str:
     words = claim.measure or " ".join((claim.value.__doc__ or "").split()).rstrip(".")
-    said = dict.fromkeys(one.what for _, one in _estimates(value) if one.what)
+    said = dict.fromkeys(one.what for one in _estimates(value) if one.what)
     return ": ".join(filter(None, (words, "; ".join(said))))
 
 
 def verdict(claim: Claim, evidence: Any, *, decide: bool = True) -> Verdict:
     """What the evidence says of one claim."""
-    note = undecided = ""
     try:
         value = claim.value(evidence)
-        if isinstance(value, Noted):
-            value, note, undecided = value
+        value, note, undecided = value if isinstance(value, Noted) else Noted(value)
         said = Verdict(
             spelled(value, claim.digits),
             None,
@@ -134,14 +127,14 @@ def verdict(claim: Claim, evidence: Any, *, decide: bool = True) -> Verdict:
         return Verdict("", None, note=f"Not measured: {why}.")
     if not decide or said.shown:
         return said
+    holds = None
     try:
         if undecided:
             raise Missing(undecided)
-        holds = claim.bar.test(value)
-        note = " ".join(filter(None, (note, claim.bar.remark(value))))
+        holds, more = claim.bar.test(value), claim.bar.remark(value)
     except Missing as why:
-        holds, note = None, " ".join(filter(None, (note, f"Undecided: {why}.")))
-    return dataclasses.replace(said, holds=holds, note=note)
+        more = f"Undecided: {why}."
+    return dataclasses.replace(said, holds=holds, note=f"{note} {more}".strip())
 
 
 def verdicts(

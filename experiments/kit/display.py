@@ -10,7 +10,7 @@ import numpy as np
 from experiments.harness import Figure, Table
 from experiments.kit import figures, titles
 from experiments.kit.scores import Scores
-from kljax.metrics.estimates import Missing
+from kljax.metrics.estimates import Estimate, Missing
 
 
 class Display:
@@ -85,18 +85,15 @@ class Display:
         """A row per method, a column per metric; ± is half of the 95 % interval.
 
         Args:
-            title: of the table.
-            scores: what is shown.
             metrics: which ones (all).
             every: metrics of a second table behind it, a folded one.
             spread: whether ± is shown where there are several units.
             more: rows of other things by name: their numbers by metric.
             caption: behind what is averaged, which is said anyway.
-            detail: see `table`.
         """
-        some = metrics or scores.metrics()
+        some, text = metrics or scores.metrics(), _spread if spread else None
         rows = [
-            [titles.title(m), *(_cell(scores, k, m, spread) for k in some)]
+            [titles.title(m), *(_cell(scores.estimate, k, m, text=text) for k in some)]
             for m in scores.methods
         ]
         for name, row in (more or {}).items():
@@ -119,18 +116,15 @@ class Display:
         """A row per method, a column per level of the factor, and their average.
 
         Args:
-            title: of the table.
-            scores: with a factor.
             metric: what is shown: means, behind the average ± as in `score_table`.
             more: further columns: title to a function of the method.
-            caption, detail: as in `score_table`.
         """
         more, levels = more or {}, scores.levels if len(scores.levels) > 1 else ()
         rows = [
             [
                 titles.title(m),
-                *(_cell(scores.at(one), metric, m, spread=False) for one in levels),
-                _cell(scores, metric, m, spread=True),
+                *(_cell(scores.at(one).estimate, metric, m) for one in levels),
+                _cell(scores.estimate, metric, m, text=_spread),
                 *(own(m) for own in more.values()),
             ]
             for m in scores.methods
@@ -166,7 +160,11 @@ class Display:
         levels = scores.levels if scores.factor else ()
         parts = {(level,): scores.at(level) for level in levels} or {(): scores}
         rows = [
-            (*level, titles.title(m), *(_gap(part, k, m, against) for k in metrics))
+            (
+                *level,
+                titles.title(m),
+                *(_cell(part.difference, k, m, against, text=str) for k in metrics),
+            )
             for level, part in parts.items()
             for m in part.methods
             if m != against
@@ -177,19 +175,17 @@ class Display:
         self.table(title, names, rows, about, detail=detail)
 
 
-def _cell(scores: Scores, metric: str, method: str, spread: bool) -> Any:
-    try:
-        found = scores.estimate(metric, method)
-    except Missing:
-        return None
-    if not spread or found.count < 2:
-        return found.value
+def _spread(found: Estimate) -> str:
     return f"{found.value:.4g} ± {found.half_width():.2g}"
 
 
-def _gap(scores: Scores, metric: str, one: str, other: str) -> Any:
+def _cell(
+    find: Callable[..., Estimate],
+    *what: str,
+    text: Callable[[Estimate], str] | None = None,
+) -> Any:
     try:
-        found = scores.difference(metric, one, other)
+        found = find(*what)
     except Missing:
         return None
-    return str(found) if found.count > 1 else found.value
+    return text(found) if text and found.count > 1 else found.value

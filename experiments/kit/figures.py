@@ -5,6 +5,7 @@
 in all panels of a paper: `colors` gives them by order.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,9 @@ def canvas(
     columns = min(columns, panels)
     rows = -(-panels // columns)
     figure = Figure((size[0] * columns, size[1] * rows), layout="constrained")
-    figure.suptitle(_wrapped(heading, 16 * size[0] * columns), fontsize=10.5)
+    wide = max(20, int(12.8 * size[0] * columns))
+    heading = textwrap.fill(heading, wide, break_on_hyphens=False)
+    figure.suptitle(heading, fontsize=10.5)
     axes = figure.subplots(rows, columns, squeeze=False, **share).ravel()
     for axis in axes[:panels]:
         axis.grid(alpha=0.3)
@@ -35,13 +38,6 @@ def canvas(
     for axis in axes[panels:]:
         axis.set_axis_off()
     return figure, axes[:panels]
-
-
-def _wrapped(text: str, width: float) -> str:
-    import textwrap
-
-    wide = max(20, int(width * 0.8))
-    return "\n".join(textwrap.wrap(text, wide, break_on_hyphens=False))
 
 
 def colors(methods: Sequence[str]) -> dict[str, Any]:
@@ -57,7 +53,6 @@ def lines(
     series: Mapping[str, tuple[Any, Any]],
     *,
     levels: Mapping[str, float] | None = None,
-    legend: bool = True,
     marker: str = "",
     **labels: Any,
 ) -> None:
@@ -74,8 +69,7 @@ def lines(
         axis.plot(x, every.mean(axis=0), color=color, label=title(name), **style)
     _levels(axis.axhline, levels)
     axis.set(**labels)
-    if legend:
-        axis.legend(fontsize=8)
+    axis.legend(fontsize=8)
 
 
 def _levels(draw: Any, levels: Mapping[str, float] | None) -> None:
@@ -136,46 +130,16 @@ def bars(
     axis.set(**labels)
 
 
-def histogram(axis: Any, counts: Any, edges: Any, *, name: str = "", **labels: Any):
-    """Shares of a histogram that was counted elsewhere."""
-    counts = np.asarray(counts, np.float64)
-    drawn = axis.stairs(counts / counts.sum(), edges, fill=True, alpha=0.5, label=name)
-    axis.set(**labels)
-    return drawn
-
-
-def cloud(
-    axis: Any,
-    points: Any,
-    *,
-    color: Any = None,
-    limit: float | None = None,
-    **labels: Any,
-) -> Any:
+def cloud(axis: Any, points: Any, limit: float) -> None:
     """Points `[n, 2]` in the plane."""
-    points = np.asarray(points)
-    drawn = axis.scatter(points[:, 0], points[:, 1], c=color, s=2, alpha=0.4)
-    if limit is not None:
-        axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-    axis.set(**labels)
-    return drawn
+    axis.scatter(*np.asarray(points).T, s=2, alpha=0.4)
+    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
 
 
 def pictures(axis: Any, images: Any, levels: int = 256, **labels: Any) -> None:
     """A grid `[rows, columns, h, w, c]` of images with one dark pixel between them."""
     shown = mosaic(np.asarray(images), levels)
-    axis.imshow(
-        shown[..., 0] if shown.shape[-1] == 1 else shown,
-        cmap="gray",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
+    shown = shown[..., 0] if shown.shape[-1] == 1 else shown
+    axis.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set(**labels)
     axis.set_axis_off()
-
-
-def reliability(axis: Any, curves: Mapping[str, tuple[Any, Any]]) -> None:
-    """Confidence against accuracy, both shares; the diagonal is calibrated."""
-    axis.plot([0, 1], [0, 1], color="grey", lw=1, label="calibrated")
-    lines(axis, curves, marker="o", xlabel="confidence", ylabel="share that is right")

@@ -50,23 +50,15 @@ class Scores:
         if bad := [key for key in rows if len(key) != (3 if factor else 2)]:
             keys = "method, seed, level" if factor else "method, seed"
             raise ValueError(f"rows are by ({keys}), got {bad[0]}")
-        self.rows = {
-            key if factor else (*key, None): dict(row) for key, row in rows.items()
-        }
-        axes: list[Any] = [
-            tuple(dict.fromkeys(k[i] for k in self.rows)) for i in range(3)
-        ]
+        self.rows = {(*key, None)[:3]: dict(row) for key, row in rows.items()}
+        axes: Any = (tuple(dict.fromkeys(k[i] for k in self.rows)) for i in range(3))
         self.methods, self.seeds, self.levels = axes
         self.titles = dict(titles or {})
         self.over, self.factor, self.bootstrap = over, factor, bootstrap
 
-    def _like(
-        self, rows: Mapping[tuple, Mapping[str, Any]], **changed: Any
-    ) -> "Scores":
+    def _like(self, rows: Mapping[tuple, Mapping[str, Any]], **new: Any) -> "Scores":
         names = ("over", "titles", "factor", "bootstrap")
-        options: dict[str, Any] = {
-            name: getattr(self, name) for name in names
-        } | changed
+        options: dict[str, Any] = {name: getattr(self, name) for name in names} | new
         if not options["factor"]:
             rows = {key[:2]: row for key, row in rows.items()}
         return Scores(rows, **options)
@@ -129,10 +121,10 @@ class Scores:
     def units(self, metric: str, method: str) -> Float[np.ndarray, "n"]:
         """A number per unit, the other axes averaged."""
         found = self._every(metric, method)
-        if self.over == "seeds":
-            return found.reshape(len(self.seeds), -1).mean(axis=1)
-        if self.over == self.factor:
-            return np.moveaxis(found, 1, 0).reshape(len(self.levels), -1).mean(axis=1)
+        kept = {"seeds": 0, self.factor: 1}.get(self.over)
+        if kept is not None:
+            found = np.moveaxis(found, kept, 0)
+            return found.reshape(len(found), -1).mean(axis=1)
         if found.ndim == 2:  # one number for all units: ECE over windows, say
             return found.reshape(-1).mean(keepdims=True)
         return found.reshape(-1, found.shape[-1]).mean(axis=0)
@@ -156,23 +148,17 @@ class Scores:
     def _pair(self, metric: str, one: str, other: str) -> list[np.ndarray]:
         return [self.units(metric, name) for name in (one, other)]
 
-    def difference(
-        self, metric: str, one: str, other: str, *, paired: bool = True
-    ) -> Estimate:
-        """`one` minus `other`: paired by unit, or of two means (Welch)."""
+    def difference(self, metric: str, one: str, other: str) -> Estimate:
+        """`one` minus `other`, paired by unit."""
         a, b = self._pair(metric, one, other)
         what = f"{self.title(metric)}, {title(one)} minus {title(other)}"
-        if paired:
-            return self._estimate(f"{what}, paired by {_one(self.over)}", a - b)
-        kind = "difference of unpaired means"
-        return self._estimate(f"{what}, unpaired", a, b, kind=kind)
+        return self._estimate(f"{what}, paired by {_one(self.over)}", a - b)
 
     def ratio_of_means(self, metric: str, one: str, other: str) -> Estimate:
         """The mean of `one` over the mean of `other`."""
         what = f"{self.title(metric)}, {title(one)} over {title(other)}, ratio of means"
-        return self._estimate(
-            what, *self._pair(metric, one, other), kind="ratio of means"
-        )
+        pair = self._pair(metric, one, other)
+        return self._estimate(what, *pair, kind="ratio of means")
 
     def mean_of_ratios(self, metric: str, one: str, other: str) -> Estimate:
         """The mean over units of `one` over `other`."""
@@ -182,17 +168,18 @@ class Scores:
 
     def best(self, metric: str, *, lowest: bool = False) -> str:
         """The method with the highest (or lowest) mean."""
-        if not self.methods:
-            raise Missing(f"needs a method with {self.title(metric)}")
-        means = {method: self.mean(metric, method) for method in self.methods}
+        means = {method: self.mean(metric, method) for method in self._some(metric)}
         return (min if lowest else max)(means, key=lambda method: means[method])
 
     def extreme(self, metric: str, *, lowest: bool = False) -> float:
         """The highest (or lowest) number of all methods, seeds and levels."""
+        every = [self._every(metric, method).ravel() for method in self._some(metric)]
+        return float((np.min if lowest else np.max)(np.concatenate(every)))
+
+    def _some(self, metric: str) -> Sequence[str]:
         if not self.methods:
             raise Missing(f"needs a method with {self.title(metric)}")
-        every = [self._every(metric, method).ravel() for method in self.methods]
-        return float((np.min if lowest else np.max)(np.concatenate(every)))
+        return self.methods
 
     # ------------------------------------------------------------ shown
 
@@ -203,10 +190,9 @@ class Scores:
             parts.append(_counted(self.levels, self.factor))
         if self.over not in ("seeds", self.factor):
             parts.append(self.over)
-        words = f"Means over {' and '.join(parts)}; intervals are over {self.over}"
-        if self.over == "seeds" and len(self.seeds) < 2:
-            words = f"Means over {' and '.join(parts)}: no intervals"
-        return f"{words}."
+        alone = self.over == "seeds" and len(self.seeds) < 2
+        rest = ": no intervals" if alone else f"; intervals are over {self.over}"
+        return f"Means over {' and '.join(parts)}{rest}."
 
     def flat(self) -> dict[str, list[float]]:
         """`method/metric` (`method/level/metric`) to a number per seed: stored."""

@@ -1,15 +1,18 @@
 """What a stage returned, and which code made it."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
 import re
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from experiments.environment import commit
+from experiments.harness import commit
 from kljax.errors import CheckpointError
 from kljax.storing import read_back
 from kljax.training import RunFolder, environment
@@ -30,15 +33,6 @@ def slug(label: Label) -> str:
     return re.sub(r"[^A-Za-z0-9._=]+", "-", text).strip("-") or "stage"
 
 
-def code_of(*paths: pathlib.Path) -> str:
-    """Twelve hexadecimal digits over the sources that can change a number."""
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 @dataclasses.dataclass
 class Stages:
     """The stages of a run's folder.
@@ -54,24 +48,37 @@ class Stages:
     claims: str = ""
 
     def __post_init__(self):
+        self._inside = [np.zeros(2)]  # seconds of stages inside the running one
         machine, names = environment(), ("jax", "jaxlib", "numpy")
         versions = {name: machine["versions"][name] for name in names}
         kinds = {"python": machine["python"], "devices": machine["devices"]}
+        code = hashlib.sha256()
+        for path in self.sources:
+            for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+                code.update(file.read_bytes())
         self.made = {
             "commit": commit(),
-            "code": code_of(*self.sources),
+            "code": code.hexdigest()[:12],
             "claims": self.claims,
             "versions": versions | kinds,
         }
 
-    def begin(self, label: Label) -> None:
-        """Notes which code begins, or goes on with, a stage."""
-        self.folder.time({"begins": slug(label), "made": self.made})
-
-    def end(self, label: Label, cpu: float, wall: float) -> None:
-        """Notes the seconds that were spent, whether it is finished or not."""
-        kind = label[0] if isinstance(label, tuple) else label
-        self.folder.time({"ends": slug(label), "kind": kind, "seconds": [cpu, wall]})
+    @contextlib.contextmanager
+    def clock(self, label: Label) -> Iterator[None]:
+        """Notes the code that begins, or goes on with, a stage, and its CPU and wall
+        seconds without those of the stages inside, whether it is finished or not."""
+        now = lambda: np.array([time.process_time(), time.perf_counter()])  # noqa: E731
+        kind, name = label[0] if isinstance(label, tuple) else label, slug(label)
+        self.folder.time({"begins": name, "made": self.made})
+        start = now()
+        self._inside.append(np.zeros(2))
+        try:
+            yield
+        finally:
+            spent = now() - start
+            own = (spent - self._inside.pop()).round(2).tolist()
+            self._inside[-1] += spent
+            self.folder.time({"ends": name, "kind": kind, "seconds": own})
 
     def read(self, label: Label) -> tuple[Any] | None:
         """What a finished stage returned, in a tuple of one.
@@ -106,11 +113,9 @@ class Stages:
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Every code that worked on a stage."""
-        found = []
-        for line in self._times():
-            if line.get("begins") == name and line["made"] not in found:
-                found.append(line["made"])
-        return found or [self.made]
+        found = [line["made"] for line in self._times() if line.get("begins") == name]
+        once = [one for i, one in enumerate(found) if one not in found[:i]]
+        return once or [self.made]
 
     def costs(self) -> dict[str, list[float]]:
         """CPU and wall seconds by kind of stage, those of interrupted ones included."""

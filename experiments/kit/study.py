@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -98,7 +97,6 @@ class Study(Display):
         self.stages = Stages(self.folder, (*code, *sources), claims)
         self.seeds = tuple(100 * config.seed + i for i in range(config.seeds))
         self._members: dict[str, Sequence[Label]] = {}
-        self._nested = [np.zeros(2)]  # seconds of stages inside the running one
 
     # ------------------------------------------------------------ stages
 
@@ -131,7 +129,7 @@ class Study(Display):
         found = self.stages.read(label)
         if found is not None:
             return found[0]
-        with self._clock(label):
+        with self.stages.clock(label):
             value = work()
         return self.stages.write(label, value)
 
@@ -143,21 +141,6 @@ class Study(Display):
             one: self.once(self._member(label, one), lambda one=one: work(one))
             for one in over
         }
-
-    @contextlib.contextmanager
-    def _clock(self, label: Label) -> Iterator[None]:
-        """Records CPU and wall seconds without those of inner clocks, come what may."""
-        now = lambda: np.array([time.process_time(), time.perf_counter()])  # noqa: E731
-        self.stages.begin(label)
-        start = now()
-        self._nested.append(np.zeros(2))
-        try:
-            yield
-        finally:
-            spent = now() - start
-            own = (spent - self._nested.pop()).round(2).tolist()
-            self._nested[-1] += spent
-            self.stages.end(label, *own)
 
     def fit(
         self,
@@ -204,7 +187,7 @@ class Study(Display):
         )
         if self.stages.read(label) is not None:
             return train()
-        with self._clock(label):
+        with self.stages.clock(label):
             trained = jax.block_until_ready(train())
         self.stages.write(label, None)
         return trained

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.storing import format_cell
+from experiments.harness import format_cell
 
 ACROSS = 3
 """Cards side by side."""
@@ -23,7 +23,7 @@ def escaped(text: Any) -> str:
     return "`".join(pieces)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     """Cells are numbers or Markdown; columns of numbers alone stand to the right."""
     rows = [list(row) for row in rows]
     line = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
@@ -35,9 +35,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _is_number(cell: object) -> bool:
     # Non-finite numbers are stored as strings.
-    if cell is None or cell in ("nan", "inf", "-inf"):
-        return True
-    return isinstance(cell, int | float) and not isinstance(cell, bool)
+    none = cell in (None, "nan", "inf", "-inf")
+    return none or (isinstance(cell, int | float) and not isinstance(cell, bool))
 
 
 def image(path: str, width: int, alt: str) -> str:
@@ -67,17 +66,16 @@ def site_page(title: str, text: str) -> str:
         text = re.sub(rf"{sign} (.*?)(?= \||<br>)", tag, text)
     tokens = (md := MarkdownIt("commonmark").enable("table")).parse(text)
     columns: list[str] = []
-    place = 0
+    names = iter(columns)
     for token, behind in zip(tokens, [*tokens[1:], None]):
         if token.type == "thead_open":
             columns = []
         elif token.type == "th_open" and behind:
             columns.append(behind.content)
         elif token.type == "tr_open":
-            place = 0
-        elif token.type == "td_open" and columns[place:]:
-            token.attrSet("data-is", columns[place])
-            place += 1
+            names = iter(columns)
+        elif token.type == "td_open" and (name := next(names, None)) is not None:
+            token.attrSet("data-is", name)
     body = md.renderer.render(tokens, md.options, {})
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'

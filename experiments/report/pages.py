@@ -6,12 +6,12 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.harness import Figure, Verdict
+from experiments.harness import Figure, Verdict, outcome
 from experiments.report.markdown import cards, escaped, folded, image, table
 from experiments.report.stored import Run, Section
-from experiments.storing import outcome
 
 SIGNS = {"holds": "✅", "fails": "❌", "shown": "ℹ️", "undecided": "❔"}
+HEADS = ("paper", "claim", "paper's figure", "ours", "scale", "verdict", "minutes")
 SEVERAL = {"holds": "hold", "fails": "fail"}
 
 
@@ -31,10 +31,7 @@ class Pages:
 
     def texts(self) -> dict[str, str]:
         """Every page by its name."""
-        pages = {
-            "index": self.index(),
-            **{s.name: self.paper(s) for s in self.sections},
-        }
+        pages = {"index": self.index()} | {s.name: self.paper(s) for s in self.sections}
         return {name: "\n\n".join(parts) + "\n" for name, parts in pages.items()}
 
     def _relative(self, path: pathlib.Path, page: str) -> str:
@@ -63,21 +60,11 @@ class Pages:
             link = self._relative(speed, "index")
             yield f"How fast the kernels are, beside other libraries: [here]({link})."
         if not self.sections:
-            command = "`python -m experiments run NAME --publish`"
-            yield f"Nothing is published yet: {command}"
+            yield "Nothing is published yet: `python -m experiments run NAME --publish`"
             return
         yield cards([self._card(section) for section in self.sections])
         yield "## Headline claims"
-        heads = (
-            "paper",
-            "claim",
-            "paper's figure",
-            "ours",
-            "scale",
-            "verdict",
-            "minutes",
-        )
-        yield table(heads, map(self._row, self.sections))
+        yield table(HEADS, map(self._row, self.sections))
         failing = [
             f"- {self._link(' '.join((s.name, c['id'])), s.name, 'index')}: "
             f"{escaped(c['statement'])}"
@@ -89,19 +76,16 @@ class Pages:
             yield folded(f"Claims that fail: {len(failing)}", ["\n".join(failing)])
 
     def _card(self, section: Section) -> str:
-        main = section.main
-        first = [
-            self._image(main, one, 300, "index") for one in main.results.figures[:1]
-        ]
-        words = [f"**{self._link(section.name, section.name, 'index')}**"]
-        return "<br>".join([*first, *words, f"{escaped(main.stored['title'])}."])
+        main, first = section.main, section.main.results.figures[:1]
+        parts = [self._image(main, one, 300, "index") for one in first]
+        parts += [f"**{self._link(section.name, section.name, 'index')}**"]
+        return "<br>".join([*parts, f"{escaped(main.stored['title'])}."])
 
     def _row(self, section: Section) -> list[Any]:
         claim, main = section.claims[0], section.main
-        counts = section.counts().items()
         words = (
             f"{n} {SEVERAL.get(state, state) if n > 1 else state}"
-            for state, n in counts
+            for state, n in section.counts().items()
         )
         link = self._link(section.name, section.name, "index")
         return [
@@ -127,30 +111,21 @@ class Pages:
         if main.synthetic:
             yield "**Synthetic stand-in data: the numbers are not comparable.**"
         yield from self._pictures(main, figures[:1], name)
-        for title, ours in {
-            "The paper's claims": False,
-            "Our own extensions": True,
-        }.items():
+        for ours, title in enumerate(("The paper's claims", "Our own extensions")):
             rows = [_claim(section, c) for c in section.claims if _is_ours(c) == ours]
             if rows:
                 yield f"## {title}"
                 yield table(("claim", "paper's figure", "bar", "ours", "verdict"), rows)
         yield "## Run it"
         smoke = f"python -m experiments run {name} --preset smoke"
-        commands = dict.fromkeys(
-            [smoke, *(run.stored["command"] for run in section.runs)]
-        )
-        yield "\n".join(["```", *commands, "```"])
+        commands = (run.stored["command"] for run in section.runs)
+        yield "\n".join(["```", *dict.fromkeys([smoke, *commands]), "```"])
         yield folded("What was measured for each claim, and remarks", _notes(section))
         for run in section.runs:
             rest = figures[1:] if run is main else run.results.figures
             parts = [*_run(run), *self._pictures(run, rest, name)]
             place = "on this machine, not published" if run.local else "published"
-            took = (
-                "time not recorded"
-                if run.minutes is None
-                else f"{run.minutes:g} minutes"
-            )
+            took = f"{run.minutes:g} minutes" if run.minutes else "time not recorded"
             yield folded(f"Run {run.label} ({place}; {took})", parts)
 
     def _pictures(
@@ -176,7 +151,8 @@ def _mark(section: Section, claim: Mapping[str, Any]) -> str:
     status = section.status(claim["id"])
     runs = [run for run, v in section.verdicts(claim["id"]) if v.status == status]
     words = outcome(status, (runs or section.runs)[0].stored)
-    return f"{SIGNS.get(status, '–')} {f'**{words}**' if status == 'fails' else words}"
+    sign = SIGNS.get(status, "–")
+    return f"{sign} **{words}**" if status == "fails" else f"{sign} {words}"
 
 
 def _claim(section: Section, claim: Mapping[str, Any]) -> list[str]:
@@ -212,13 +188,10 @@ def _run(run: Run) -> Iterator[str]:
     yield "\n".join(f"- {escaped(fact)}" for fact in facts if fact)
     for one in run.results.tables:
         yield f"### {escaped(one.title)}"
-        plain = [
-            [escaped(x) if isinstance(x, str) else x for x in row] for row in one.rows
-        ]
-        yield table(one.columns, plain)
+        text = lambda cell: escaped(cell) if isinstance(cell, str) else cell  # noqa: E731
+        yield table(one.columns, [map(text, row) for row in one.rows])
         yield escaped(one.caption)
     if stages := run.timing.get("stages"):
         yield "### Seconds by stage"
-        yield table(
-            ("stage", "CPU", "wall"), [(escaped(k), *v) for k, v in stages.items()]
-        )
+        rows = [(escaped(name), *seconds) for name, seconds in stages.items()]
+        yield table(("stage", "CPU", "wall"), rows)

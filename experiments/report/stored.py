@@ -2,11 +2,12 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.harness import STATES, Results, Verdict
-from experiments.storing import SCHEMA, results_from
+from experiments import harness
+from experiments.harness import Results, Verdict
 from kljax.storing import read_json
 
 _PRESETS = ("cpu", "gpu", "paper")
@@ -32,7 +33,8 @@ class Run:
     @property
     def synthetic(self) -> bool:
         """Whether any data of the run were made up for want of the real ones."""
-        return _says_synthetic(self.stored["metrics"])
+        metrics = harness.settings(self.stored["metrics"]).items()
+        return any(v and re.search(r"(^|[/.])synthetic$", k) for k, v in metrics)
 
     @property
     def device(self) -> str:
@@ -57,8 +59,7 @@ class Run:
     @property
     def minutes(self) -> float | None:
         """Of all its sessions; None where that was not recorded."""
-        seconds = self.timing.get("seconds")
-        return None if seconds is None else max(round(seconds / 60, 1), 0.1)
+        return _minutes(self.timing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +82,15 @@ class Section:
 
     def verdicts(self, claim: str) -> list[tuple[Run, Verdict]]:
         """What the runs say of a claim: decided, else shown, else undecided."""
-        found = [(run, run.results.verdicts.get(claim)) for run in self.runs]
-        pairs = [(run, verdict) for run, verdict in found if verdict]
-        said = [pair for pair in pairs if pair[1].status in ("holds", "fails", "shown")]
-        said = said or [pair for pair in pairs if pair[1].status == "undecided"]
-        return said or pairs[:1]
+        pairs = [
+            (run, verdict)
+            for run in self.runs
+            if (verdict := run.results.verdicts.get(claim))
+        ]
+        for states in (("holds", "fails", "shown"), ("undecided",)):
+            if said := [pair for pair in pairs if pair[1].status in states]:
+                return said
+        return pairs[:1]
 
     def status(self, claim: str) -> str:
         """`fails` when any run says so, else the best that one says."""
@@ -96,32 +101,22 @@ class Section:
     def counts(self) -> dict[str, int]:
         """How many claims hold, fail, ..."""
         states = [self.status(claim["id"]) for claim in self.claims]
-        return {state: states.count(state) for state in STATES if state in states}
-
-
-def _says_synthetic(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(
-            (bool(item) and str(key).replace("/", ".").split(".")[-1] == "synthetic")
-            or _says_synthetic(item)
-            for key, item in value.items()
-        )
-    return isinstance(value, list) and any(map(_says_synthetic, value))
+        return {
+            state: states.count(state) for state in harness.STATES if state in states
+        }
 
 
 def _load(path: pathlib.Path, local: bool) -> Run:
     stored, folder = read_json(path), path.parent
-    if stored.get("schema") != SCHEMA:
+    if (schema := stored.get("schema")) != harness.SCHEMA:
         raise ValueError(
-            f"{path} has schema {stored.get('schema')!r}, expected {SCHEMA}: publish "
-            "the run again"
+            f"{path} has schema {schema!r}, expected {harness.SCHEMA}: "
+            "publish the run again"
         )
-    results = results_from(stored)
+    results = harness.results_from(stored)
     for figure in results.figures:
-        if not (folder / "figures" / figure.path).is_file():
-            raise FileNotFoundError(
-                f"{folder / 'figures' / figure.path} is missing: publish the run again"
-            )
+        if not (picture := folder / "figures" / figure.path).is_file():
+            raise FileNotFoundError(f"{picture} is missing: publish the run again")
     return Run(folder.name, folder, stored, results, _timing(folder), local)
 
 
@@ -130,16 +125,16 @@ def _timing(folder: pathlib.Path) -> Mapping[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def _minutes(timing: Mapping[str, Any]) -> float | None:
+    seconds = timing.get("seconds")
+    return None if seconds is None else max(round(seconds / 60, 1), 0.1)
+
+
 def _rank(run: Run) -> tuple[bool, bool, int, bool, str]:
     preset = run.stored["preset"]
     place = _PRESETS.index(preset) if preset in _PRESETS else len(_PRESETS)
     changed = bool(run.stored["overrides"] or run.stored["seed"])
     return run.local, not run.decides, place, changed, run.label
-
-
-def _stored(folder: pathlib.Path) -> list[pathlib.Path]:
-    every = sorted(folder.glob("*/*/results.json"))
-    return [path for path in every if not path.parent.name.startswith(".")]
 
 
 def gather(
@@ -153,7 +148,7 @@ def gather(
     """
     by_name: dict[str, list[Run]] = {}
     for folder in filter(None, (published, local)):
-        for path in _stored(folder):
+        for path in sorted(folder.glob("*/[!.]*/results.json")):
             name = path.parent.parent.name
             by_name.setdefault(name, []).append(_load(path, folder == local))
     return tuple(
@@ -167,7 +162,7 @@ def measured_minutes(*folders: pathlib.Path) -> dict[str, float]:
     minutes: dict[str, float] = {}
     for folder in folders:
         for path in sorted(folder.glob("*/results.json")):
-            seconds, stored = _timing(path.parent).get("seconds"), read_json(path)
-            if seconds is not None and not stored.get("overrides"):
-                minutes.setdefault(stored["preset"], max(round(seconds / 60, 1), 0.1))
+            took, stored = _minutes(_timing(path.parent)), read_json(path)
+            if took is not None and not stored.get("overrides"):
+                minutes.setdefault(stored["preset"], took)
     return minutes

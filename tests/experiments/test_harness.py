@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import discovery, execution, harness, kit, storing
+from experiments import discovery, execution, harness, kit
 from experiments.harness import Figure, Results, Table, Verdict
 from kljax.errors import CheckpointError, unknown
 from kljax.storing import plain, read_json, write_json
@@ -101,14 +101,14 @@ def test_problems_name_what_is_missing(tmp_path):
         figures=(Figure("none.png", ""),),
         verdicts={"A": Verdict("1", True), "B": Verdict("1", True)},
     )
-    found = "; ".join(storing.problems(results, claims, tmp_path))
+    found = "; ".join(harness.problems(results, claims, tmp_path))
     for part in (
         "claim B does not say",
         "none.png",
         "'short' has 2 columns",
     ):
         assert part in found
-    assert not storing.problems(
+    assert not harness.problems(
         Results({}, (), (), {"A": Verdict("1", True)}), claims[:1], tmp_path
     )
 
@@ -118,28 +118,28 @@ def test_problems_name_what_is_missing(tmp_path):
     [(None, "–"), (True, "yes"), (0.581234, "0.5812"), (12, "12"), ("a", "a")],
 )
 def test_cells(value, text):
-    assert storing.format_cell(value) == text
+    assert harness.format_cell(value) == text
 
 
 def test_what_introduces_a_paper_is_its_first_sentences():
     doc = "One:\ntwo. Three in arXiv 1.2? Four.\n\n    python -m x\n\nFive."
-    assert storing.sentences(doc, 2) == "One: two. Three in arXiv 1.2?"
-    assert storing.sentences(doc, 9).endswith("Four. Five.")
-    assert storing.sentences(None, 1) == ""
+    assert harness.sentences(doc, 2) == "One: two. Three in arXiv 1.2?"
+    assert harness.sentences(doc, 9).endswith("Four. Five.")
+    assert harness.sentences(None, 1) == ""
 
 
 def test_discovery_does_not_import(broken):
     # `broken` raises on import; claims without `run` are no experiment.
     assert list(discovery.find(broken)) == ["broken", "ring"]
-    assert discovery.load(discovery.find(broken)["ring"]).PAPER.startswith("Nobody")
+    assert discovery.load("ring", broken).PAPER.startswith("Nobody")
 
 
 def test_incomplete_experiment_is_named(package, tmp_path):
     (tmp_path / package / "papers" / "half.py").write_text(
         "CLAIMS = ()\ndef run(): ...\n"
     )
-    with pytest.raises(TypeError, match=r"half\.py lacks PAPER, Config, PRESETS"):
-        discovery.load(discovery.find(package)["half"])
+    with pytest.raises(TypeError, match=r"papers\.half lacks PAPER, Config, PRESETS"):
+        discovery.load("half", package)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_unknown_names_the_nearest_and_all(name, nearest):
 
 
 def test_rerun_command_has_only_what_differs(package):
-    module = discovery.load(discovery.find(package)["ring"])
+    module = discovery.load("ring", package)
     default = module.PRESETS["cpu"]
     config = dataclasses.replace(
         default,

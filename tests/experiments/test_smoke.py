@@ -6,7 +6,7 @@ import shlex
 import numpy as np
 import pytest
 
-from experiments import discovery, execution, harness, kit, storing
+from experiments import discovery, execution, harness, kit
 from experiments.cli import main
 
 EXPERIMENTS = discovery.find()
@@ -18,7 +18,7 @@ def name(request):
 
 
 def test_metadata_is_complete(name, capsys):
-    module = discovery.load(EXPERIMENTS[name])
+    module = discovery.load(name)
     assert isinstance(module.PAPER, str) and module.PAPER
     assert {"smoke", "cpu"} <= set(module.PRESETS)
     assert f"experiments run {name}" in (module.__doc__ or "")
@@ -51,13 +51,13 @@ def test_smoke_preset_runs(name, tmp_path):
 
     from kljax.training.progress import silent
 
-    module = discovery.load(EXPERIMENTS[name])
+    module = discovery.load(name)
     config = module.PRESETS["smoke"]
     stored = execution.execute(
         name, module, "smoke", config, tmp_path / "run", progress=silent()
     )
     assert stored is not None and not stored["problems"]
-    results = storing.results_from(stored)
+    results = harness.results_from(stored)
     assert set(results.verdicts) == {claim.id for claim in module.CLAIMS}
     for verdict in results.verdicts.values():
         assert verdict.measured or verdict.holds is None

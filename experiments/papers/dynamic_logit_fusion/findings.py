@@ -238,10 +238,10 @@ def pictures(study: kit.Study, found: Found) -> None:
         for axis, task in zip(np.atleast_1d(axes), tasks):
             labels = {"xlabel": "alpha", "ylabel": "share of tokens", "title": task}
             edges = np.linspace(0, 2, BINS + 1)
-            kit.figures.histogram(axis, found.shares(task), edges, **labels)
+            axis.stairs(found.shares(task), edges, fill=True, alpha=0.5)
             for one in found.chosen:
                 axis.axvline(one[task]["weight"], c="tab:red", ls="--", lw=1)
-            axis.set(xlim=(0, 2.03), yscale="log", ylim=(1e-4, 1.5))
+            axis.set(xlim=(0, 2.03), yscale="log", ylim=(1e-4, 1.5), **labels)
     times = found.milliseconds()
     ratios = [one["dynamic"] / one[ALONE] for one in times.values() if "dynamic" in one]
     title = "A decoding step by its parts: nothing fused was timed"

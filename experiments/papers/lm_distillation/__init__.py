@@ -370,4 +370,6 @@ def pictures(study: kit.Study, found: Found, reliability: dict[str, Any]) -> Non
     ) as axes:
         labels = {"xlabel": "step", "ylabel": "held-out nats per token"}
         kit.figures.lines(axes[0], curves, levels=level, marker="o", **labels)
-        kit.figures.reliability(axes[1], reliability)
+        axes[1].plot([0, 1], [0, 1], color="grey", lw=1, label="calibrated")
+        labels = {"xlabel": "confidence", "ylabel": "share that is right"}
+        kit.figures.lines(axes[1], reliability, marker="o", **labels)

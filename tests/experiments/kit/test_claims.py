@@ -109,13 +109,6 @@ def test_order_of_estimates_wants_every_step_to_be_sure():
     assert not bar.test([ones[0], noisy]) and bar.remark([ones[0], noisy])
 
 
-def test_the_sign_bar_says_how_many():
-    bar = kit.sign_above(0.05)
-    found = kit.Estimate((np.array([1.0, 1, 1, 1, 1, -1]),))
-    assert not bar.test(found) and bar.remark(found) == "5 of 6 above 0, p = 0.11."
-    assert bar.test(kit.Estimate((np.ones(5),)))
-
-
 def test_a_moved_bar_changes_the_digest():
     moved = claim(GAP.value, kit.interval_above(0.1))
     assert digest([GAP]) == digest([GAP]) != digest([moved])

@@ -25,7 +25,7 @@ def test_paired_and_unpaired_differences_have_the_intervals_of_scipy(drawn, leve
     paired = scores(*drawn).difference("x", "a", "b")
     want = stats.ttest_rel(*drawn).confidence_interval(level)
     assert paired.interval(level) == pytest.approx((want.low, want.high))
-    unpaired = scores(*drawn).difference("x", "a", "b", paired=False)
+    unpaired = kit.Estimate(drawn, kind="difference of unpaired means")
     want = stats.ttest_ind(*drawn, equal_var=False).confidence_interval(level)
     assert unpaired.interval(level) == pytest.approx((want.low, want.high))
     assert unpaired.value == pytest.approx(paired.value)
@@ -79,7 +79,8 @@ def test_bootstrap_resamples_units_paired_where_they_are(drawn, kind):
         found = scores(a, b, bootstrap=True).ratio_of_means("x", "a", "b")
         want = a[rows].mean(1) / b[rows].mean(1)
     else:
-        found = scores(a, b, bootstrap=True).difference("x", "a", "b", paired=False)
+        unpaired = {"kind": "difference of unpaired means", "bootstrap": True}
+        found = kit.Estimate((a, b), **unpaired)
         other = random.integers(0, 12, (RESAMPLED, 12))
         want = a[rows].mean(1) - b[other].mean(1)
     assert found.interval() == pytest.approx(np.quantile(want, (0.025, 0.975)))

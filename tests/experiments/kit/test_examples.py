@@ -8,7 +8,7 @@ import pytest
 
 @pytest.mark.parametrize(
     "name",
-    ["discovery", "harness", "storing", *(f"kit.{x}" for x in (
+    ["discovery", "harness", *(f"kit.{x}" for x in (
         "scores", "stages", "titles"))],
 )  # fmt: skip
 def test_examples_give_what_they_say(name):
