@@ -289,8 +289,13 @@ def reliability(study: kit.Study, ratios: dict[str, Ratio]) -> None:
     with study.figure("reliability", title, about, **size) as axes:
         for axis, (stds, one) in zip(axes, ratios.items()):
             some = np.random.default_rng(0).permutation(len(one.exact))[:3000]
-            points, color = np.stack(one[:2], axis=1)[some], np.log10(one.sigma[some])
-            figures.cloud(axis, points, color=color, title=f"modes of std {stds}")
+            exact, logit, color = (
+                one.exact[some],
+                one[1][some],
+                np.log10(one.sigma[some]),
+            )
+            axis.scatter(exact, logit, c=color, s=2, alpha=0.4)
+            axis.set_title(f"modes of std {stds}")
             groups = np.array_split(np.argsort(one.exact), 25)
             low, high = np.quantile(one.exact, [0.002, 1.0])
             x, y = ([v[group].mean() for group in groups] for v in one[:2])
