@@ -79,22 +79,19 @@ NAMED = ("forward_kl", "jensen_shannon", "squared_hellinger", "jeffreys",
          "softened_reverse_kl", "reverse_kl")  # fmt: skip
 PRESETS = {
     "smoke": Config(
-        decide=False,
-        model=DenoiserConfig(kind="mlp", width=32, depth=1),
+        decide=False, model=DenoiserConfig(kind="mlp", width=32, depth=1),
         teacher=TeacherConfig(steps=60, batch=64, sampler_steps=4),
         student=StudentConfig(steps=20, batch=32),
         judge=JudgeConfig(samples=300, copies=100, steps=20, batch=32, at_most=500),
     ),
     "cpu": CPU,
     "sweep": Config(
-        seeds=3,
-        together=True,
+        seeds=3, together=True,
         students=(*NAMED, "jensen_shannon/no_gan", "reverse_kl/no_gan"),
     ),
     # At half the length, for five seeds: is an adaptive divergence worth its while?
     "adaptive": Config(
-        seeds=5,
-        together=True,
+        seeds=5, together=True,
         students=("jensen_shannon", "reverse_kl", "forward_kl", "adaptive_alpha"),
         student=StudentConfig(steps=750),
     ),
@@ -117,19 +114,13 @@ PRESETS = {
     # --student.steps 380000 --student.gan-weight 3e-3 --student.learning-rate 2e-6
     # --student.critic-rate 2e-6 --student.r1-weight 0
     "paper": Config(
-        data=DataConfig(name="cifar10"),
-        students=NAMED,
+        data=DataConfig(name="cifar10"), students=NAMED,
         model=DenoiserConfig(  # EDM: SongUNet, 128 channels, 2-2-2, 4 blocks
             kind="unet", width=128, multipliers=(2, 2, 2), depth=4, attention=(16,)
         ),
         teacher=TeacherConfig(  # EDM: 200 M images in batches of 512
-            steps=390_000,
-            batch=512,
-            learning_rate=1e-3,
-            warmup=20_000,
-            b2=0.999,
-            ema=0.9999,
-            log_sigma_mean=-1.2,
+            steps=390_000, batch=512, learning_rate=1e-3, warmup=20_000, b2=0.999,
+            ema=0.9999, log_sigma_mean=-1.2,
         ),
         student=StudentConfig(
             steps=60_000,  # table 5
@@ -145,14 +136,13 @@ PRESETS = {
             b2=0.999,  # FastGen
             ema=0.9999,  # FastGen
             noise="karras",  # DMD2, FastGen
-            sigma_min=0.002,
-            sigma_max=80.0,
+            sigma_min=0.002, sigma_max=80.0,
             start_sigma=80.0,  # DMD2, FastGen
             fake_weight="plain",  # FastGen
         ),
         judge=JudgeConfig(samples=50_000, steps=20_000),
     ),
-}
+}  # fmt: skip
 
 
 TITLES = {

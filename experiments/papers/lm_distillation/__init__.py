@@ -75,9 +75,7 @@ PRESETS = {
         student=StudentConfig(
             layers=(0,), text_steps=10, text_rate=1e-2, steps=20, learning_rate=1e-2
         ),
-        evaluations=3,
-        shown=8,
-        decide=False,
+        evaluations=3, shown=8, decide=False,
     ),
     "cpu": Config(),
     "sweep": Config(seeds=3),
@@ -96,27 +94,18 @@ PRESETS = {
     "paper": Config(
         seeds=3,
         methods=(
-            TEXT,
-            *DIVERGENCES,
-            "skew_reverse_kl",
+            TEXT, *DIVERGENCES, "skew_reverse_kl",
             *(f"{name}/on_policy" for name in DIVERGENCES),
         ),
         data=TextConfig(path="corpus", tokens=4_194_304, held_out=262_144, length=512),
         teacher=TeacherConfig(source="teacher"),
         student=StudentConfig(
-            layers=(),
-            width=768,
-            depth=12,
-            heads=12,
-            kv_heads=12,
-            hidden=2048,
-            text_steps=5000,
-            steps=20_000,
-            batch=32,
+            layers=(), width=768, depth=12, heads=12, kv_heads=12, hidden=2048,
+            text_steps=5000, steps=20_000, batch=32,
         ),
         shown=256,
     ),
-}
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +175,7 @@ CLAIMS = (
     kit.Claim(
         "SOFT",
         "A student that is taught by the teacher's whole distribution predicts text "
-        "better than one that learns from as much text alone.",
-        "Hinton et al. 2015",
+        "better than one that learns from as much text alone.", "Hinton et al. 2015",
         lambda found: found.scores.difference("nats", "forward_kl", TEXT),
         kit.interval_below(0),
     ),
@@ -195,9 +183,7 @@ CLAIMS = (
         "COVER",
         "Forward KL covers all that the teacher holds possible, and so gives the "
         "student that predicts text best among those of the divergences.",
-        "Gu et al. 2024; Agarwal et al. 2024",
-        covering,
-        kit.interval_below(0),
+        "Gu et al. 2024; Agarwal et al. 2024", covering, kit.interval_below(0),
     ),
     kit.Claim(
         "SEEK",
@@ -215,16 +201,12 @@ CLAIMS = (
     kit.Claim(
         "SKEW",
         "Skew KL (beta = 0.1) brings the student closer to the teacher than forward KL "
-        "at the same budget.",
-        "Ko et al. 2024 (there by ROUGE-L of answers)",
-        skewed,
+        "at the same budget.", "Ko et al. 2024 (there by ROUGE-L of answers)", skewed,
         kit.interval_below(0),
     ),
     kit.Claim(
-        "CALIBRATION",
-        "Reverse KL gives a better calibrated student than forward KL.",
-        "Gu et al. 2024 (there with the student's own samples)",
-        calibrated,
+        "CALIBRATION", "Reverse KL gives a better calibrated student than forward KL.",
+        "Gu et al. 2024 (there with the student's own samples)", calibrated,
         kit.interval_below(0),
     ),
     kit.Claim(
@@ -240,11 +222,8 @@ CLAIMS = (
     kit.Claim(
         "OWN",
         "A divergence gets what it asks for: among the students, each one leads in the "
-        "divergence that it was trained by.",
-        "what minimizing means",
-        leaders,
-        kit.at_least(len(DIVERGENCES), f"of {len(DIVERGENCES)}"),
-        ours=True,
+        "divergence that it was trained by.", "what minimizing means", leaders,
+        kit.at_least(len(DIVERGENCES), f"of {len(DIVERGENCES)}"), ours=True,
     ),
     kit.Claim(
         "AGREE",
@@ -252,19 +231,15 @@ CLAIMS = (
         "more often than one trained by forward KL.",
         "our reading of mode seeking (Gu et al. 2024)",
         lambda found: found.scores.difference("agreement", "reverse_kl", "forward_kl"),
-        kit.interval_above(0),
-        ours=True,
+        kit.interval_above(0), ours=True,
     ),
     kit.Claim(
         "FUSED",
         "The fused loss equals the one over logits of all tokens, in value and in both "
-        "gradients.",
-        "performance of this library",
-        fused,
-        kit.at_most(1e-4),
+        "gradients.", "performance of this library", fused, kit.at_most(1e-4),
         ours=True,
     ),
-)
+)  # fmt: skip
 
 TITLES = {
     "nats": "nats per token",
@@ -279,7 +254,7 @@ TITLES = {
     "confidence": "confidence",
     "ece": "ECE",
     "overconfidence": "confidence minus accuracy",
-}
+}  # fmt: skip
 SHORT = ("nats", "perplexity", "forward_kl", "reverse_kl", "agreement", "ece")
 
 
