@@ -21,6 +21,7 @@ __all__ = [
     "read_value",
     "replace_text",
     "write_json",
+    "write_text",
     "write_value",
 ]
 
@@ -63,14 +64,19 @@ def plain(value: Any, name: str = "value") -> Any:
     raise TypeError(f"{name} has no JSON form: {value!r}")
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes down to the disk, in a folder that nobody reads yet."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def replace_text(path: pathlib.Path, text: str) -> None:
     """Writes beside, down to the disk, and renames: nobody ever sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    write_text(beside, text)
     beside.replace(path)
 
 

@@ -103,8 +103,8 @@ def check_side(name: str, side: Any, kinds: tuple[type, ...]) -> None:
 
 def vocabulary(side: Logits | Hidden) -> int:
     """How many outcomes a side has."""
-    held = side.head if isinstance(side, Hidden) else side.values
-    return _array(type(side)._fields[isinstance(side, Hidden)], held).shape[-1]
+    name = "head" if isinstance(side, Hidden) else "values"
+    return _array(name, getattr(side, name)).shape[-1]
 
 
 def _array(name: str, x: Any) -> Array:

@@ -133,8 +133,8 @@ class _Probe:
     def _call(self, function: Callable, u: Any) -> Any:
         try:
             return function(u)
-        # JAX's own, where the user's f is of no use to it: said again in our words.
         except (TypeError, ValueError, IndexError, NotImplementedError) as error:
+            # JAX's own, where the user's f is of no use to it: said again in our words.
             raise ValueError(
                 f"{self.name} must be made of jax.numpy operations on an array u, with "
                 f"two derivatives: {str(error).splitlines()[0]}"

@@ -14,14 +14,14 @@ from kljax.data import from_unit
 from kljax.data.images import Codec, Pictures
 from kljax.typing import Array, Int
 
-__all__ = ["Drawn", "drawn"]
+__all__ = ["Samples", "drawn"]
 
 MOST_PIXELS = 1_600_000
 """Of the images of one part."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class Samples:
     """Rounded samples, their classes, and how many came per second once compiled."""
 
     images: UInt8[np.ndarray, "n h w c"]
@@ -37,7 +37,7 @@ def drawn(
     *,
     seed: int,
     note: Callable[[int], None] = lambda done: None,
-) -> Drawn:
+) -> Samples:
     """Samples of a generator, part by part; models of one seed see the same noise.
 
     Args:
@@ -66,4 +66,4 @@ def drawn(
         note(min(count, start + size))
     speed = len(found) * size / (time.perf_counter() - started)
     images = from_unit(np.concatenate(found)[:count], pictures.levels)
-    return Drawn(images, ids, speed)
+    return Samples(images, ids, speed)

@@ -13,6 +13,8 @@ import numpy as np
 
 from kljax.typing import Float
 
+__all__ = ["KINDS", "Estimate", "Kind", "Missing"]
+
 RESAMPLED = 2000
 
 

@@ -1,5 +1,6 @@
 """What a denoiser is told besides the picture: the noise level and the class."""
 
+import abc
 from collections.abc import Sequence
 
 import jax
@@ -97,9 +98,9 @@ class Conditioned(nnx.Module):
 
     condition: ConditionEmbedding
 
+    @abc.abstractmethod
     def through(self, x: Array, embedding: Array) -> tuple[Array, Sequence[Array]]:
         """The output and the features, of a noisy example and what it is told."""
-        raise NotImplementedError
 
     def __call__(
         self,

@@ -26,6 +26,7 @@ import numpy as np
 
 from kljax.arguments import whole
 from kljax.errors import CheckpointError
+from kljax.storing import replace_text, write_text
 from kljax.training.state import is_key
 from kljax.typing import PyTree
 
@@ -231,14 +232,13 @@ class Checkpoints:
 
     def _publish(self, step: int, manifest: dict[str, Any]) -> None:
         writing, final = self._writing(step), self._path(step)
-        _write_json(writing / "manifest.json", manifest | {"files": _files(writing)})
+        manifest = manifest | {"files": _files(writing)}
+        write_text(writing / "manifest.json", json.dumps(manifest, indent=1))
         aside = self._aside(final) if final.exists() else None
         writing.rename(final)
         if aside is not None:
             _remove(aside)
-        beside = self.folder / "LAST.new"
-        beside.write_text(f"{step}\n")
-        beside.replace(self.folder / "LAST")
+        replace_text(self.folder / "LAST", f"{step}\n")
         older = [known for known in self.steps() if known < step]
         for surplus in older[: max(len(older) + 1 - self.keep, 0)]:
             _remove(self._aside(self._path(surplus)))
@@ -364,13 +364,6 @@ def _files(folder: pathlib.Path) -> dict[str, str]:
             with path.open("rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-    with path.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -114,6 +114,12 @@ def _gradient(divergence: FDivergence, seen: Seen, side: str, axis) -> Array:
     return row_gradient(divergence, o, p_zero, q_zero, state, axis)
 
 
+def _gradients(divergence, seen: Seen, rows, wanted, axis) -> tuple[Array, ...]:
+    """In the logits of the sides `wanted`, each as wide as those."""
+    types = {"p": rows[0].dtype, "q": rows[1].dtype}
+    return tuple(_gradient(divergence, seen, s, axis).astype(types[s]) for s in wanted)
+
+
 def _wide(state: RowState) -> RowState:
     return RowState(*(x[..., None] for x in state))
 
@@ -130,14 +136,8 @@ def _looked(divergence, rows, axis, wanted: tuple[str, ...] = ()) -> Any:
     """The state, and the gradients in the logits of the sides `wanted`."""
     summable = divergence.one_pass or divergence.dual.one_pass
 
-    types = {"p": rows[0].dtype, "q": rows[1].dtype}
-
     def found(seen):
-        gradients = tuple(
-            _gradient(divergence, seen, side, axis).astype(types[side])
-            for side in wanted
-        )
-        return _flat(seen.state), gradients
+        return _flat(seen.state), _gradients(divergence, seen, rows, wanted, axis)
 
     def look(rows):
         rows = *rows[:3], _column(rows[3])
@@ -211,11 +211,7 @@ def _with_gradients_jvp(wanted, primals, tangents):
             def one(rows):
                 *rows, sharpness, state = rows
                 seen = _seen_again((*rows, _column(sharpness)), _wide(state))
-                types = {"p": rows[0].dtype, "q": rows[1].dtype}
-                return tuple(
-                    _gradient(divergence, seen, side, None).astype(types[side])
-                    for side in wanted
-                )
+                return _gradients(divergence, seen, rows, wanted, None)
 
             return _each_row(divergence, one, rows, p.ndim - 1, None)
 

@@ -6,6 +6,8 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
+__all__ = ["facts"]
+
 
 @functools.cache
 def facts(name: str) -> dict[str, Any]:

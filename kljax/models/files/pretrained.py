@@ -32,16 +32,16 @@ from kljax.models.files.saving import (
     check_params,
     is_unfinished,
     replaced,
-    write_json,
     write_weights,
 )
 from kljax.models.files.special_tokens import foreign_files, no_tokenizer
-from kljax.models.files.tensors import DTYPES, open_folder, read_json
+from kljax.models.files.tensors import DTYPES, json_object, open_folder
 from kljax.models.files.tokenizer import Tokenizer, load_tokenizer, stop_ids
 from kljax.models.files.weights import load_weights, settled, structure
 from kljax.models.language.configuration import TransformerConfig
 from kljax.models.language.stacking import unstack_layers
 from kljax.models.language.transformer import PureTransformer
+from kljax.storing import write_json
 from kljax.typing import PyTree
 
 __all__ = [
@@ -229,7 +229,7 @@ def _check_adapters(folder: pathlib.Path, model: bool) -> None:
 
 
 def _fields(file: pathlib.Path) -> dict[str, Any] | None:
-    return read_json(file) if file.is_file() else None
+    return json_object(file) if file.is_file() else None
 
 
 def _from_folder(

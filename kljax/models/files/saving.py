@@ -9,7 +9,6 @@ can be finished. What is replaced is removed after it.
 
 import filecmp
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -23,9 +22,10 @@ import jax
 import numpy as np
 
 from kljax.models.files.layout import entries, spelling_of, stored_shape
-from kljax.models.files.tensors import INDEX, WEIGHTS, read_json, write_safetensors
+from kljax.models.files.tensors import INDEX, WEIGHTS, json_object, write_safetensors
 from kljax.models.files.weights import at, structure
 from kljax.models.language.configuration import TransformerConfig
+from kljax.storing import write_json
 from kljax.typing import PyTree
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "finish_save",
     "is_unfinished",
     "replaced",
-    "write_json",
     "write_weights",
 ]
 
@@ -109,7 +108,7 @@ def _commit(stage: pathlib.Path, target: pathlib.Path) -> None:
     drop()
     move(CONFIG)
     index = target / INDEX
-    listed = read_json(index)["weight_map"].values() if index.is_file() else ()
+    listed = json_object(index)["weight_map"].values() if index.is_file() else ()
     for file in target.iterdir():
         if SHARD.fullmatch(file.name) and file.name not in listed:
             file.unlink(missing_ok=True)
@@ -190,14 +189,6 @@ def check_params(config: TransformerConfig, params: PyTree) -> None:
                 f"params{name} has shape {have.get(name)}; config asks for "
                 f"{want.get(name)}. Give the config that the parameters were made with"
             )
-
-
-def write_json(file: pathlib.Path, value: Any) -> None:
-    """Writes JSON, down to the disk."""
-    with file.open("w", encoding="utf-8") as opened:
-        opened.write(json.dumps(value, indent=2) + "\n")
-        opened.flush()
-        os.fsync(opened.fileno())
 
 
 def shards(

@@ -16,7 +16,7 @@ from typing import Any
 
 from kljax.errors import CheckpointError
 from kljax.models.files.facts import facts
-from kljax.models.files.tensors import read_json
+from kljax.models.files.tensors import json_object
 
 __all__ = [
     "Beside",
@@ -76,7 +76,7 @@ def read_beside(folder: pathlib.Path) -> Beside:
 
 
 def _fields(file: pathlib.Path) -> dict[str, Any]:
-    return read_json(file, "damaged") if file.is_file() else {}
+    return json_object(file, "damaged") if file.is_file() else {}
 
 
 def _name(value: Any) -> str | None:

@@ -25,10 +25,10 @@ __all__ = [
     "WEIGHTS",
     "Stored",
     "joined",
+    "json_object",
     "open_folder",
     "open_safetensors",
     "read",
-    "read_json",
     "write_safetensors",
 ]
 
@@ -116,7 +116,7 @@ def opened(file: pathlib.Path) -> BinaryIO:
         ) from error
 
 
-def read_json(file: pathlib.Path, what: str = "not readable JSON") -> dict[str, Any]:
+def json_object(file: pathlib.Path, what: str = "not readable JSON") -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
@@ -208,7 +208,7 @@ def open_folder(folder: pathlib.Path) -> dict[str, Stored]:
 def _placed(folder: pathlib.Path) -> dict[str, str]:
     """The file of every tensor, as the index says."""
     index = folder / INDEX
-    placed = read_json(index, "not an index of shards").get("weight_map")
+    placed = json_object(index, "not an index of shards").get("weight_map")
     if not isinstance(placed, dict) or not placed:
         raise CheckpointError(
             f"{index}: not an index of shards (no weight_map). Remedy: download it "
