@@ -1,6 +1,7 @@
 """One picture a question: everyone's time over the best peer's, with a line at 1."""
 
 import pathlib
+import textwrap
 from collections.abc import Sequence
 
 from experiments.benchmarks.measuring import Question
@@ -64,7 +65,8 @@ def draw(path: pathlib.Path, question: Question, asked: Sequence[Place]) -> str 
     ordered = ["kljax", *(name for name in names if name != "kljax")]
     shown = [handles[name] for name in ordered if name in handles]
     figure.legend(handles=shown, loc="outside right center", fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    wide = int(14 * figure.get_figwidth())
+    figure.suptitle(textwrap.fill(title, wide), fontsize=10)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     return title
 

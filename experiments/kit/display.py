@@ -18,14 +18,16 @@ class Display:
 
     Args:
         pictures: the folder into which they are drawn.
+        decides: whether the run is long enough to find anything; if it is not, the
+            pictures say so.
 
     Attributes:
         metrics: flat numbers for whoever compares runs: a paper adds its own.
         scale: how large the run is, for the report: data and parameters in a few words.
     """
 
-    def __init__(self, pictures: pathlib.Path):
-        self.pictures = pictures
+    def __init__(self, pictures: pathlib.Path, *, decides: bool = True):
+        self.pictures, self.decides = pictures, decides
         self.metrics: dict[str, Any] = {}
         self.scale = ""
         self.tables: list[Table] = []
@@ -52,6 +54,8 @@ class Display:
             panels: how many, `columns` side by side, each of `size` inches.
             share: `sharex`, `sharey`.
         """
+        if not self.decides:
+            title = f"[A short run, which decides nothing] {title}"
         figure, axes = figures.canvas(title, panels, columns, size, **share)
         yield axes if panels > 1 else axes[0]
         figure.savefig(self.pictures / f"{name}.png", dpi=figures.DPI)

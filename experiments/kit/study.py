@@ -92,7 +92,7 @@ class Study(Display):
     ):
         self.config, self.progress = config, progress
         self.folder = RunFolder(workdir, harness.mathematics(config))
-        super().__init__(self.folder.figures)
+        super().__init__(self.folder.figures, decides=config.decide)
         code = (pathlib.Path(kljax.__path__[0]), pathlib.Path(__file__).parent)
         self.stages = Stages(self.folder, (*code, *sources), claims)
         self.seeds = tuple(100 * config.seed + i for i in range(config.seeds))

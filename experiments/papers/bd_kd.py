@@ -338,10 +338,10 @@ def draw(study: kit.Study, scores: kit.Scores, name: str) -> None:
             kit.figures.dots(axis, scores, metric)
     steps, share = study.curve(("train", name), "student/confident")
     share = 100 * share.reshape(len(steps), len(METHODS), -1).mean(-1)
-    last = dict(zip(METHODS, share[-5:].mean(0)))
+    last = dict(zip(METHODS, share[-max(1, len(steps) // 5) :].mean(0)))
     title = (
-        f"In the end the student is the more confident one for {last['BD-KD']:.0f} % of"
-        f" the images under BD-KD, for {last['independent']:.0f} % if it learns alone"
+        "In the last fifth of its steps the student is the more confident one for "
+        f"{last['BD-KD']:.0f} % of the images, for {last['independent']:.0f} % alone"
     )
     about = f"Task {name}. Share of a training batch, mean over the seeds."
     with study.figure("gate", title, about, size=(6.4, 3.6)) as axis:

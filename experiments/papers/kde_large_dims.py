@@ -332,7 +332,7 @@ def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -
         [(name, *row.values()) for name, row in data.items()],
         "Median perplexity: how many points carry the estimate at a typical point.",
     )
-    title = "Below h_G a few points carry the estimate, and there its KL is least"
+    title = "KL, and how few points carry the estimate, below and above h_G"
     about = (
         "Means over data sets and seeds; formulas, of the limit of many dimensions, "
         "dashed and in the last panel. Y of data: at the likeliest bandwidth."

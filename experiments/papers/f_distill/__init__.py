@@ -268,7 +268,7 @@ def draw(
     kind = "a class" if pictures.train_ids is not None else "no class"
     with study.figure(
         "samples",
-        "Students of one evaluation draw what their teacher draws in many.",
+        "What students draw in one evaluation, and their teacher in many.",
         f"Real images, the teacher and its students (seed {seed}); each row is {kind}, "
         "all models saw the same noise.",
         panels=len(panels),
@@ -278,9 +278,10 @@ def draw(
         for axis, (name, grid) in zip(axes, panels.items()):
             kit.figures.pictures(axis, grid, pictures.levels, title=name)
     kinds = ("fid", "precision", "recall", "coverage")
+    taught, *fids = (scores.mean("fid", name) for name in scores.methods)
     with study.figure(
         "scores",
-        "The students' scores lie near their teacher's and near those of real images.",
+        f"FID: students {min(fids):.2f} to {max(fids):.2f}, their teacher {taught:.2f}",
         "Means over seeds with 95 % intervals, a dot per seed; dotted is what real "
         "images score. FID: lower is better.",
         panels=4,

@@ -152,13 +152,11 @@ def picture(study: kit.Study, line: Line) -> None:
     options: Any = {"panels": 2, "columns": 2, "size": (5.5, 4.6), "sharey": True}
     with study.figure(
         "fixed_points",
-        "Where a fixed divergence ends depends on kind and start; an alpha that "
-        "sees the clipped ratio always covers both modes.",
+        "Where fixed divergences end, on one mode or over both, and an adaptive alpha",
         "One Gaussian matched to 0.7 N(-2, ¼) + 0.3 N(2, ¼) at low noise, exactly. "
-        "Left: mode-seeking divergences end at std ½ on a mode, covering ones near the "
-        "target's 1.9 (dotted), JS and Hellinger at either. Right: alpha steered by "
-        "the effective sample size leaves both traps when the ratio is clipped as in "
-        "training, and stays when it is exact.",
+        "On a mode the std is ½, over both near the target's 1.9 (dotted). Right: "
+        "alpha steered by the effective sample size of the exact ratio, and of that "
+        "clipped as in training, from starts and from traps on a mode.",
         **options,
     ) as axes:
         for name, mark, ends in zip(SIX, "osv^D*", line.low_noise):

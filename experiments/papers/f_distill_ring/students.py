@@ -276,14 +276,11 @@ class Ring:
 
 def reliability(study: kit.Study, ratios: dict[str, Ratio]) -> None:
     """Mean logit against exact log-ratio, in equal groups, and the points."""
-    title = (
-        "The critic's logit is the log-ratio where modes are wide; where they are "
-        "narrow it is too timid at low noise."
-    )
+    title = "How the critic's logit follows the log-ratio, for wide and narrow modes"
     about = (
         "The learned log-ratio at noised samples of q, noise log-uniform, dark where "
         "it is low. Lines: mean of 25 equal groups; a perfect critic; clip of the "
-        "ratio (dotted), below which most of the error lies."
+        "ratio (dotted)."
     )
     size: Any = {"panels": 2, "columns": 2, "size": (5.2, 4.4)}
     with study.figure("reliability", title, about, **size) as axes:
@@ -315,7 +312,12 @@ def scatter(study: kit.Study, target: np.ndarray, groups: dict[str, Students]) -
             score = f"TV {row['tv']:.3f}  W2 {row['sliced_w2']:.3f}"
             label = f"{kit.title(name)}{suffix}\n{score}"
             panels.append((label, group.samples[name, seed]))
-    title = "One-step students of every divergence hold the ring's eight modes."
+    rows = [row for group in groups.values() for row in group.scores.rows.values()]
+    far = [row["tv"] for row in rows]
+    title = (
+        f"One-step students are {min(far):.3f} to {max(far):.3f} from the ring's eight "
+        "modes in total variation."
+    )
     about = (
         "One evaluation per sample, 2,000 samples of the first seed; all students of "
         "one seed share every draw of noise. The first three students follow the full "
@@ -334,8 +336,7 @@ def alphas(study: kit.Study, sweep: Students, floor: dict[str, list]) -> None:
     """Scores along the continuous alpha, and how the adaptive one moved."""
     with study.figure(
         "alphas",
-        "Coverage and distance have no trend along alpha; the adaptive one rises from "
-        "reverse KL until the weights are as uneven as they may be.",
+        "Coverage, distance and weights along alpha, and the way of the adaptive one",
         "Above: the continuous family, 0 is reverse KL, ½ Hellinger, 1 forward KL, 2 "
         "Pearson, -1 Neyman; the fraction falls away from 0 by definition. Below: the "
         "adaptive alpha, the fraction that steers it, and the critic's honesty (0 "

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import kit
+from experiments.kit.display import Display
 
 RANDOM = np.random.default_rng(0)
 VALUES = RANDOM.normal(size=(2, 3, 4, 5))  # method, seed, level, window
@@ -73,3 +74,14 @@ def test_what_is_averaged_is_said_once():
     )
     one = kit.Scores({("a", 0): {"x": 1.0}})
     assert one.averaged() == "Means over 1 seed: no intervals."
+
+
+def test_pictures_of_a_run_that_decides_nothing_say_so(tmp_path):
+    for decides in (True, False):
+        display = Display(tmp_path, decides=decides)
+        with display.figure("one", "Ours is best", "What is drawn") as axis:
+            axis.plot([0, 1])
+        (made,) = display.figures
+        assert (made.title == "Ours is best") == decides
+        assert "Ours is best" in made.title and ("nothing" in made.title) != decides
+        assert (tmp_path / "one.png").is_file()
