@@ -210,9 +210,8 @@ def seed_scores(lab: Lab, seed: int) -> dict[str, Any]:
     config, panel = lab.config, functools.partial(Panel, lab, lab.models(seed))
     with lab.study.task(f"scores {seed}", len(lab.tasks)) as note:
         for done, task in enumerate(lab.tasks):
-            kind, rows = "unseen", {}
-            if task in lab.seen:
-                kind = "seen"
+            kind = "seen" if task in lab.seen else "unseen"
+            if kind == "seen":
                 rows, found["chosen"][task] = _seen(lab, panel, task)
             else:
                 rows = _unseen(panel(lab.rows(task, "test", config.test)))

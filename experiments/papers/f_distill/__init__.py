@@ -164,13 +164,11 @@ SHORT = tuple(TITLES)[:7]
 def run(study: kit.Study) -> claims.Evidence:
     """Trains, distils, samples, judges; every stage is resumed or read back."""
     config, lab = study.config, Lab(study)
-    facts, made = study.once("judge", lambda: lab.judge[1]), {}
-    for seed in study.seeds:
-        for name in ("teacher", *config.students):
-            work = lambda n=name, s=seed: lab.score(n, s)  # noqa: E731
-            made[name, seed] = study.once(("score", name, seed), work)
-            row, own = made[name, seed]["row"], made["teacher", seed]["row"]
-            row["ratio"] = row["fid"] / own["fid"]
+    facts = study.once("judge", lambda: lab.judge[1])
+    models = kit.grid(("teacher", *config.students), study.seeds)
+    made = study.each("score", lambda one: lab.score(*one), models)
+    for (_, seed), one in made.items():
+        one["row"]["ratio"] = one["row"]["fid"] / made["teacher", seed]["row"]["fid"]
     judged = config.judge.samples
     real = lambda: lab.judge[0].controls(lab.codec, judged)  # noqa: E731
     controls = study.once("controls", real)

@@ -29,14 +29,7 @@ from kljax.models.vision.denoisers import DENOISERS
 from kljax.models.vision.discriminator import Discriminator
 from kljax.objectives import diffusion
 from kljax.objectives.ratio import ratio_weights
-from kljax.training import (
-    Loss,
-    Player,
-    TrainState,
-    adam,
-    init_state,
-    taken,
-)
+from kljax.training import Loss, Player, TrainState, adam, init_state, taken
 from kljax.training.one_step import Draws, OneStep, OneStepConfig, noised
 from kljax.typing import Array, PyTree
 

@@ -121,7 +121,7 @@ def measured(config: Any, seed: int) -> dict[str, Any]:
 
 
 def show(study: kit.Study, line: Line) -> None:
-    """Tables of ends and variances, numbers, the picture."""
+    """Tables of ends and variances; the plane of (mean, std) with adaptive paths."""
     columns = ("", *(f"from ({a:.2g}, {b:.2g})" for a, b in line.starts[:4]))
     about = (
         "Target: 0.7 N(-2, 0.25) + 0.3 N(2, 0.25), std 1.9, mean -0.8. Exact descent; "
@@ -144,12 +144,6 @@ def show(study: kit.Study, line: Line) -> None:
     study.metrics |= {f"line/{way}": line.covering(way)[0] for way in WAYS}
     study.metrics["line/sampled_ends"] = line.sampled[:, -1]
     study.metrics["line/sampled_alpha"] = line.alpha
-    picture(study, line)
-
-
-def picture(study: kit.Study, line: Line) -> None:
-    """The plane of (mean, std), with the paths of the adaptive alpha."""
-    options: Any = {"panels": 2, "columns": 2, "size": (5.5, 4.6), "sharey": True}
     with study.figure(
         "fixed_points",
         "Where fixed divergences end, on one mode or over both, and an adaptive alpha",
@@ -157,25 +151,24 @@ def picture(study: kit.Study, line: Line) -> None:
         "On a mode the std is ½, over both near the target's 1.9 (dotted). Right: "
         "alpha steered by the effective sample size of the exact ratio, and of that "
         "clipped as in training, from starts and from traps on a mode.",
-        **options,
+        panels=2,
+        size=(5.5, 4.6),
+        sharey=True,
     ) as axes:
-        for name, mark, ends in zip(SIX, "osv^D*", line.low_noise):
+        for name, mark, (std, mean) in zip(SIX, "osv^D*", line.low_noise.mT):
             look: Any = {"marker": mark, "s": 70, "alpha": 0.75}
-            axes[0].scatter(ends[:, 1], ends[:, 0], label=kit.title(name), **look)
-        for way, rows, color in (
-            ("clipped", range(6), "tab:green"),
-            ("exact", (4, 5), "tab:red"),
-        ):
-            for i in rows:
-                path = np.concatenate([line.starts[i : i + 1], getattr(line, way)[i]])
-                label = f"{way} ratio" if i == rows[0] else None
-                axes[1].plot(path[:, 1], path[:, 0], c=color, label=label)
-                axes[1].plot(path[-1, 1], path[-1, 0], "o", c=color, ms=7)
-        trap, start = line.starts[4:6], line.starts[:4]
-        axes[1].plot(trap[:, 1], trap[:, 0], "ks", mfc="none", ms=11, label="trap")
+            axes[0].scatter(mean, std, label=kit.title(name), **look)
+        ways = {"clipped": (slice(6), "tab:green"), "exact": (slice(4, 6), "tab:red")}
+        for way, (rows, color) in ways.items():
+            paths = [line.starts[rows, None], getattr(line, way)[rows]]
+            std, mean = np.concatenate(paths, axis=1).T
+            axes[1].plot(mean, std, c=color)
+            axes[1].plot(mean[-1], std[-1], "o", c=color, ms=7, label=f"{way} ratio")
+        (std, mean), trap = line.starts[:4].T, line.starts[4:6].T
+        axes[1].plot(trap[1], trap[0], "ks", mfc="none", ms=11, label="trap")
         titles = "fixed divergences: ends", "adaptive alpha: paths"
         for axis, title in zip(axes, titles):
-            axis.plot(start[:, 1], start[:, 0], "kx", label="start")
+            axis.plot(mean, std, "kx", label="start")
             axis.axhline(1.9, c="grey", lw=0.8, ls=":")
             axis.set(title=title, xlim=(-3, 3), xlabel="mean", ylabel="std")
             axis.legend(fontsize=8, loc="upper right")

@@ -31,7 +31,6 @@ FAMILY = tuple(n for n in generators.names() if n not in ("total_variation", "al
 """Strictly convex built-ins without a free parameter; alpha has its own sweep."""
 ADAPTIVE = "adaptive alpha"
 TITLES = {
-    "modes": "modes",
     "tv": "TV",
     "sliced_w2": "sliced W2",
     "near": "within 4 std",
@@ -113,11 +112,7 @@ class Ring:
         ring = self.config.ring
         self.law = GaussianMixture.ring(ring.modes, radius=ring.radius, std=ring.std)
         self.sigma_data = (ring.radius**2 / 2 + ring.std**2) ** 0.5
-        shape: Any = {
-            "width": net.width,
-            "depth": net.depth,
-            "embedding": net.embedding,
-        }
+        shape: Any = {k: getattr(net, k) for k in ("width", "depth", "embedding")}
         body, draw_body = pure(lambda rngs: MLPDenoiser(2, **shape, rngs=rngs))
         sizes = ((net.width,),) * net.depth
         head, draw_head = pure(lambda rngs: Discriminator(sizes, width=64, rngs=rngs))
@@ -260,13 +255,14 @@ class Ring:
         draw = lambda params: game.generate(params, z, None)  # noqa: E731
         drawn = jax.jit(lambda every: jax.lax.map(draw, every))(ends.ema["student"])
         samples = dict(zip(members, np.asarray(drawn)))
-        ess = dict(zip(members, self.study.curve(stage, "weight/ess")[1].T))
-        rows = {}
-        for label, x in samples.items():
-            late = ess[label][-max(1, len(ess[label]) // 3) :].mean()
-            rows[label] = {**self.judged(x), "ess": ess[label][-1], "late": late}
-        some = [i for i, (name, _) in enumerate(members) if name == ADAPTIVE]
         logged = {name: self.study.curve(stage, name) for name in CURVES}
+        ess = logged["weight/ess"][1]
+        late = ess[-max(1, len(ess) // 3) :].mean(axis=0)
+        rows = {
+            label: self.judged(x) | {"ess": ess[-1, i], "late": late[i]}
+            for i, (label, x) in enumerate(samples.items())
+        }
+        some = [i for i, (name, _) in enumerate(members) if name == ADAPTIVE]
         curves = {k: (steps, v[:, some].T) for k, (steps, v) in logged.items()}
         return Students(kit.Scores(rows, titles=TITLES), samples, curves)
 
@@ -282,16 +278,11 @@ def reliability(study: kit.Study, ratios: dict[str, Ratio]) -> None:
         "it is low. Lines: mean of 25 equal groups; a perfect critic; clip of the "
         "ratio (dotted)."
     )
-    size: Any = {"panels": 2, "columns": 2, "size": (5.2, 4.4)}
-    with study.figure("reliability", title, about, **size) as axes:
+    with study.figure("reliability", title, about, panels=2, size=(5, 4)) as axes:
         for axis, (stds, one) in zip(axes, ratios.items()):
             some = np.random.default_rng(0).permutation(len(one.exact))[:3000]
-            exact, logit, color = (
-                one.exact[some],
-                one[1][some],
-                np.log10(one.sigma[some]),
-            )
-            axis.scatter(exact, logit, c=color, s=2, alpha=0.4)
+            exact, logit, sigma = (values[some] for values in one)
+            axis.scatter(exact, logit, c=np.log10(sigma), s=2, alpha=0.4)
             axis.set_title(f"modes of std {stds}")
             groups = np.array_split(np.argsort(one.exact), 25)
             low, high = np.quantile(one.exact, [0.002, 1.0])
@@ -312,8 +303,7 @@ def scatter(study: kit.Study, target: np.ndarray, groups: dict[str, Students]) -
             score = f"TV {row['tv']:.3f}  W2 {row['sliced_w2']:.3f}"
             label = f"{kit.title(name)}{suffix}\n{score}"
             panels.append((label, group.samples[name, seed]))
-    rows = [row for group in groups.values() for row in group.scores.rows.values()]
-    far = [row["tv"] for row in rows]
+    far = [row["tv"] for one in groups.values() for row in one.scores.rows.values()]
     title = (
         f"One-step students are {min(far):.3f} to {max(far):.3f} from the ring's eight "
         "modes in total variation."

@@ -261,14 +261,8 @@ SHORT = ("nats", "perplexity", "forward_kl", "reverse_kl", "agreement", "ece")
 def run(study: kit.Study) -> Found:
     """Teacher, students and scores; each is read back when it is finished."""
     config, lab = study.config, Lab(study)
-    rows = {
-        (m, seed): study.once(
-            ("student", m, seed), lambda m=m, s=seed: lab.scores(lab.trained(m, s))
-        )
-        for seed in study.seeds
-        for m in config.methods
-    }
-    first = study.seeds[0]
+    members, first = kit.grid(config.methods, study.seeds), study.seeds[0]
+    rows = study.each("student", lambda one: lab.scores(lab.trained(*one)), members)
     start = study.once("start", lambda: lab.scores(lab.started(first)))
     teacher = study.once("teacher scores", lambda: lab.scores(None))
     rated = lambda row: row | {"perplexity": np.exp(np.mean(row["nats"]))}  # noqa: E731
