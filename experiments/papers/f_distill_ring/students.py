@@ -201,7 +201,7 @@ class Ring:
 
         @jax.jit
         @jax.vmap
-        def compare(params: PyTree, pair: tuple) -> tuple[Array, Array, Array]:
+        def compare(params: PyTree, pair: Any) -> tuple[Array, Array, Array]:
             low, high = config.sigma_min, config.sigma_max
             count = self.config.samples
             u = (jnp.arange(count) + 0.5) / count  # log-uniform: every level counts
