@@ -201,12 +201,12 @@ class Ring:
 
         @jax.jit
         @jax.vmap
-        def compare(params: PyTree, pair: Any) -> tuple[Array, Array, Array]:
+        def compare(params: PyTree, pair: tuple) -> tuple[Array, Array, Array]:
             low, high = config.sigma_min, config.sigma_max
             count = self.config.samples
             u = (jnp.arange(count) + 0.5) / count  # log-uniform: every level counts
             sigma = low * (high / low) ** u
-            x, exact = noised_log_ratio(jax.random.fold_in(key, 1), *pair, sigma)
+            x, exact = noised_log_ratio(jax.random.fold_in(key, 1), *pair, sigma=sigma)
             return exact, self.logits(params, x, sigma).mean(axis=1), sigma
 
         stds = ((0.3, 0.45), (STD, 2 * STD))
