@@ -99,17 +99,15 @@ class Lab:
         sizes: list[Any] = []
         jax.eval_shape(lambda: sizes.append(network(nnx.Rngs(0)).feature_shapes))
         body, self.first_denoiser = pure(network)
-        head, self.first_critic = pure(
-            lambda rngs: Discriminator(sizes[0], classes, rngs=rngs)
-        )
+        critic = lambda rngs: Discriminator(sizes[0], classes, rngs=rngs)  # noqa: E731
+        head, self.first_critic = pure(critic)
         self.denoise = edm.Denoiser(body, self.sigma_data)
         self.logits = edm.Critic(head, self.sigma_data)
         count = parameter_count(jax.eval_shape(self.first_denoiser, jax.random.key(0)))
         self.parameters, on_cpu = count, jax.default_backend() == "cpu"
         batch = 256 if count < 2e6 or not on_cpu else 128 if count < 6e6 else 64
-        self.batches = [
-            given or batch for given in (config.teacher.batch, config.student.batch)
-        ]
+        given = config.teacher.batch, config.student.batch
+        self.batches = [size or batch for size in given]
         title = DENOISERS[model.kind]
         if is_pca:
             size, kept = self.codec.size, self.codec.kept
