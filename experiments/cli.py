@@ -67,13 +67,8 @@ def main(
         understood, 130 after an interruption.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {
-        "list": _list,
-        "run": _run,
-        "report": _report,
-        "env": _env,
-        "bench": _bench,
-    }
+    every = (_list, _run, _report, _env, _bench)
+    commands = {command.__name__.lstrip("_"): command for command in every}
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0 if arguments else 2
@@ -145,14 +140,9 @@ def _list(arguments: Sequence[str], package: str) -> int:
 
 def _env(arguments: Sequence[str], package: str) -> int:
     _parser("env").parse_args(arguments)
-    for key, value in harness.environment().items():
-        if isinstance(value, dict):
-            print(f"{key}:")
-            for name, item in value.items():
-                print(f"  {name:20} {item}")
-        else:
-            text = ", ".join(value) if isinstance(value, list) else value
-            print(f"{key:22} {text}")
+    for key, value in settings(harness.environment()).items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        print(f"{key:28} {text}")
     return 0
 
 

@@ -73,13 +73,8 @@ def judge_of(
         labelled.batches(config.batch, config.seed, 3),
         steps=config.steps,
     ).params["classifier"]
-    judge = FeatureJudge(
-        jax.jit(functools.partial(apply, trained)),
-        pictures,
-        neighbors=config.neighbors,
-        at_most=config.at_most,
-        copies=config.copies,
-    )
+    sizes = {k: getattr(config, k) for k in ("neighbors", "at_most", "copies")}
+    judge = FeatureJudge(jax.jit(functools.partial(apply, trained)), pictures, **sizes)
     right = judge.features(pictures.held_out)[1] == labelled.held_out_ids
     facts = {"accuracy": float(np.mean(right)), "sha256": state_digest(trained)}
     return judge, {**facts, "trained_on": note}

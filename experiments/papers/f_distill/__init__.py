@@ -123,22 +123,13 @@ PRESETS = {
             ema=0.9999, log_sigma_mean=-1.2,
         ),
         student=StudentConfig(
-            steps=60_000,  # table 5
-            batch=2048,  # table 5
-            gan_weight=1e-3,  # table 5
-            critic_steps=5,  # table 5
-            learning_rate=1e-4,  # table 5
-            critic_rate=1e-4,  # table 5
-            final_rate=1.0,  # constant; FastGen's configuration
-            weight_decay=1e-2,  # table 5
-            r1_weight=1.0,  # table 5
-            b1=0.9,  # FastGen
-            b2=0.999,  # FastGen
-            ema=0.9999,  # FastGen
-            noise="karras",  # DMD2, FastGen
-            sigma_min=0.002, sigma_max=80.0,
-            start_sigma=80.0,  # DMD2, FastGen
-            fake_weight="plain",  # FastGen
+            # Table 5.
+            steps=60_000, batch=2048, gan_weight=1e-3, critic_steps=5, r1_weight=1.0,
+            learning_rate=1e-4, critic_rate=1e-4, weight_decay=1e-2,
+            # FastGen's configuration; the rate is constant.
+            final_rate=1.0, b1=0.9, b2=0.999, ema=0.9999, fake_weight="plain",
+            # DMD2, FastGen.
+            noise="karras", sigma_min=0.002, sigma_max=80.0, start_sigma=80.0,
         ),
         judge=JudgeConfig(samples=50_000, steps=20_000),
     ),
