@@ -22,7 +22,7 @@ f-divergence minimization", theorem 1 (``-grad_q`` is their pseudo-reward); Schu
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ __all__ = ["Penalty", "score", "value"]
 Tokens = Float[ArrayLike, "*b t"]
 
 
+@runtime_checkable
 class Penalty(Protocol):
     """A loss of samples; takes the mean over them to estimate, or its gradient."""
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from documents import ROOT
 
 from kljax.objectives.policy.__main__ import main
 from kljax.objectives.policy.certify import Undecided, certify, certify_all
@@ -87,3 +88,9 @@ def test_the_command_says_what_is_estimated(capsys):
     assert "exactly that of: local forward." in capsys.readouterr().out
     assert main(["certify", "--estimator", "k4", "--placement", "loss"]) == 1
     assert "unknown estimator 'k4'" in capsys.readouterr().err
+
+
+def test_the_committed_page_is_todays(capsys):
+    assert main(["matrix"]) == 0
+    page = (ROOT / "experiments" / "results" / "policy_gradients.md").read_text()
+    assert capsys.readouterr().out == page
