@@ -30,7 +30,7 @@ def _nonzero(x: Any) -> Any:
 class _Power(FDivergence):
     """Shared by the Cressie–Read family: ``scale · (u^α − αu − 1 + α)/(α(α − 1))``."""
 
-    smooth = True
+    limits_included = smooth = True
     scale: ClassVar[float] = 1.0
 
     @property
@@ -59,13 +59,12 @@ class _Power(FDivergence):
         else:
             o = Outcomes(*(jnp.where(a < 0.5, x, y) for x, y in zip(o, other)))
             a = jnp.where(a < 0.5, a, 1 - a)
-        powers = el.power_of_masses(o.log_p, o.log_q, o.log_u, o.q, o.excess, a)
+        powers = el.power_of_masses(o.log_q, o.log_u, o.q, o.excess, a)
         return self.scale * powers
 
     def mass_grad(self, outcomes):
-        log_p, log_q, l, _, q, _ = outcomes
-        rise = el.power_rise(log_p, log_q, l, q, self.exponent)
-        return -self.scale * rise
+        _, log_q, l, _, q, _ = outcomes
+        return -self.scale * el.power_rise(log_q, l, q, self.exponent)
 
 
 @generator
