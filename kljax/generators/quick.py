@@ -31,6 +31,15 @@ _EXP = (
     0.9999997070141865,
 )
 _TWICE_EXP = tuple(2 * c for c in _EXP)
+# As the first, but to 1.1e-8 of eʳ − 1.
+_TWICE_EXPM1 = (
+    0.0027777745737333826,
+    0.016738151415415338,
+    0.08333427279002998,
+    0.33333012302558024,
+    0.99999996247351,
+    2.0000000212687288,
+)
 _LOG = (
     -0.07621112678364186,
     0.12904659818877467,
@@ -63,7 +72,7 @@ def _exp_single(x: Array, less: ArrayLike = 0) -> Array:
     scale = jax.lax.bitcast_convert_type(bits << 23, jnp.float32)
     if isinstance(less, int):
         return (polynomial(_TWICE_EXP, r) * r + 2) * scale
-    below_top = polynomial(_TWICE_EXP, r) * r * scale + (2 * scale - less)
+    below_top = polynomial(_TWICE_EXPM1, r) * r * scale + (2 * scale - less)
     return jnp.where(x < _TOP, below_top, jnp.where(x >= _TOP, jnp.inf, x))
 
 

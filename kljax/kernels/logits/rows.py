@@ -94,8 +94,10 @@ def _seen(divergence: FDivergence, axis: str | None, rows, wanted=()) -> Seen:
     if wanted:
         both = both._replace(d=stored(both.d, e_p))
     o = outcomes(both, log_zp, log_zp + shift, shift, *masses)
-    value = row_sum(row_terms(divergence, o, both.p_zero, both.q_zero), axis)
-    value = jnp.where(empty, 0, jnp.where(wrong, jnp.nan, value))
+    # A sum swallows arithmetic that it is given, slowly on a CPU, and no select.
+    terms = row_terms(divergence, o, both.p_zero, both.q_zero)
+    value = row_sum(jnp.where(empty, 0, terms), axis)
+    value = jnp.where(wrong, jnp.nan, value)
     flag = empty.astype(a.dtype)
     state = RowState(value, log_zp, log_zp + shift, shift, origin_p, origin_q, flag)
     return Seen(o, both.p_zero, both.q_zero, state)
