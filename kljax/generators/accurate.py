@@ -5,6 +5,7 @@ there, and a difference of two numbers near 1 would lose all digits.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,16 +68,10 @@ def _artanh_rest(square: Array) -> Array:
     return total
 
 
-def log1p_near(x: Array) -> Array:
-    """``log1p(x)`` for ``-1/2 <= x <= 1``, without a logarithm: ``2 artanh z``."""
-    z = x / (2 + x)
-    return 2 * z + 2 * z * z * z * _artanh_rest(z * z)
-
-
 def log1p_rest(x: Array) -> Array:
     """``log1p(x) − x`` for ``|x| <= 1/2``: nothing cancels near 0.
 
-    With ``z = x/(2 + x)`` as in `log1p_near`, ``2z − x = −x z``.
+    With ``z = x/(2 + x)`` it is ``2 artanh z − x``, and ``2z − x = −x z``.
     """
     z = x / (2 + x)
     return 2 * z * z * z * _artanh_rest(z * z) - x * z
@@ -132,30 +127,26 @@ def mass_ratio(x: Array, y: Array) -> Array:
     return jnp.where(gone, 0, x / jnp.where(gone, 1, y))
 
 
-def log_mixture_over(p: Array, q: Array, l: Array, weight) -> tuple[Array, Array]:
+def log_mixture_over(outcomes: Any, weight) -> tuple[Array, Array]:
     """``log(m/p)`` and ``log(m/q)`` of ``m = weight·p + (1 − weight)·q``.
 
-    One logarithm and no exponential: the masses are at hand.
-
-    Args:
-      p, q: the masses, same shape.
-      l: ``log p − log q``, as accurately as it is known.
-      weight: within [0, 1].
+    One quotient and one logarithm, of m over the larger side: the masses are at hand.
     """
+    _, _, l, p, q, excess = outcomes
     near, p_larger = jnp.abs(l) < NEAR, l > 0
-    # Near equality without a look at which side is larger: derivatives of any order
-    # pass through p = q.
-    close = log1p_near(weight * expm1_near(jnp.where(near, l, 0)))
     of_larger = jnp.where(p_larger, weight, 1 - weight)
-    ratio = mass_ratio(jnp.where(p_larger, q, p), jnp.where(p_larger, p, q))
-    share = of_larger + (1 - of_larger) * ratio
+    of_smaller = jnp.where(p_larger, 1 - weight, weight)
+    # Where the sides nearly agree the smaller counts by what it lacks.
+    lack, smaller = jnp.where(p_larger, -excess, excess), jnp.where(p_larger, q, p)
+    part = jnp.where(near, lack, smaller)
+    part = of_smaller * mass_ratio(part, jnp.where(p_larger, p, q))
+    share = jnp.where(near, 1, of_larger) + part
     # Without any weight on the larger side, its mass over m is the ratio alone.
     vanishes = share < jnp.finfo(l.dtype).tiny
     log = quick.log(jnp.where(vanishes, 1, share))
-    log = jnp.where(near, close, jnp.where(vanishes, -jnp.abs(l), log))
-    # This is log(m/p) or log(m/q): the latter where the two are near.
-    is_over_p = p_larger & ~near
-    return jnp.where(is_over_p, log, log - l), jnp.where(is_over_p, log + l, log)
+    log += jax.lax.stop_gradient(jnp.where(near, part - (share - 1), 0))
+    log = jnp.where(vanishes, -jnp.abs(l), log)
+    return jnp.where(p_larger, log, log - l), jnp.where(p_larger, log + l, log)
 
 
 def phi_of_mass(mass: Array, x: Array, far: Array) -> Array:
