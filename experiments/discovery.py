@@ -3,7 +3,6 @@
 import ast
 import importlib
 import pathlib
-import symtable
 import types
 
 from experiments.harness import sentences
@@ -15,34 +14,23 @@ class UsageError(ValueError):
     """A command line that cannot be understood; the message says what could."""
 
 
-def _bound_names(path: pathlib.Path) -> set[str]:
-    # Reading the source costs a millisecond; importing it would load JAX.
-    text = path.read_text(encoding="utf-8")
-    symbols = symtable.symtable(text, str(path), "exec").get_symbols()
-    return {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
-
-
 def folder_of(package: str) -> pathlib.Path:
     """The folder of a package, found without importing its modules."""
     return pathlib.Path(importlib.import_module(package).__path__[0])
 
 
 def find(package: str = "experiments") -> dict[str, pathlib.Path]:
-    """The source of every paper that binds `CLAIMS` and `run`, by name.
-
-    It is a file of the package's folder `papers`, or a folder there.
+    """The source of every paper by name: a file of the package's folder `papers`, or a
+    folder there; what begins with an underscore is none.
 
     Example:
-        >>> "kit" in find()
-        False
+        >>> "bd_kd" in find(), "kit" in find()
+        (True, False)
     """
-    papers, found = folder_of(package) / "papers", {}
-    for path in sorted([*papers.glob("*.py"), *papers.glob("*/__init__.py")]):
-        name = path.parent.name if path.stem == "__init__" else path.stem
-        if path.parent != papers or not name.startswith("_"):
-            if {"CLAIMS", "run"} <= _bound_names(path):
-                found[name] = path
-    return found
+    papers = folder_of(package) / "papers"
+    found = sorted([*papers.glob("[!_]*.py"), *papers.glob("[!_]*/__init__.py")])
+    names = (p.parent.name if p.stem == "__init__" else p.stem for p in found)
+    return dict(zip(names, found))
 
 
 def abouts(package: str = "experiments") -> dict[str, str]:

@@ -98,7 +98,6 @@ def execute(
         "command": rerun_command(name, preset, config, default),
         "claims": [claim.stored() for claim in module.CLAIMS],
         **{k: getattr(results, k) for k in harness.STORED},
-        "problems": harness.problems(results, module.CLAIMS, folder),
         "environment": harness.environment(),
     }
     write_json(folder / "results.json", stored)
@@ -160,8 +159,8 @@ def show(console: Any, stored: Mapping[str, Any], folder: pathlib.Path) -> None:
     folded = [table.title for table in results.tables if table.detail]
     if folded:
         print(f"more tables, in the report: {', '.join(folded)}")
-    for problem in (*stored["problems"], *results.remarks):
-        console.print(Text(f"warning: {problem}", "yellow"), soft_wrap=True)
+    for remark in results.remarks:
+        console.print(Text(f"warning: {remark}", "yellow"), soft_wrap=True)
     print(f"results: {folder / 'results.json'}")
     states = [results.verdicts[claim["id"]].status for claim in stored["claims"]]
     counts = (f"{states.count(s)} {s}" for s in harness.STATES if s in states)
@@ -193,9 +192,6 @@ def publish(folder: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
         The folder that was written.
     """
     stored = read_json(folder / "results.json")
-    if stored["problems"]:
-        why = "; ".join(stored["problems"])
-        raise ValueError(f"{folder / 'results.json'} cannot be published: {why}")
     seed = f"-s{stored['seed']}" if stored["seed"] else ""
     changed = f"-{stored['config_hash']}" if stored["overrides"] else ""
     target = results / stored["experiment"] / f"{stored['preset']}{seed}{changed}"

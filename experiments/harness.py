@@ -210,27 +210,6 @@ def run_folder(
 # ------------------------------------------------------------------ what is stored
 
 
-def problems(
-    results: Results, claims: Sequence[Any], folder: pathlib.Path
-) -> list[str]:
-    """What is wrong with the results of a run, in words; empty when nothing is."""
-    said = {claim.id: claim.measure for claim in claims}
-    found = [
-        f"claim {name} does not say in words what it measures"
-        for name, verdict in results.verdicts.items()
-        if verdict.measured and not (verdict.measure or said[name])
-    ]
-    for figure in results.figures:
-        if not (folder / "figures" / figure.path).is_file():
-            found.append(f"figures/{figure.path} was not written")
-    for table in results.tables:
-        wide = len(table.columns)
-        if lengths := {len(row) for row in table.rows} - {wide}:
-            words = f"{wide} columns and rows of {sorted(lengths)} cells"
-            found.append(f"table {table.title!r} has {words}")
-    return found
-
-
 def sentences(doc: str | None, count: int) -> str:
     """The first sentences of a docstring, without its commands.
 

@@ -22,7 +22,10 @@ os.environ.setdefault(
         "jax",
     ),
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Equal programs of different tests, and of both workers, are compiled once.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# No line of a program says which Python line it is from: a tenth of the lowering.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import compiling
 import jax
@@ -47,6 +50,7 @@ def pytest_collection():
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(200_000, 20, 100)  # tracing makes few cycles and many objects
         gc.enable()
 
 

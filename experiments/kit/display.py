@@ -70,8 +70,15 @@ class Display:
         *,
         detail: bool = False,
     ) -> None:
-        """Rows as they are; `detail` leaves them to the report, folded."""
+        """Rows as they are; `detail` leaves them to the report, folded.
+
+        Raises:
+            ValueError: a row is not as long as `columns`.
+        """
         made = tuple(map(tuple, rows))
+        if lengths := {len(row) for row in made} - {len(columns)}:
+            words = f"{len(columns)} columns and rows of {sorted(lengths)} cells"
+            raise ValueError(f"table {title!r} has {words}")
         self.tables.append(Table(title, tuple(columns), made, caption, detail))
 
     def score_table(

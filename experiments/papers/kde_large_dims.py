@@ -77,12 +77,7 @@ PRESETS = {
 
 def size_of(n: float, d: int) -> tuple[int, Any]:
     """Points, and the thresholds at this finite size."""
-    n = round(n)
-    return n, kde.gaussian_phases(math.log(n) / d, dims=d)
-
-
-def dimension(level: str) -> int:
-    return int(level.strip("d= points"))
+    return round(n), kde.gaussian_phases(math.log(round(n)) / d, dims=d)
 
 
 def by_size(metric: str, bar: kit.Bar, place: str = GRID, least: int = 0) -> tuple:
@@ -90,7 +85,7 @@ def by_size(metric: str, bar: kit.Bar, place: str = GRID, least: int = 0) -> tup
 
     def value(found: dict[str, Any]) -> dict[str, kit.Estimate]:
         every = found["sizes"].by_level(lambda scores: scores.estimate(metric, place))
-        kept = {k: v for k, v in every.items() if dimension(k) >= least}
+        kept = {k: v for k, v in every.items() if int(k.strip("d= points")) >= least}
         if not kept:
             raise kit.Missing(f"needs a size of {least} dimensions")
         return kept
@@ -210,8 +205,7 @@ def drawn_points(config: Config, d: int, n: int, seed: int, h: np.ndarray):
     x = jax.random.normal(keys[1], (config.queries, d), jnp.float32)
     x *= math.sqrt(d) / jnp.linalg.norm(x, axis=1, keepdims=True)
     ask = jax.jit(lambda width: concentration.concentration(x, data, width)[:2])
-    found = [ask(jnp.float32(width)) for width in h]
-    return tuple(np.array([row[i] for row in found], np.float64) for i in range(2))
+    return np.array([ask(jnp.float32(width)) for width in h], np.float64).swapaxes(0, 1)
 
 
 def simulated(study: kit.Study, d: int, alpha: float, draw: Callable):
@@ -285,7 +279,7 @@ def run(study: kit.Study) -> dict[str, Any]:
         drawn = study.each("index", lambda s: fluctuations(config, s), study.seeds)
         data = study.each("data", lambda one: likeliest(standardized(one)), config.data)
         gaussian = lambda seed: np.random.default_rng(seed).normal(size=config.control)  # noqa: E731
-        control = study.each("control", lambda s: likeliest(gaussian(s)), study.seeds)
+        found = study.each("control", lambda s: likeliest(gaussian(s)), study.seeds)
         h_kl = float(size_of(*config.control)[1].h_kl)
     indices = {
         (str(mu), seed): {"index": concentration.stable_index(x)}
@@ -294,38 +288,34 @@ def run(study: kit.Study) -> dict[str, Any]:
     }
     normal = lambda x: stats.kstest((x - x.mean()) / x.std(), "norm").statistic  # noqa: E731
     every = np.concatenate([*drawn.values()], axis=1)
-    control = [*control.values()]
+    control = [*found.values()]
+    titles = {"participation": "participation ratio", "index": "stable index"}
+    mean = {k: float(np.mean([row[k] for row in control])) for k in control[0]}
     ratio = np.array([row["h"] for row in control]) / h_kl
     evidence: dict[str, Any] = {
-        "sizes": kit.Scores(
-            rows, titles={"participation": "participation ratio"}, factor="sizes"
-        ),
+        "sizes": kit.Scores(rows, titles=titles, factor="sizes"),
         "average": {level: one["average"] for level, one in pooled.items()},
         "deviation": {level: one["deviation"] for level, one in pooled.items()},
-        "index": kit.Scores(indices, titles={"index": "stable index"}),
+        "index": kit.Scores(indices, titles=titles),
         "normal": {mu: float(normal(x)) for mu, x in zip(INDICES, every)},
         "data": data,
         "control": kit.Estimate((ratio,), what="likeliest bandwidth over h_KL"),
     }
-    mean = {key: float(np.mean([row[key] for row in control])) for key in control[0]}
-    show(study, evidence, pooled, mean)
+    show(study, evidence, pooled, data | {"Gaussian": mean})
     return evidence
 
 
-def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -> None:
+def show(study: kit.Study, found: dict[str, Any], pooled: dict, data: dict) -> None:
     """Tables and pictures."""
     scores = found["sizes"]
     most = max(one["n"] for one in pooled.values())
     study.scale = f"up to {most:,} points, 20 to 100 dimensions"
     study.metrics |= scores.flat() | found["index"].flat()
-    ratios = {name: (name, GRID) for name in RATIOS}
-    shares = {place: ("participation", place) for place in PLACES}
-    tables = {"Simulations": ratios, "Participation ratio by h / h_G": shares}
-    for title, keys in tables.items():
-        rows = [(x, *(scores.at(x).mean(*k) for k in keys.values())) for x in pooled]
-        about = f"Means over {len(study.seeds)} seeds."
-        study.table(title, ("", *keys), rows, about)
-    data = {**found["data"], "Gaussian": control}
+    rows = [(x, *(scores.at(x).mean(k, GRID) for k in RATIOS)) for x in pooled]
+    about = f"Means over {len(study.seeds)} seeds."
+    study.table("Simulations", ("", *RATIOS), rows, about)
+    title = "Participation ratio by h / h_G"
+    study.level_table(title, scores.part(PLACES), "participation")
     study.table(
         "The likeliest bandwidth of data, leaving each point out",
         ("data", "n", "d", "h", "over found h_G", "participation", "perplexity"),
@@ -337,32 +327,24 @@ def show(study: kit.Study, found: dict[str, Any], pooled: dict, control: dict) -
         "Means over data sets and seeds; formulas, of the limit of many dimensions, "
         "dashed and in the last panel. Y of data: at the likeliest bandwidth."
     )
-    size = {"panels": 5, "columns": 3, "size": (4.4, 3.2)}
-    with study.figure("regimes", title, about, **size) as axes:
+    with study.figure("regimes", title, about, panels=5) as axes:
         scale = np.linspace(0.4, 2.2, 100)
         limit = {"formula/limit": (scale, np.maximum(0, 1 - scale**2))}
         curves = {"KL / d, nats": {}, "participation ratio Y": limit}
         for axis, (key, formula) in zip(axes, curves.items()):
-            series = {one: pooled[one][key] for one in sorted(pooled, key=dimension)}
+            series = {one: pooled[one][key] for one in sorted(pooled)}
             kit.figures.lines(axis, series | formula, xlabel="h / h_G", ylabel=key)
             axis.axvline(1, color="black", ls=":", lw=1)
-        measured = found["index"].estimates("index", *map(str, INDICES))
-        series = {
-            "measured": (INDICES, [one.value for one in measured]),
-            "formula/limit": (INDICES, np.minimum(INDICES, 2)),
-        }
+        measured = [found["index"].mean("index", str(mu)) for mu in INDICES]
+        series = {"measured": measured, "formula/limit": np.minimum(INDICES, 2)}
+        series = {name: (INDICES, index) for name, index in series.items()}
         labels = {"xlabel": "(h / h_G)²", "ylabel": "stable index"}
         kit.figures.lines(axes[2], series, marker="o", **labels)
         bars = {name: row["participation"] for name, row in data.items()}
         kit.figures.bars(axes[3], bars, xlabel="participation ratio Y")
         alphas = np.linspace(0.02, 1, 50)
         ends = kde.gaussian_phases(alphas)
-        series = {
-            "the CLT fails": ends.h_clt,
-            "averaging fails": ends.h_g,
-            "least KL": ends.h_kl,
-            "Silverman's rule": np.exp(-alphas),
-        }
-        series = {name: (alphas, h / ends.h_g) for name, h in series.items()}
-        labels = {"xlabel": "alpha = log(n) / d", "ylabel": "h / h_G"}
-        kit.figures.lines(axes[4], series, **labels)
+        names = ("the CLT fails", "averaging fails", "least KL", "Silverman's rule")
+        every = (ends.h_clt, ends.h_g, ends.h_kl, np.exp(-alphas))
+        series = {name: (alphas, h / ends.h_g) for name, h in zip(names, every)}
+        kit.figures.lines(axes[4], series, xlabel="log(n) / d", ylabel="h / h_G")

@@ -103,7 +103,7 @@ CLAIMS = ()
 run = 1 / 0
 '''
 
-HELPER = '''"""No experiment: it has claims alone."""
+HELPER = '''"""No experiment, but what several share."""
 
 CLAIMS = ()
 '''
@@ -119,7 +119,7 @@ def package(tmp_path, monkeypatch):
     for place in (folder, papers):
         (place / "__init__.py").write_text('"""Fakes."""\n')
     (papers / "ring.py").write_text(RING)
-    (papers / "claims_of_ring.py").write_text(HELPER)
+    (papers / "_claims_of_ring.py").write_text(HELPER)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     importlib.invalidate_caches()

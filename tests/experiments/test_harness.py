@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import discovery, execution, harness, kit
-from experiments.harness import Figure, Results, Table, Verdict
+from experiments import discovery, execution, harness
 from kljax.errors import CheckpointError, unknown
 from kljax.storing import plain, read_json, write_json
 
@@ -90,29 +89,6 @@ def test_stored_values_are_strict_json(tmp_path):
         read_json(path)
 
 
-def test_problems_name_what_is_missing(tmp_path):
-    claims = [
-        kit.Claim(name, "s", "t", lambda found: 1, kit.shown(), measure)
-        for name, measure in (("A", "m"), ("B", ""))
-    ]
-    results = Results(
-        metrics={},
-        tables=(Table("short", ("x", "y"), ((1,),)),),
-        figures=(Figure("none.png", ""),),
-        verdicts={"A": Verdict("1", True), "B": Verdict("1", True)},
-    )
-    found = "; ".join(harness.problems(results, claims, tmp_path))
-    for part in (
-        "claim B does not say",
-        "none.png",
-        "'short' has 2 columns",
-    ):
-        assert part in found
-    assert not harness.problems(
-        Results({}, (), (), {"A": Verdict("1", True)}), claims[:1], tmp_path
-    )
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [(None, "–"), (True, "yes"), (0.581234, "0.5812"), (12, "12"), ("a", "a")],
@@ -129,7 +105,7 @@ def test_what_introduces_a_paper_is_its_first_sentences():
 
 
 def test_discovery_does_not_import(broken):
-    # `broken` raises on import; claims without `run` are no experiment.
+    # `broken` raises on import; what begins with an underscore is no experiment.
     assert list(discovery.find(broken)) == ["broken", "ring"]
     assert discovery.load("ring", broken).PAPER.startswith("Nobody")
 

@@ -208,10 +208,7 @@ CLAIMS = (
 def run(study: kit.Study) -> findings.Found:
     """Trains, scores, decodes and times; each is a stage that is read back."""
     lab, config = Lab(study), study.config
-    every = {
-        seed: study.once(("scores", seed), lambda s=seed: scoring.seed_scores(lab, s))
-        for seed in study.seeds
-    }
+    every = study.each("scores", lambda s: scoring.seed_scores(lab, s), study.seeds)
 
     def scores(kind: str, factor: str = "") -> kit.Scores:
         titles = {"exact": "exact match, %", "nats": "nats per token"}

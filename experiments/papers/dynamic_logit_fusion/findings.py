@@ -1,6 +1,7 @@
 """What a logit fusion run found: the values of its claims, tables and pictures."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ OF_TUNING = (
     "Score over the fine-tuned large model's, and share of the gap to it that is "
     "closed, on averages over tasks"
 )
+PARTS = ("large_base", "small_expert")
+"""What the rules of one expert put together."""
 
 
 class Found(NamedTuple):
@@ -50,12 +53,12 @@ class Found(NamedTuple):
 
 def over_parts(found: Found) -> dict[str, float]:
     """Exact match less the better part's, the small expert's or the large model's."""
-    return found.seen.by_level(
-        lambda one: (
-            one.mean("exact", "dynamic")
-            - max(one.mean("exact", part) for part in ("small_expert", "large_base"))
-        )
-    )
+
+    def gain(one: kit.Scores) -> float:
+        ours, *parts = (one.mean("exact", m) for m in ("dynamic", *PARTS))
+        return ours - max(parts)
+
+    return found.seen.by_level(gain)
 
 
 def over_fixed(found: Found) -> kit.Noted:
@@ -66,9 +69,8 @@ def over_fixed(found: Found) -> kit.Noted:
     deviation = float(np.std(units, ddof=1)) if len(units) > 1 else 0.0
     edge = found.seen.difference("exact", "dynamic", best)
     theirs = f"{units.mean():.1f} % ({kit.title(best)}), deviation {deviation:.1f}"
-    return kit.Noted(
-        edge.value + deviation, f"{ours:.1f} % against {theirs}; difference {edge}."
-    )
+    note = f"{ours:.1f} % against {theirs}; difference {edge}."
+    return kit.Noted(edge.value + deviation, note)
 
 
 def in_context(found: Found) -> kit.Noted:
@@ -111,13 +113,11 @@ def unharmed(found: Found) -> kit.Noted:
 
 
 def on_domain(found: Found) -> kit.Noted:
-    parts = ("large_base", "small_expert")
-    value = {one: found.domain.difference("nats", "dynamic", one) for one in parts}
-    names = ("dynamic", *parts, "tuned_static")
+    value = {one: found.domain.difference("nats", "dynamic", one) for one in PARTS}
+    names = ("dynamic", *PARTS, "tuned_static")
     words = "{:.3f} against {:.3f} and {:.3f}; a weight tuned on other passages {:.3f}."
-    return kit.Noted(
-        value, words.format(*(found.domain.mean("nats", n) for n in names))
-    )
+    means = (found.domain.mean("nats", name) for name in names)
+    return kit.Noted(value, words.format(*means))
 
 
 def agreement(found: Found) -> float:
@@ -138,7 +138,7 @@ def blocks(found: Found) -> kit.Noted:
 
 
 def tables(study: kit.Study, found: Found) -> None:
-    def per_cent(method: str, measure: str) -> str | None:
+    def per_cent(measure: str, method: str) -> str | None:
         if method in ("large_base", "large_fine-tuned"):
             return None
         try:
@@ -146,10 +146,8 @@ def tables(study: kit.Study, found: Found) -> None:
         except kit.Missing:
             return None
 
-    more = {
-        "of tuned": lambda method: per_cent(method, "share"),
-        "gap closed": lambda method: per_cent(method, "closed"),
-    }
+    measures = {"of tuned": "share", "gap closed": "closed"}
+    more = {k: functools.partial(per_cent, name) for k, name in measures.items()}
     about = (
         "Large fine-tuned is trained on the task itself: of tuned is the share of its "
         "score, gap closed of the way to it. Tuned static: the weight of the best "

@@ -149,9 +149,8 @@ class Lab:
         tasks, multiple = self.config.tasks, self.config.multiple
         drawn = draw(task, split, count, tasks, 1)
         if shots:
-            drawn = few_shot(
-                drawn, draw(task, tasks.to_learn(task), 50, tasks, 2), shots
-            )
+            solved = draw(task, tasks.to_learn(task), 50, tasks, 2)
+            drawn = few_shot(drawn, solved, shots)
         least = self.lengths.get(shots, 0)
         return encoded(self.vocabulary, _pairs(drawn), multiple=multiple, least=least)
 
@@ -168,14 +167,11 @@ class Lab:
     def _packed(self, seed: int) -> dict[str, Packed]:
         """A seed's training examples."""
         tasks, count = self.config.tasks, self.config.examples
-        drawn = {
-            task: draw(task, tasks.to_learn(task), count, tasks, seed)
-            for task in self.tasks
-        }
-        return {
-            task: Packed(self.vocabulary, _pairs(examples), self.config.length)
-            for task, examples in drawn.items()
-        }
+        found = {}
+        for task in self.tasks:
+            drawn = _pairs(draw(task, tasks.to_learn(task), count, tasks, seed))
+            found[task] = Packed(self.vocabulary, drawn, self.config.length)
+        return found
 
     @functools.cache  # noqa: B019
     def _step(self, size: str, fitting: FitConfig) -> tuple[Any, Any]:
@@ -224,9 +220,8 @@ class Lab:
         """Everything of one seed: two bases, an expert and an oracle per task."""
         large, small = (self._base(size, seed) for size in SIZES)
         experts = self._tuned("expert", "small", small, seed)
-        return Models(
-            large, small, experts, self._tuned("oracle", "large", large, seed)
-        )
+        oracles = self._tuned("oracle", "large", large, seed)
+        return Models(large, small, experts, oracles)
 
     def weights(self) -> dict[str, int]:
         """Parameters of the two sizes."""

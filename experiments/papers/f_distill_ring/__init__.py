@@ -31,13 +31,6 @@ TRIO = ("reverse_kl", "jensen_shannon", "forward_kl")
 
 
 @dataclasses.dataclass(frozen=True)
-class RingConfig:
-    modes: int = 8
-    radius: float = 1.0
-    std: float = 0.08
-
-
-@dataclasses.dataclass(frozen=True)
 class SweepConfig:
     """What the population has otherwise than the full protocol."""
 
@@ -50,9 +43,6 @@ class SweepConfig:
 class LineConfig:
     steps: int = 600
     adaptive_steps: int = 1500
-    target: float = 0.5
-    """Effective fraction at which the controller settles."""
-    gain: float = 0.02
     starts: int = 54
     """A grid of starts beside the four of the table and the two traps."""
     sampled_steps: int = 1500
@@ -65,7 +55,6 @@ class Config(kit.Settings):
     seeds: int = 2
     protocol_seeds: int = 1
     """The first ones, which have the full protocol as well."""
-    ring: RingConfig = RingConfig()
     protocol: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     sweep: SweepConfig = SweepConfig()
     alphas: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
@@ -80,9 +69,7 @@ SHORT = TrainingConfig(width=16, depth=1, embedding=16, pretraining_steps=10, **
 PRESETS = {
     "smoke": Config(
         seeds=1, protocol=SHORT, sweep=SweepConfig(**SMALL), alphas=(0.0, 1.0),
-        line=LineConfig(
-            40, 40, starts=2, sampled_steps=10, samples=64, variance_samples=4000
-        ),
+        line=LineConfig(40, 40, 2, 10, samples=64, variance_samples=4000),
         ratio_steps=10, samples=400, decide=False,
     ),
     "cpu": Config(),
@@ -105,8 +92,7 @@ class Evidence(NamedTuple):
 
 
 def worst(scores: kit.Scores, *names: str) -> dict[str, float]:
-    low = "modes", "near"
-    return {name: scores.extreme(name, lowest=name in low) for name in names}
+    return {n: scores.extreme(n, lowest=n in ("modes", "near")) for n in names}
 
 
 def ratio(which: int) -> Any:
@@ -140,15 +126,14 @@ def shares(e: Evidence) -> np.ndarray:
 
 def adaptive(e: Evidence) -> kit.Noted:
     """Sliced W2 over the median of the fixed members, worst seed"""
-    scores, share = e.sweep.scores, shares(e)
+    share, pair = shares(e), e.sweep.scores.part(("alpha 0.5", "squared_hellinger"))
     alpha, ess = (e.sweep.curves[name][1] for name in ("alpha", "weight/ess"))
     note = (
         f"{share.min():.2f} to {share.max():.2f} over the seeds. Its alpha ends at "
         f"{alpha[:, -1].mean():.2f}, and the effective fraction over the last half "
         f"averages {ess[:, ess.shape[1] // 2 :].mean():.2f}."
     )
-    if "alpha 0.5" in scores.methods:
-        pair = scores.part(("alpha 0.5", "squared_hellinger"))
+    if "alpha 0.5" in pair.methods:
         one, other = (np.log(pair.values("sliced_w2", name)) for name in pair.methods)
         note += (
             " A yardstick: alpha 0.5 and squared Hellinger are one divergence in two "
@@ -164,11 +149,9 @@ def escape(way: str, where: str, why: str) -> kit.Claim:
         there, of = e.line.covering(way)
         return kit.Noted(there / of, f"{there} of {of} starts. {why}")
 
-    name = {"clipped": "ESCAPE"}.get(way, f"ESCAPE-{way.upper()}")
-    says = (
-        f"On the line, an alpha driven by {where}, covers both modes from every start."
-    )
-    return kit.Claim(name, says, value=value, bar=kit.equal(1), **_OURS)
+    name = "ESCAPE" if way == "clipped" else f"ESCAPE-{way.upper()}"
+    says = f"On the line, an alpha driven by {where}, covers both modes from every "
+    return kit.Claim(name, f"{says}start.", value=value, bar=kit.equal(1), **_OURS)
 
 
 _TABLE_1 = "table 1 (mode-seeking column); fixed points are ours"
@@ -280,49 +263,41 @@ def run(study: kit.Study) -> Evidence:
     own, full = students.members(config.alphas), config.protocol
     cheap = dataclasses.replace(full, **dataclasses.asdict(config.sweep))
     sweep = ring.students("sweep", cheap, own, study.seeds, denoisers)
-    if cheap == full:  # the population holds them already
-        protocol = sweep._replace(scores=sweep.scores.part(TRIO))
-    else:
+    protocol = sweep._replace(scores=sweep.scores.part(TRIO))
+    if cheap != full:  # else the population holds them already
         trio = {name: own[name] for name in TRIO}
         some = study.seeds[: config.protocol_seeds]
         protocol = ring.students("protocol", full, trio, some, denoisers)
     e = Evidence(on_line, ratios, protocol, sweep, ring.floor())
     study.scale = (
-        f"ring of {config.ring.modes} modes; MLPs of {full.depth} x {full.width}; "
+        f"ring of {students.MODES} modes; MLPs of {full.depth} x {full.width}; "
         f"{len(own)} students in one program"
     )
-    show(study, e)
+    tables(study, e)
     line.show(study, on_line)
-    groups = {" (protocol)": protocol, "": sweep}
-    students.scatter(study, ring.reference, groups)
+    students.scatter(study, ring.reference, {" (protocol)": protocol, "": sweep})
     students.reliability(study, ratios)
     students.alphas(study, sweep, e.floor)
     return e
 
 
-def show(study: kit.Study, e: Evidence) -> None:
-    """Tables of students, numbers."""
+def tables(study: kit.Study, e: Evidence) -> None:
+    """Of students; and their numbers."""
+    own, family, fresh = e.protocol.scores, e.sweep.scores, e.floor
     keys = ("modes", "tv", "near", "core", "sliced_w2", "ess")
-    more: Any = {"spread": False, "more": {"fresh target samples": e.floor}}
-    groups = {
-        "protocol": (
-            e.protocol.scores,
-            "Full protocol on the ring",
-            "Sliced W2: root mean square over 128 directions against a sample with "
-            "equally many points per mode; two independent samples of the target are "
-            f"{np.mean(e.floor['pair']):.3f} apart. No ordering of the divergences is "
-            "claimed: the gaps are the size of the spread between seeds.",
-        ),
-        "sweep": (
-            e.sweep.scores,
-            "The whole family, the alpha sweep and the adaptive alpha: one program",
-            "One critic step per student step and half the batch.",
-        ),
-    }
-    for stage, (scores, title, about) in groups.items():
-        study.score_table(title, scores, keys, caption=about, **more)
-        study.metrics |= {f"{stage}/{name}": v for name, v in scores.flat().items()}
-    study.metrics |= {f"floor/{name}": v for name, v in e.floor.items()}
-    for name, one in e.ratios.items():
-        study.metrics |= {f"ratio/{name}/{k}": v for k, v in one.fit().items()}
+    more: Any = {"spread": False, "more": {"fresh target samples": fresh}}
+    about = (
+        "Sliced W2: root mean square over 128 directions against a sample with equally "
+        "many points per mode; two independent samples of the target are "
+        f"{np.mean(fresh['pair']):.3f} apart. No ordering of the divergences is "
+        "claimed: the gaps are the size of the spread between seeds."
+    )
+    study.score_table("Full protocol on the ring", own, keys, caption=about, **more)
+    title = "The whole family, the alpha sweep and the adaptive alpha: one program"
+    about = "One critic step per student step and half the batch."
+    study.score_table(title, family, keys, caption=about, **more)
+    groups = {"protocol": own.flat(), "sweep": family.flat(), "floor": fresh}
+    groups |= {f"ratio/{name}": one.fit() for name, one in e.ratios.items()}
+    for group, row in groups.items():
+        study.metrics |= {f"{group}/{name}": value for name, value in row.items()}
     study.metrics["sweep/adaptive_over_median"] = shares(e)

@@ -261,14 +261,8 @@ SHORT = ("nats", "perplexity", "forward_kl", "reverse_kl", "agreement", "ece")
 def run(study: kit.Study) -> Found:
     """Teacher, students and scores; each is read back when it is finished."""
     config, lab = study.config, Lab(study)
-    rows = {
-        (m, seed): study.once(
-            ("student", m, seed), lambda m=m, s=seed: lab.scores(lab.trained(m, s))
-        )
-        for seed in study.seeds
-        for m in config.methods
-    }
-    first = study.seeds[0]
+    members, first = kit.grid(config.methods, study.seeds), study.seeds[0]
+    rows = study.each("student", lambda one: lab.scores(lab.trained(*one)), members)
     start = study.once("start", lambda: lab.scores(lab.started(first)))
     teacher = study.once("teacher scores", lambda: lab.scores(None))
     rated = lambda row: row | {"perplexity": np.exp(np.mean(row["nats"]))}  # noqa: E731
@@ -290,25 +284,20 @@ def run(study: kit.Study) -> Found:
         "text/vocabulary": len(lab.corpus.ids),
         "text/characters_per_token": lab.corpus.characters,
     }
-    tables(study, found, rated(start["windows"]))
-    curves = {m: rows[m, first]["reliability"] for m in scores.methods}
-    pictures(study, found, curves | {"teacher": teacher["reliability"]})
-    return found
-
-
-def tables(study: kit.Study, found: Found, start: dict[str, Any]) -> None:
-    """All students; the short one is for the terminal."""
     study.score_table(
         "On held-out text",
-        found.scores,
+        scores,
         SHORT,
         every=tuple(TITLES),
         spread=False,
-        more={"teacher": found.teacher, "before distillation": start},
+        more={"teacher": found.teacher, "before distillation": rated(start["windows"])},
         caption="p is the teacher, q the student, on the ids that occur in the text. "
         "Agreement (with the teacher's first choice), accuracy, confidence and ECE are "
         "shares; perplexity is exp(nats).",
     )
+    curves = {m: rows[m, first]["reliability"] for m in scores.methods}
+    pictures(study, found, curves | {"teacher": teacher["reliability"]})
+    return found
 
 
 def pictures(study: kit.Study, found: Found, reliability: dict[str, Any]) -> None:

@@ -76,6 +76,14 @@ def test_what_is_averaged_is_said_once():
     assert one.averaged() == "Means over 1 seed: no intervals."
 
 
+def test_a_row_of_another_length_is_an_error(tmp_path):
+    display = Display(tmp_path)
+    display.table("Whole", ("x", "y"), [(1, 2), (3, None)])
+    with pytest.raises(ValueError, match=r"'Short' has 2 columns and rows of \[1\]"):
+        display.table("Short", ("x", "y"), [(1, 2), (1,)])
+    assert [table.title for table in display.tables] == ["Whole"]
+
+
 def test_pictures_of_a_run_that_decides_nothing_say_so(tmp_path):
     for decides in (True, False):
         display = Display(tmp_path, decides=decides)
