@@ -85,14 +85,14 @@ def _seen(divergence: FDivergence, axis: str | None, rows, wanted=()) -> Seen:
     log_zp = jnp.log(z_p)
     log_zp, per_p, per_q, shift = once(log_zp, 1 / z_p, 1 / z_q, shift)
     both = sides(a, b, origin_p, origin_q, sharpness)
+    if wanted or not divergence.smooth:
+        both = both._replace(d=stored(both.d, e_p))
     masses = e_p * per_p, e_q * per_q
     if not divergence.smooth:
         # An error of all log-ratios counts; it shows in the sum of masses.
         rough = outcomes(both, log_zp, log_zp + shift, shift, *masses)
         error = row_sum(rough.excess, axis)
         (shift,) = once(shift + jnp.log1p(jnp.where(error < 0.5, -error, 0)))
-    if wanted:
-        both = both._replace(d=stored(both.d, e_p))
     o = outcomes(both, log_zp, log_zp + shift, shift, *masses)
     # A sum swallows arithmetic that it is given, slowly on a CPU, and no select.
     terms = row_terms(divergence, o, both.p_zero, both.q_zero)
