@@ -58,19 +58,6 @@ def _phi_jvp(primals, tangents):
     return phi(x), jnp.expm1(x) * dx
 
 
-def exp(x: Array) -> Array:
-    """``eˣ`` whose derivative is 0 where it overflows to infinity."""
-    top = math.log(float(jnp.finfo(x.dtype).max))
-    over = x >= top
-    return jnp.where(over, jnp.inf, quick.exp(jnp.where(over, 0, x)))
-
-
-def _blend(log_p: Array, log_q: Array, l: Array, a) -> Array:
-    """``a log p + (1 − a) log q``, where both overflow from ``l = log p − log q``."""
-    total = (1 - a) * log_q + a * log_p
-    return jnp.where(jnp.isnan(total), log_q + a * l, total)
-
-
 def _artanh_rest(square: Array) -> Array:
     """``(artanh z − z)/z³`` of ``z²``, for ``|z| <= 1/3``."""
     last = 35 if square.dtype == jnp.float64 else 15
@@ -177,29 +164,29 @@ def phi_of_mass(mass: Array, x: Array, far: Array) -> Array:
     return jnp.where(near, mass * phi_near(jnp.where(near, x, 0)), far)
 
 
-def power_rise(log_p: Array, log_q: Array, l: Array, q: Array, a) -> Array:
-    """``(p^a q^(1−a) − q)/a``, with its limit ``q l`` at ``a = 0``."""
+def power_rise(log_q: Array, l: Array, q: Array, a) -> Array:
+    """``(p^a q^(1−a) − q)/a``, its limit ``q l`` at ``a = 0``; masses may be 0."""
     x = a * l
-    near = jnp.abs(x) < NEAR
-    y = jnp.where(near, x, 0)
-    # From the mass, which is known better than its logarithm, if the factor fits.
-    fits = jnp.abs(x) < 20
-    direct = _blend(log_p, log_q, l, a)
-    power = exp(jnp.where(near, 0, jnp.where(fits, x, direct)))
-    power = jnp.where(fits, q, 1) * power
-    rise = power - q
-    fixed = isinstance(a, (int, float)) and a != 0
-    far = rise * (1 / a) if fixed else rise / jnp.where(near, 1, a)
-    return jnp.where(near, q * l * (1 + psi_near(y)), far)
+    # The mass is known better than its logarithm, but may have underflowed.
+    large = x > 20
+    power = quick.exp_less(jnp.where(large, log_q + x, x), jnp.where(large, 0, 1.0))
+    rise = jnp.where(large, 1, q) * power
+    if isinstance(a, (int, float)) and a != 0:
+        return rise * (1 / a)
+    return jnp.where(a == 0, q * l, rise / jnp.where(a == 0, 1, a))
 
 
-def power_of_masses(
-    log_p: Array, log_q: Array, l: Array, q: Array, excess: Array, a
-) -> Array:
+def power_of_masses(log_q: Array, l: Array, q: Array, excess: Array, a) -> Array:
     """``(p^a q^(1−a) − a p − (1−a) q)/(a(a−1))`` for ``a <= 1/2``, limits included."""
-    x = a * l
-    near = (jnp.abs(l) < NEAR) & (jnp.abs(x) < NEAR)
-    y, z = jnp.where(near, x, 0), jnp.where(near, l, 0)
-    close = q * (z * psi_near(y) - phi_near(z))
-    far = power_rise(log_p, log_q, l, q, a) - excess
-    return jnp.where(near, close, far) * (1 / (a - 1))
+    near = (jnp.abs(l) < NEAR) & (jnp.abs(a * l) < NEAR)
+    # Near equal masses the series Σ (1 + a + … + aᵏ) lᵏ/(k + 2)!, times q l².
+    # Powers of hugely negative exponents would overflow.
+    b = max(a, -1e5) if isinstance(a, (int, float)) else jnp.maximum(a, -1e5)
+    geometric, series = 0, []
+    for k in range(15 if l.dtype == jnp.float64 else 7):
+        geometric = 1 + b * geometric
+        series.insert(0, geometric / math.factorial(k + 2))
+    z = jnp.where(near, l, 0)
+    close = q * z * z * quick.polynomial(series, z)
+    far = power_rise(log_q, l, q, a) - excess
+    return jnp.where(near, close, far * (1 / (a - 1)))
