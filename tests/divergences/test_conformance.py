@@ -66,8 +66,8 @@ class Found(NamedTuple):
     dp: np.ndarray
     dq: np.ndarray
     of_gradients: np.ndarray  # value again, as differentiation finds it
-    slopes: np.ndarray  # of values, along each direction
-    bends: tuple[np.ndarray, np.ndarray]  # of both gradients, along each direction
+    slopes: np.ndarray  # of values, along each row's direction
+    bends: tuple[np.ndarray, np.ndarray]  # of both gradients, along it
 
 
 @jax.jit
@@ -77,32 +77,25 @@ def _found(object, p, q, along_p, along_q):
         return jnp.sum(d), d
 
     derived = jax.grad(total, argnums=(0, 1), has_aux=True)
-    bend = lambda v, w: jax.jvp(derived, (p, q), (v, w))
-    ((dp, dq), of_gradients), (bends, slopes) = jax.vmap(
-        bend, out_axes=((None, None), 0)
-    )(along_p, along_q)
+    found, (bends, slopes) = jax.jvp(derived, (p, q), (along_p, along_q))
+    (dp, dq), of_gradients = found
     return dp, dq, of_gradients, slopes, bends
 
 
-def found(object, p, q, along_p=None, along_q=None):
+def found(object, p, q, along_p=0, along_q=0):
     """Value, gradients and second order of any rows: two programs of each divergence.
 
-    Directions come first, V of them at most. Outcomes that lack are impossible.
+    Directions are of each row. Outcomes that lack are impossible.
     """
-    rows, outcomes = p.shape
+    (rows, outcomes), dtype = p.shape, p.dtype
 
-    def filled(x):
-        wide = np.pad(x, ((0, 0), (0, V - outcomes)), constant_values=-np.inf)
+    def filled(x, lacking):
+        wide = np.full((rows, V), lacking, dtype)
+        wide[:, :outcomes] = x
         return np.resize(wide, (ROWS, V))
 
-    def directions(x):
-        whole = np.zeros((V, ROWS, V), p.dtype)
-        if x is not None:
-            whole[: len(x), :rows, :outcomes] = x
-        return whole
-
-    p, q = filled(p), filled(q)
-    derived = _found(object, p, q, directions(along_p), directions(along_q))
+    p, q = (filled(x, -np.inf) for x in (p, q))
+    derived = _found(object, p, q, *(filled(x, 0) for x in (along_p, along_q)))
     got = Found(*jax.tree.map(np.asarray, (divergence(p, q, object), *derived)))
     own = np.s_[..., :rows, :outcomes]
     return Found(
@@ -110,7 +103,7 @@ def found(object, p, q, along_p=None, along_q=None):
         got.dp[own],
         got.dq[own],
         got.of_gradients[:rows],
-        got.slopes[:, :rows],
+        got.slopes[:rows],
         tuple(x[own] for x in got.bends),
     )
 
@@ -232,7 +225,7 @@ def test_extreme_and_impossible_outcomes(case):
         ([inf, inf, inf], [inf, inf, inf]),
     ]
     p, q = (np.float32([row[side] for row in rows]) for side in (0, 1))
-    got = found(case.object, p, q, np.ones((1, *p.shape)), np.ones((1, *p.shape)))
+    got = found(case.object, p, q, 1, 1)
     d = np.float64(got.value)
     with np.errstate(over="ignore", invalid="ignore"):
         want = oracle(case, p, q)
@@ -336,13 +329,13 @@ def test_low_precision_inputs_give_float32(case):
 def test_transformations_agree(case):
     p, q = np.float32(logits(12, 8, V)), np.float32(logits(13, 8, V))
     v = np.float32(logits(14, 8, V))
-    got = found(case.object, p, q, along_q=v[None])
+    got = found(case.object, p, q, along_q=v)
     with jax.disable_jit():
         close(value(case, p[:1], q[:1]), got.value[:1], 1e-5)
     values, slopes = mapped(case.object, p, q, np.ones(p.shape, bool))
     close(values, got.value, 1e-6)
     close(slopes, got.dq, 1e-5, 1e-6)
-    close(got.slopes[0], np.sum(got.dq * v, -1), 1e-4, 1e-5)
+    close(got.slopes, np.sum(got.dq * v, -1), 1e-4, 1e-5)
 
 
 smooth = [case for case in CASES if case.name != "total_variation"]  # it has kinks
@@ -351,8 +344,8 @@ smooth = [case for case in CASES if case.name != "total_variation"]  # it has ki
 @pytest.mark.parametrize("case", smooth, ids=lambda c: c.name)
 def test_hessian_is_the_derivative_of_the_gradient(case, x64):
     p, q = logits(15, V), logits(16, V)
-    hessian = found(case.object, p[None], q[None], along_q=np.eye(V)[:, None]).bends[1]
-    hessian = hessian[:, 0]
+    rows = (np.tile(x, (V, 1)) for x in (p, q))
+    hessian = found(case.object, *rows, along_q=np.eye(V)).bends[1]
     want = references.hessian(lambda x: oracle(case, p, x), q)
     close(hessian, want, 1e-6, 1e-6 * np.abs(want).max())
     close(hessian, hessian.T, 1e-9, 1e-12)
