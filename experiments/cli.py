@@ -22,6 +22,8 @@ bench NAME           time, memory and error against the floor and other librarie
 import argparse
 import dataclasses
 import functools
+import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import shlex
@@ -35,6 +37,12 @@ from experiments.report import measured_minutes, write_report
 from kljax.errors import CheckpointError, unknown
 
 _PROGRAM = "python -m experiments"
+CHEAPLY = {
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+}
+"""For programs that run a few steps: most of their time went into making them fast."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +75,8 @@ def main(
         understood, 130 after an interruption.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {
-        "list": _list,
-        "run": _run,
-        "report": _report,
-        "env": _env,
-        "bench": _bench,
-    }
+    every = (_list, _run, _report, _env, _bench)
+    commands = {command.__name__.lstrip("_"): command for command in every}
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0 if arguments else 2
@@ -145,14 +148,9 @@ def _list(arguments: Sequence[str], package: str) -> int:
 
 def _env(arguments: Sequence[str], package: str) -> int:
     _parser("env").parse_args(arguments)
-    for key, value in harness.environment().items():
-        if isinstance(value, dict):
-            print(f"{key}:")
-            for name, item in value.items():
-                print(f"  {name:20} {item}")
-        else:
-            text = ", ".join(value) if isinstance(value, list) else value
-            print(f"{key:22} {text}")
+    for key, value in settings(harness.environment()).items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        print(f"{key:28} {text}")
     return 0
 
 
@@ -196,6 +194,7 @@ def _run(arguments: Sequence[str], package: str) -> int:
         raise discovery.UsageError(unknown("experiment", name, experiments))
     # Figures are written to files: a display is never needed.
     os.environ.setdefault("MPLBACKEND", "Agg")
+    cheaply = _asked_preset(rest) == "smoke" and _compile_cheaply()
     module = discovery.load(name, package)
     options, config = _parse(name, module, rest)
     folder = harness.run_folder(options.workdir, name, options.preset, config)
@@ -211,6 +210,7 @@ def _run(arguments: Sequence[str], package: str) -> int:
     published = discovery.folder_of(package) / "results"
     expected = measured_minutes(published / name).get(options.preset)
     about = f", about {expected:g} minutes" if expected else ""
+    about += ", compiled cheaply" * cheaply
     print(f"{name}, preset {options.preset}, seed {config.seed}{about}")
     print(f"run folder: {folder}", flush=True)
     try:
@@ -233,12 +233,30 @@ def _run(arguments: Sequence[str], package: str) -> int:
     return 0
 
 
+def _compile_cheaply() -> bool:
+    # XLA reads its flags when the first array is made, JAX its own when it is imported.
+    other = importlib.metadata.entry_points(group="jax_plugins")
+    other = other or importlib.util.find_spec("libtpu")
+    platforms = os.environ.get("JAX_PLATFORMS", "" if other else "cpu")
+    if platforms != "cpu" or "XLA_FLAGS" in os.environ:
+        return False
+    for name, value in CHEAPLY.items():
+        os.environ.setdefault(name, value)
+    return True
+
+
+def _asked_preset(arguments: Sequence[str]) -> str | None:
+    # Empty where none is asked for, None where its name is missing.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?", default="")
+    return parser.parse_known_args(arguments)[0].preset
+
+
 def _preset_of(arguments: Sequence[str], presets: Sequence[str]) -> str:
     # Looked up before the rest is parsed: it decides every other default.
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    default = "cpu" if "cpu" in presets else next(iter(presets))
-    parser.add_argument("--preset", nargs="?", default=default)
-    chosen = parser.parse_known_args(arguments)[0].preset
+    chosen = _asked_preset(arguments)
+    if chosen == "":
+        return "cpu" if "cpu" in presets else next(iter(presets))
     if chosen is None:
         known = ", ".join(presets)
         raise discovery.UsageError(f"--preset needs a name\nknown: {known}")

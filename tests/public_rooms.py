@@ -26,7 +26,7 @@ from kljax.models.vision.unet import UNet
 from kljax.objectives import balance, diffusion, distillation, mutual, on_policy, ratio
 from kljax.theory import adaptive, concentration, kde, matching
 from kljax.theory.matching import LineMatching, fixed_point
-from kljax.theory.mixtures import GaussianMixture
+from kljax.theory.mixtures import GaussianMixture, noised_log_ratio
 from kljax.theory.weights import weight_variance
 from kljax.training import one_step
 
@@ -159,6 +159,10 @@ TRACED = {
         {"logits": ones(4, 2), "bins": BINS, **EVENT},
     ),
     "GaussianMixture": (of_laws, {"law": LAW, "x": ones(3, 1)}),
+    "noised_log_ratio": (
+        partial(noised_log_ratio, KEY),
+        {"p": LAW, "q": LAW, "sigma": ones(4)},
+    ),
     "LineMatching": (
         of_lines,
         {"law": LAW, "sigma": ones(3), "start": ones(2)},

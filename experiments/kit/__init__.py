@@ -1,3 +1,4 @@
+# ruff: noqa: F401, F403 (what papers take from here)
 """What every paper's experiment needs, so that its own file holds the paper alone.
 
     claims   a claim: its value and its bar, and the verdict that follows from the two
@@ -38,26 +39,9 @@ of a 95 % interval everywhere.
 """
 
 from experiments.kit import figures
-from experiments.kit.bars import *  # noqa: F403
-from experiments.kit.bars import __all__ as _bars
+from experiments.kit.bars import *
 from experiments.kit.claims import Claim, Noted, verdicts
 from experiments.kit.scores import Scores
 from experiments.kit.study import Settings, Study, grid, perform
 from experiments.kit.titles import title
 from kljax.metrics.estimates import Estimate, Missing
-
-__all__ = [
-    "Claim",
-    "Estimate",
-    "Missing",
-    "Noted",
-    "Scores",
-    "Settings",
-    "Study",
-    "figures",
-    "grid",
-    "perform",
-    "title",
-    "verdicts",
-    *_bars,
-]

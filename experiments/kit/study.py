@@ -249,11 +249,8 @@ class Study(Display):
     @contextlib.contextmanager
     def task(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         """A line of progress; what it gives is told how much is done."""
-        task = self.progress.task(title, total)
-        try:
+        with contextlib.closing(self.progress.task(title, total)) as task:
             yield task.update
-        finally:
-            task.close()
 
     def curve(self, label: Label, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps `[k]` and values `[k]` of a training stage, `[k, members]` of a sweep.

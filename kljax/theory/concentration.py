@@ -142,7 +142,11 @@ def leave_one_out(
       >>> [round(float(y), 2) for y in found.participation[0]]
       [1.0, 1.0, 0.98]
     """
-    x = floating("data", data)
+    return _leave_one_out(floating("data", data), jnp.asarray(bandwidths))
+
+
+@jax.jit
+def _leave_one_out(x: Float[Array, "n d"], bandwidths: Array) -> Concentration:
     x = x - x.mean(axis=0)  # far from 0 the product would lose digits
     norms = jnp.sum(x**2, axis=-1)
     product = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)

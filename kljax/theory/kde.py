@@ -14,6 +14,7 @@ and hold for Gaussian laws. Densities are in nats; "rates" are per dimension. Wh
 sample shows of all this is measured in `kljax.theory.concentration`.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -77,7 +78,11 @@ def energy_cgf(order: Number, h: Number, variances: Variances | None = None) -> 
       -0.5966
     """
     order, h = floating("order", order), floating("h", h)
-    s = _checked(variances)
+    return _energy_cgf(order, h, _checked(variances))
+
+
+@jax.jit
+def _energy_cgf(order: Array, h: Array, s: Array) -> Array:
     ratio = s / (h**2 / order)[..., None]
     return jnp.mean(-jnp.log1p(ratio) / 2 - ratio / (2 + 2 * ratio), axis=-1)
 
@@ -113,9 +118,13 @@ def gaussian_phases(
       [0.6521, 0.9223, 0.6224]
     """
     alpha = legal("alpha", floating("alpha", alpha), lambda x: x <= 0, "positive")
-    s = _checked(variances)
-    log_s = jnp.log(s)
     d = None if dims is None else whole("dims", dims)
+    return _phases(alpha, _checked(variances), d)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _phases(alpha: Array, s: Array, d: int | None) -> Phases:
+    log_s = jnp.log(s)
 
     def shares(log_v: Array) -> tuple[Array, Array, Array]:
         """-log q, q and 1 - q, `[*b, d]`."""

@@ -72,7 +72,7 @@ class LineMatching:
             target.log_density(grid[:, None], s),
             target.score(grid[:, None], s)[:, 0],
         )
-        log_p, score_p = jax.vmap(at)(sigma)
+        log_p, score_p = jax.jit(jax.vmap(at))(sigma)
         return cls(grid, sigma, weights / jnp.sum(weights), log_p, score_p)
 
     def student(self, theta: Float[Array, "2"]) -> tuple[Array, Array, Array]:
@@ -225,6 +225,7 @@ def log_std(students: ArrayLike) -> Float[Array, "*b 2"]:
     return jnp.stack([jnp.log(students[..., 0]), students[..., 1]], axis=-1)
 
 
+@jax.jit
 def with_std(theta: Float[Array, "*b 2"]) -> Float[Array, "*b 2"]:
     """The inverse of `log_std`."""
     return jnp.stack([jnp.exp(theta[..., 0]), theta[..., 1]], axis=-1)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from kljax.arguments import shadow, whole
 from kljax.typing import Array, ArrayLike, Float, Int, Key
 
-__all__ = ["GaussianMixture"]
+__all__ = ["GaussianMixture", "noised_log_ratio"]
 
 Points = Float[Array, "*b d"]
 
@@ -116,3 +116,33 @@ class GaussianMixture:
         distance = jnp.linalg.norm(x[..., None, :] - self.means, axis=-1) / self.std
         distance = jnp.where(self.log_weights == -jnp.inf, jnp.inf, distance)
         return jnp.argmin(distance, axis=-1), jnp.min(distance, axis=-1)
+
+
+def noised_log_ratio(
+    key: Key[Array, ""],
+    p: GaussianMixture,
+    q: GaussianMixture,
+    sigma: Float[Array, "n"],
+) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:
+    """Noised points of q and log p/q of the noised laws there, exactly.
+
+    What a learned ratio is held against.
+
+    Args:
+      key: of the points and their noise.
+      p, q: two laws of the same d.
+      sigma: a noise level per point.
+
+    Returns:
+      Points, and the log-ratio in nats.
+
+    Example:
+      >>> p, q = GaussianMixture.ring(4), GaussianMixture.ring(4, radius=2.0)
+      >>> x, found = noised_log_ratio(jax.random.key(0), p, q, jnp.ones(8))
+      >>> x.shape, found.shape
+      ((8, 2), (8,))
+    """
+    keys = jax.random.split(key)
+    x = q.sample(keys[0], len(sigma))
+    x = x + sigma[:, None] * jax.random.normal(keys[1], x.shape)
+    return x, p.log_density(x, sigma) - q.log_density(x, sigma)

@@ -145,6 +145,11 @@ class OneStep:
         }
         return Loss(*diffusion.denoising_loss(denoised, x, draws.sigma, **options))
 
+    def true_score(self, params, *, state, frozen, batch, key):
+        """Score matching on the data: a denoiser for a student to start as."""
+        draws, ids = self.draw(key, batch, 1), batch.get("ids")
+        return self.score_matching(params, self.real(draws.key, batch), draws, ids)
+
     def fake_score(self, params, *, state, frozen, batch, key):
         """Score matching on fresh samples of the student."""
         draws, ids = self.draw(key, batch, 1), batch.get("ids")

@@ -19,6 +19,9 @@ __all__ = ["Batches", "Sweep"]
 Batches = Callable[..., dict[str, Any]]
 
 
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """What differs between the members of a sweep, and what does not.
@@ -65,7 +68,7 @@ class Sweep:
             state = jax.jit(jax.vmap(state))(own)
         return {
             "players": jit_step(step),
-            "state": jax.tree.map(jnp.copy, state),
+            "state": _copied(state),
             "batches": batches if self.each else self.batches,
             "frozen": (self.frozen, own),
             "evaluate": self._evaluation(jax.vmap),

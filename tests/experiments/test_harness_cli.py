@@ -1,6 +1,8 @@
 """The command line, in process except for one look at what gets imported."""
 
+import importlib.metadata
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -8,7 +10,7 @@ import sys
 
 import pytest
 
-from experiments.cli import main
+from experiments.cli import CHEAPLY, main
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -101,6 +103,37 @@ def test_run_stores_what_it_returned(package, capsys):
     assert call(package, "run", "ring", "--preset", "smoke", "--seed", "2") == 0
     assert (folder / "results.json").read_bytes() == before  # no clock in there
     assert len(json.loads((folder / "timing.json").read_text())["sessions"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("preset", "plugins", "given", "cheap"),
+    [
+        ("smoke", (), {}, True),
+        ("smoke", ("cuda",), {"JAX_PLATFORMS": "cpu"}, True),
+        ("smoke", ("cuda",), {}, False),
+        ("smoke", (), {"JAX_PLATFORMS": "tpu"}, False),
+        ("smoke", (), {"XLA_FLAGS": "--xla_dump_to=there"}, False),
+        ("cpu", (), {}, False),
+    ],
+)
+def test_only_a_smoke_run_on_a_cpu_is_compiled_cheaply(
+    package, capsys, monkeypatch, preset, plugins, given, cheap
+):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: plugins)
+    names = (*CHEAPLY, "JAX_PLATFORMS")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is as before when the test is over
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert call(package, "run", "ring", "--preset", preset) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.endswith(", compiled cheaply") == cheap
+    expected = given | CHEAPLY if cheap else given
+    assert {k: os.environ[k] for k in names if k in os.environ} == expected
+    stored = json.loads((only_folder() / "results.json").read_text())
+    said = stored["environment"]["variables"].get("XLA_FLAGS")
+    assert said == expected.get("XLA_FLAGS")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +236,7 @@ def test_env(package, capsys):
     assert call(package, "env") == 0
     out = capsys.readouterr().out
     for name in ("python", "kljax", "jax", "jaxlib", "flax", "optax", "numpy"):
-        assert f"\n  {name} " in f"\n{out}" or out.startswith(name)
+        assert re.search(rf"^(versions\.)?{name} +\d", out, flags=re.MULTILINE)
     assert "devices" in out and "commit" in out
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from kljax.theory.mixtures import GaussianMixture
+from kljax.theory.mixtures import GaussianMixture, noised_log_ratio
 
 
 def law():
@@ -61,3 +61,22 @@ def test_balanced_samples_have_every_component_alike():
     mode, distance = ring.nearest(ring.balanced(jax.random.key(0), 40))
     assert np.bincount(mode).tolist() == [10] * 4
     assert 0.5 < np.mean(np.asarray(distance) ** 2) / 2 < 2  # chi-square, two degrees
+
+
+def test_noised_log_ratios_are_those_at_points_of_q(x64):
+    p, q = GaussianMixture.ring(4, std=0.3), law()
+    sigma = jnp.geomspace(0.1, 3.0, 4000)
+    x, found = noised_log_ratio(jax.random.key(0), p, q, sigma)
+    log_q = [
+        np.log(
+            0.2 * stats.multivariate_normal([1, -1], 0.16 + s**2).pdf(v)
+            + 0.8 * stats.multivariate_normal([-2, 0.5], 0.81 + s**2).pdf(v)
+        )
+        for v, s in zip(x[:9], sigma[:9])
+    ]
+    log_p = p.log_density(x[:9], sigma[:9])
+    np.testing.assert_allclose(found[:9], log_p - np.array(log_q), rtol=1e-9)
+    # E_q[p/q] = 1 at points of q alone.
+    ratio = np.exp(np.asarray(found))
+    assert abs(ratio.mean() - 1) < 5 * ratio.std() / np.sqrt(len(ratio))
+    assert ratio.std() < 10

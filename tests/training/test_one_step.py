@@ -5,12 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.special import log_expit
 
 from kljax import generators
 from kljax.theory.mixtures import GaussianMixture
-from kljax.training import make_step, stacked, taken
+from kljax.training import Player, make_step, stacked, taken
 from kljax.training.one_step import Draws, OneStep, OneStepConfig, noised
 
 STD = 0.5
@@ -72,6 +73,17 @@ def test_a_student_like_its_teacher_stays_and_another_is_pulled():
     np.testing.assert_allclose(here[1], 0, atol=1e-6)
     _, slope = loss_and_slope(some[2], started(one, [1.0, -1.0]), "student")
     assert slope[0] > 0.1 and slope[1] < -0.1
+
+
+def test_the_true_score_learns_the_data():
+    one = game()
+    player = Player("fake_score", one.true_score, optax.sgd(0.1))
+    slopes = []
+    for mean in ([0.0, 0.0], [1.0, -1.0]):
+        state = started(one, mean)
+        slopes.append(loss_and_slope(player, state, "fake_score")[1])
+    assert np.abs(slopes[0]).max() < 0.2 * np.abs(slopes[1]).max()
+    assert slopes[1][0] > 0.1 and slopes[1][1] < -0.1
 
 
 def test_the_fake_score_learns_the_student_and_not_the_data():

@@ -89,16 +89,8 @@ _logits_at = jax.jit(PureTransformer.logits_at, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _scored(
-    rules: tuple[str, ...],
-    z: Float[Array, "n m v"],
-    s: Float[Array, "n m v"],
-    experts: Float[Array, "n m t v"],
-    target: Array,
-    where: Array,
-    tuned: Any,
-) -> dict[str, Scored]:
-    found = {}
+def _scored(rules: tuple[str, ...], tuned: Any, *sides: Array) -> dict[str, Scored]:
+    (z, s, experts, target, where), found = sides, {}
     for rule in rules:
         alpha = (ONE | MANY)[rule](z, s, experts, tuned)
         fused = fuse(z, s, experts, alpha)
@@ -111,18 +103,18 @@ def scored(rules: Iterable[str], *sides: Any, tuned: float = 1.0) -> dict[str, S
 
     Args:
         rules: names of `ONE` or `MANY`.
-        sides: logits of the large model, the small base and the experts [n m t v],
-            right tokens, which of them count.
+        sides: logits of the large model and the small base [n m v] and the experts
+            [n m t v], right tokens, which of them count.
         tuned: weight of the rule "tuned static".
     """
-    found = jax.device_get(_scored(tuple(rules), *sides, tuned))
+    found = jax.device_get(_scored(tuple(rules), tuned, *sides))
     return {rule: found[rule] for rule in rules}  # a program sorts its names
 
 
 @jax.jit
-def _of_candidates(
-    z: Array, s: Array, experts: Array, target: Array, where: Array
-) -> tuple[Array, Array]:
+def _of_candidates(*sides: Array) -> tuple[Array, Array]:
+    z, s, experts, target, where = sides
+
     def one(weight: Array) -> tuple[Array, Array]:
         fused = fuse(z, s, experts, _fixed()(z, s, experts, weight))
         exact, nats = exact_match(target, fused, where=where)

@@ -80,7 +80,7 @@ NAMED = ("forward_kl", "jensen_shannon", "squared_hellinger", "jeffreys",
 PRESETS = {
     "smoke": Config(
         decide=False, model=DenoiserConfig(kind="mlp", width=32, depth=1),
-        teacher=TeacherConfig(steps=60, batch=64, sampler_steps=4),
+        teacher=TeacherConfig(steps=30, batch=64, sampler_steps=4),
         student=StudentConfig(steps=20, batch=32),
         judge=JudgeConfig(samples=300, copies=100, steps=20, batch=32, at_most=500),
     ),
@@ -123,22 +123,13 @@ PRESETS = {
             ema=0.9999, log_sigma_mean=-1.2,
         ),
         student=StudentConfig(
-            steps=60_000,  # table 5
-            batch=2048,  # table 5
-            gan_weight=1e-3,  # table 5
-            critic_steps=5,  # table 5
-            learning_rate=1e-4,  # table 5
-            critic_rate=1e-4,  # table 5
-            final_rate=1.0,  # constant; FastGen's configuration
-            weight_decay=1e-2,  # table 5
-            r1_weight=1.0,  # table 5
-            b1=0.9,  # FastGen
-            b2=0.999,  # FastGen
-            ema=0.9999,  # FastGen
-            noise="karras",  # DMD2, FastGen
-            sigma_min=0.002, sigma_max=80.0,
-            start_sigma=80.0,  # DMD2, FastGen
-            fake_weight="plain",  # FastGen
+            # Table 5.
+            steps=60_000, batch=2048, gan_weight=1e-3, critic_steps=5, r1_weight=1.0,
+            learning_rate=1e-4, critic_rate=1e-4, weight_decay=1e-2,
+            # FastGen's configuration; the rate is constant.
+            final_rate=1.0, b1=0.9, b2=0.999, ema=0.9999, fake_weight="plain",
+            # DMD2, FastGen.
+            noise="karras", sigma_min=0.002, sigma_max=80.0, start_sigma=80.0,
         ),
         judge=JudgeConfig(samples=50_000, steps=20_000),
     ),
@@ -194,28 +185,23 @@ def run(study: kit.Study) -> claims.Evidence:
     numbers = {f"{k}/{key}": v for k, row in controls.items() for key, v in row.items()}
     flat = {k: v for k, v in scores.flat().items() if "_second" not in k}
     study.metrics |= found | flat | numbers
-    tables(study, lab, scores, controls, found)
-    draw(study, lab, scores, controls, {k: one["images"] for k, one in made.items()})
     is_cpu = dataclasses.replace(config, seed=CPU.seed) == CPU
     costs = study.stages.costs() if is_cpu else None
-    return claims.Evidence(scores, controls, found, costs)
+    evidence = claims.Evidence(scores, controls, found, costs)
+    table(study, lab, evidence)
+    draw(study, lab, evidence, {label: one["images"] for label, one in made.items()})
+    return evidence
 
 
-def tables(
-    study: kit.Study,
-    lab: Lab,
-    scores: kit.Scores,
-    controls: dict[str, dict[str, float]],
-    facts: dict[str, Any],
-) -> None:
+def table(study: kit.Study, lab: Lab, found: claims.Evidence) -> None:
     """All models and what real images score; the short one is for the terminal."""
     judge, pictures = study.config.judge, lab.pictures
+    controls, facts = found.controls, found.facts
     height, width, channels = pictures.shape
+    stand_in = ", A SYNTHETIC STAND-IN" * bool(facts["data"].get("synthetic"))
     title = (
         f"{facts['data']['name']}: {len(pictures.train)} training images, "
-        f"{height} x {width}, {'gray' if channels == 1 else 'color'}"
-        + ", A SYNTHETIC STAND-IN"
-        * bool(facts["data"].get("synthetic"))
+        f"{height} x {width}, {'gray' if channels == 1 else 'color'}{stand_in}"
     )
     caption = (
         f"Denoiser: {lab.description}; batch {lab.batches[0]} (teacher), "
@@ -242,21 +228,15 @@ def tables(
     if "decoded" in controls:
         others["real, decoded"] = controls["decoded"]
     # Without labels there is no class to read back.
-    keys = [key for key in TITLES if key in scores.metrics()]
+    keys = [key for key in TITLES if key in found.scores.metrics()]
     options: Any = {"every": keys, "spread": False, "more": others}
     short = [key for key in SHORT if key in keys]
-    study.score_table(title, scores, short, caption=caption, **options)
+    study.score_table(title, found.scores, short, caption=caption, **options)
 
 
-def draw(
-    study: kit.Study,
-    lab: Lab,
-    scores: kit.Scores,
-    controls: dict[str, dict[str, float]],
-    images: dict[tuple[str, int], Any],
-) -> None:
-    """The grid of pictures and the scores."""
-    pictures, seed = lab.pictures, study.seeds[0]
+def draw(study: kit.Study, lab: Lab, found: claims.Evidence, images: dict) -> None:
+    """The grid of pictures, by model and seed, and the scores."""
+    scores, pictures, seed = found.scores, lab.pictures, study.seeds[0]
     real = from_unit(pictures.train, pictures.levels)
     rows = first_of_classes(pictures.train_ids, len(real), pictures.num_classes)
     panels = {"real": real[rows]}
@@ -264,29 +244,27 @@ def draw(
         calls = scores.rows[name, seed, None]["evaluations"]
         panels[f"{kit.title(name)}, {calls:.0f} eval."] = images[name, seed]
     kind = "a class" if pictures.train_ids is not None else "no class"
+    size: Any = {"panels": len(panels), "columns": 4, "size": (4.2, 4.2)}
     with study.figure(
         "samples",
         "What students draw in one evaluation, and their teacher in many.",
         f"Real images, the teacher and its students (seed {seed}); each row is {kind}, "
         "all models saw the same noise.",
-        panels=len(panels),
-        columns=4,
-        size=(4.2, 4.2),
+        **size,
     ) as axes:
         for axis, (name, grid) in zip(axes, panels.items()):
             kit.figures.pictures(axis, grid, pictures.levels, title=name)
     kinds = ("fid", "precision", "recall", "coverage")
     taught, *fids = (scores.mean("fid", name) for name in scores.methods)
+    size = {"panels": 4, "columns": 4, "size": (3.4, 1.8 + 0.25 * len(scores.methods))}
     with study.figure(
         "scores",
         f"FID: students {min(fids):.2f} to {max(fids):.2f}, their teacher {taught:.2f}",
         "Means over seeds with 95 % intervals, a dot per seed; dotted is what real "
         "images score. FID: lower is better.",
-        panels=4,
-        columns=4,
-        size=(3.4, 1.8 + 0.25 * len(scores.methods)),
+        **size,
         sharey=True,
     ) as axes:
         for axis, key in zip(axes, kinds):
-            level = controls["halves"]["floor" if key == "fid" else key]
+            level = found.controls["halves"]["floor" if key == "fid" else key]
             kit.figures.dots(axis, scores, key, levels={"real": level})

@@ -99,17 +99,15 @@ class Lab:
         sizes: list[Any] = []
         jax.eval_shape(lambda: sizes.append(network(nnx.Rngs(0)).feature_shapes))
         body, self.first_denoiser = pure(network)
-        head, self.first_critic = pure(
-            lambda rngs: Discriminator(sizes[0], classes, rngs=rngs)
-        )
+        critic = lambda rngs: Discriminator(sizes[0], classes, rngs=rngs)  # noqa: E731
+        head, self.first_critic = pure(critic)
         self.denoise = edm.Denoiser(body, self.sigma_data)
         self.logits = edm.Critic(head, self.sigma_data)
         count = parameter_count(jax.eval_shape(self.first_denoiser, jax.random.key(0)))
         self.parameters, on_cpu = count, jax.default_backend() == "cpu"
         batch = 256 if count < 2e6 or not on_cpu else 128 if count < 6e6 else 64
-        self.batches = [
-            given or batch for given in (config.teacher.batch, config.student.batch)
-        ]
+        given = config.teacher.batch, config.student.batch
+        self.batches = [size or batch for size in given]
         title = DENOISERS[model.kind]
         if is_pca:
             size, kept = self.codec.size, self.codec.kept
@@ -152,13 +150,10 @@ class Lab:
         players = [Player("teacher", loss, rule, ema_decay=config.ema)]
         key = jax.random.fold_in(jax.random.key(seed), 1)
         first = {"teacher": self.first_denoiser(jax.random.split(key)[0])}
-        return self.study.fit(
-            ("teacher", seed),
-            players,
-            init_state(jax.random.fold_in(key, 1), first, players),
-            self.codes.batches(self.batches[0], seed, 1),
-            steps=config.steps,
-        ).ema["teacher"]
+        state = init_state(jax.random.fold_in(key, 1), first, players)
+        given = players, state, self.codes.batches(self.batches[0], seed, 1)
+        trained = self.study.fit(("teacher", seed), *given, steps=config.steps)
+        return trained.ema["teacher"]
 
     # ------------------------------------------------------------ students
 
@@ -214,16 +209,11 @@ class Lab:
         def state(own: dict[str, Array]) -> TrainState:
             return self.game.start(jax.random.fold_in(key, 2), teacher, critic)
 
-        return self.study.sweep(
-            ("students", seed),
-            players,
-            {name: self.own(name) for name in self.config.students},
-            state,
-            self.codes.batches(self.batches[1], seed, 2),
-            steps=self.config.student.steps,
-            frozen=teacher,
-            together=self.config.together,
-        )
+        members = {name: self.own(name) for name in self.config.students}
+        given = players, members, state, self.codes.batches(self.batches[1], seed, 2)
+        options: Any = {"frozen": teacher, "together": self.config.together}
+        steps = self.config.student.steps
+        return self.study.sweep(("students", seed), *given, steps=steps, **options)
 
     # ------------------------------------------------------------ what is judged
 

@@ -31,13 +31,6 @@ TRIO = ("reverse_kl", "jensen_shannon", "forward_kl")
 
 
 @dataclasses.dataclass(frozen=True)
-class RingConfig:
-    modes: int = 8
-    radius: float = 1.0
-    std: float = 0.08
-
-
-@dataclasses.dataclass(frozen=True)
 class SweepConfig:
     """What the population has otherwise than the full protocol."""
 
@@ -50,9 +43,6 @@ class SweepConfig:
 class LineConfig:
     steps: int = 600
     adaptive_steps: int = 1500
-    target: float = 0.5
-    """Effective fraction at which the controller settles."""
-    gain: float = 0.02
     starts: int = 54
     """A grid of starts beside the four of the table and the two traps."""
     sampled_steps: int = 1500
@@ -65,7 +55,6 @@ class Config(kit.Settings):
     seeds: int = 2
     protocol_seeds: int = 1
     """The first ones, which have the full protocol as well."""
-    ring: RingConfig = RingConfig()
     protocol: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     sweep: SweepConfig = SweepConfig()
     alphas: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
@@ -80,9 +69,7 @@ SHORT = TrainingConfig(width=16, depth=1, embedding=16, pretraining_steps=10, **
 PRESETS = {
     "smoke": Config(
         seeds=1, protocol=SHORT, sweep=SweepConfig(**SMALL), alphas=(0.0, 1.0),
-        line=LineConfig(
-            40, 40, starts=2, sampled_steps=10, samples=64, variance_samples=4000
-        ),
+        line=LineConfig(40, 40, 2, 10, samples=64, variance_samples=4000),
         ratio_steps=10, samples=400, decide=False,
     ),
     "cpu": Config(),
@@ -105,8 +92,7 @@ class Evidence(NamedTuple):
 
 
 def worst(scores: kit.Scores, *names: str) -> dict[str, float]:
-    low = "modes", "near"
-    return {name: scores.extreme(name, lowest=name in low) for name in names}
+    return {n: scores.extreme(n, lowest=n in ("modes", "near")) for n in names}
 
 
 def ratio(which: int) -> Any:
@@ -284,13 +270,12 @@ def run(study: kit.Study) -> Evidence:
         protocol = ring.students("protocol", full, trio, some, denoisers)
     e = Evidence(on_line, ratios, protocol, sweep, ring.floor())
     study.scale = (
-        f"ring of {config.ring.modes} modes; MLPs of {full.depth} x {full.width}; "
+        f"ring of {students.MODES} modes; MLPs of {full.depth} x {full.width}; "
         f"{len(own)} students in one program"
     )
     tables(study, e)
     line.show(study, on_line)
-    groups = {" (protocol)": protocol, "": sweep}
-    students.scatter(study, ring.reference, groups)
+    students.scatter(study, ring.reference, {" (protocol)": protocol, "": sweep})
     students.reliability(study, ratios)
     students.alphas(study, sweep, e.floor)
     return e
@@ -301,14 +286,13 @@ def tables(study: kit.Study, e: Evidence) -> None:
     own, family, fresh = e.protocol.scores, e.sweep.scores, e.floor
     keys = ("modes", "tv", "near", "core", "sliced_w2", "ess")
     more: Any = {"spread": False, "more": {"fresh target samples": fresh}}
-    title = "Full protocol on the ring"
     about = (
         "Sliced W2: root mean square over 128 directions against a sample with equally "
         "many points per mode; two independent samples of the target are "
         f"{np.mean(fresh['pair']):.3f} apart. No ordering of the divergences is "
         "claimed: the gaps are the size of the spread between seeds."
     )
-    study.score_table(title, own, keys, caption=about, **more)
+    study.score_table("Full protocol on the ring", own, keys, caption=about, **more)
     title = "The whole family, the alpha sweep and the adaptive alpha: one program"
     about = "One critic step per student step and half the batch."
     study.score_table(title, family, keys, caption=about, **more)

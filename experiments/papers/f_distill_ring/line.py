@@ -4,7 +4,6 @@ Where each divergence ends, whether an alpha that follows the effective sample s
 out of the traps, and how uneven the weights are.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +26,7 @@ SIX = (
     "forward_kl",
 )
 BY_VARIANCE = tuple(SIX[i] for i in (1, 0, 4, 3, 2, 5))
-WIDE = math.exp(0.6)
+WIDE = float(np.exp(0.6))
 STARTS = np.array([(1.0, 0.5), (1.0, -1.5), (WIDE, 1.5), (WIDE, -0.5)])
 """(standard deviation, mean) of the student at the start."""
 COVERS = 1.5
@@ -65,10 +64,10 @@ class Line(NamedTuple):
 
     def weights(self) -> dict[str, Any]:
         exact, seen = self.variances[..., 0], self.variances[..., 1]
-        # The weight of reverse KL has no variance: no ratio.
-        near = np.abs(seen[1:, 0] / exact[1:, 0] - 1).max()
-        far = abs(seen[-1, 2] / exact[-1, 2] - 1)
-        return {"d = 1": float(near), "d = 3": float(far), "order": seen[:, 0].tolist()}
+        # The weight of reverse KL, the first, has no variance: no ratio.
+        gap = np.abs(seen[1:] / exact[1:] - 1)
+        near, far = float(gap[:, 0].max()), float(gap[-1, 2])
+        return {"d = 1": near, "d = 3": far, "order": seen[:, 0].tolist()}
 
 
 def two_modes() -> GaussianMixture:
@@ -88,22 +87,19 @@ def measured(config: Any, seed: int) -> dict[str, Any]:
         # A fourth level of weight 0 gives both tasks one shape and one compilation.
         low = matching((*LEVELS, LEVELS[-1]), (1.0, 1.0, 1.0, 0.0), 10.0)
         up = matching((0.1, 0.3, 1.0, 3.0), (0.01, 0.09, 1.0, 9.0), 30.0)
-        low_noise, annealed = (
-            with_std(fixed_points(task, SIX, log_std(STARTS), steps=config.steps))
-            for task in (low, up)
-        )
+        given: Any = SIX, log_std(STARTS)
+        paths = (fixed_points(task, *given, steps=config.steps) for task in (low, up))
+        low_noise, annealed = map(with_std, paths)
         # The traps: where Jensen-Shannon and reverse KL stay on one mode.
         traps = jnp.stack([low_noise[4, 1], low_noise[1, 2]])
         side = np.geomspace(0.3, 2.7, max(1, config.starts // 9)).tolist()
         grid = np.array(kit.grid(side, np.linspace(-4, 4, 9).tolist()))
         starts = log_std(jnp.concatenate([STARTS, traps, grid[: config.starts]]))
-        knobs: Any = {"target": config.target, "gain": config.gain}
-        long: Any = knobs | {"steps": config.adaptive_steps}
-        drawn: Any = {"steps": config.sampled_steps, "samples": config.samples}
+        long, short = config.adaptive_steps, config.sampled_steps
         keys = jax.random.split(jax.random.key(seed))
         given = keys[0], two_modes(), starts[:6], jnp.array(LEVELS)
-        paths = [adaptive_paths(low, starts, clip=c, **long) for c in (CLIP, None)]
-        paths.append(sampled_paths(*given, **drawn, **knobs))
+        paths = [adaptive_paths(low, starts, clip=c, steps=long) for c in (CLIP, None)]
+        paths.append(sampled_paths(*given, steps=short, samples=config.samples))
         draws = jax.random.normal(keys[1], (config.variance_samples,), jnp.float32)
         variance = jax.jit(
             lambda d, draws: jnp.array(
@@ -128,17 +124,13 @@ def show(study: kit.Study, line: Line) -> None:
         "low noise: levels 0.1, 0.2, 0.4."
     )
     for title, ends in {"Low noise": line.low_noise, "Up to 3": line.annealed}.items():
-        rows = [
-            (kit.title(name), *(f"{a:.4f}, {b:.4f}" for a, b in row))
-            for name, row in zip(SIX, ends)
-        ]
+        cells = [[f"{a:.4f}, {b:.4f}" for a, b in row] for row in ends]
+        rows = [(kit.title(name), *row) for name, row in zip(SIX, cells)]
         title = f"{title}: (std, mean) where each divergence ends"
         study.table(title, columns, rows, about)
     names = [f"{kind}, d = {d:g}" for d in DISTANCES for kind in ("exact", "seen")]
-    rows = [
-        (kit.title(name), *map(float, row.ravel()))
-        for name, row in zip(BY_VARIANCE, line.variances)
-    ]
+    cells = line.variances.reshape(len(SIX), -1).tolist()
+    rows = [(kit.title(name), *row) for name, row in zip(BY_VARIANCE, cells)]
     about = "Var h / (E h)^2 for N(d, 1) against N(0, 1): exact, and seen by samples."
     study.table("Variance of the weight", ("", *names), rows, about)
     study.metrics |= {f"line/{way}": line.covering(way)[0] for way in WAYS}
@@ -156,8 +148,8 @@ def show(study: kit.Study, line: Line) -> None:
         sharey=True,
     ) as axes:
         for name, mark, (std, mean) in zip(SIX, "osv^D*", line.low_noise.mT):
-            look: Any = {"marker": mark, "s": 70, "alpha": 0.75}
-            axes[0].scatter(mean, std, label=kit.title(name), **look)
+            label = kit.title(name)
+            axes[0].scatter(mean, std, 70, marker=mark, alpha=0.7, label=label)
         ways = {"clipped": (slice(6), "tab:green"), "exact": (slice(4, 6), "tab:red")}
         for way, (rows, color) in ways.items():
             paths = [line.starts[rows, None], getattr(line, way)[rows]]

@@ -15,18 +15,19 @@ import numpy as np
 import optax
 
 from experiments import kit
-from experiments.kit import figures
 from kljax import generators
 from kljax.metrics import mode_coverage, sliced_wasserstein2
 from kljax.models.functional import pure
 from kljax.models.mlp import MLPDenoiser
 from kljax.models.vision import edm
 from kljax.models.vision.discriminator import Discriminator
-from kljax.theory.mixtures import GaussianMixture
+from kljax.theory.mixtures import GaussianMixture, noised_log_ratio
 from kljax.training import Player, TrainState, init_state, stacked, taken
 from kljax.training.one_step import Draws, OneStep, OneStepConfig
 from kljax.typing import Array, Float, PyTree
 
+MODES, STD = 8, 0.08
+"""Of the ring, whose radius is 1."""
 FAMILY = tuple(n for n in generators.names() if n not in ("total_variation", "alpha"))
 """Strictly convex built-ins without a free parameter; alpha has its own sweep."""
 ADAPTIVE = "adaptive alpha"
@@ -109,9 +110,8 @@ class Ring:
 
     def __init__(self, study: kit.Study):
         self.study, self.config, net = study, study.config, study.config.protocol
-        ring = self.config.ring
-        self.law = GaussianMixture.ring(ring.modes, radius=ring.radius, std=ring.std)
-        self.sigma_data = (ring.radius**2 / 2 + ring.std**2) ** 0.5
+        self.law = GaussianMixture.ring(MODES, radius=1.0, std=STD)
+        self.sigma_data = (1 / 2 + STD**2) ** 0.5
         shape: Any = {k: getattr(net, k) for k in ("width", "depth", "embedding")}
         body, draw_body = pure(lambda rngs: MLPDenoiser(2, **shape, rngs=rngs))
         sizes = ((net.width,),) * net.depth
@@ -168,29 +168,20 @@ class Ring:
         config = self.config.protocol
         game, rate = self.game(config), config.adam(config.critic_rate, flat=True)
 
-        def loss(params, *, state, frozen, batch, key):
-            draws = game.draw(key, batch, 1)
-            return game.score_matching(params, game.real(draws.key, batch), draws)
-
         def state(own: dict[str, Array]) -> TrainState:
             key = jax.random.fold_in(jax.random.key(own["seed"]), 1)
             first = {"denoiser": taken(self.initial["denoiser"], own["row"])}
             return init_state(key, first, players)
 
-        players = [Player("denoiser", loss, rate, ema_decay=0.999)]
+        players = [Player("denoiser", game.true_score, rate, ema_decay=0.999)]
         members = {s: {"seed": s, "row": i} for i, s in enumerate(self.study.seeds)}
         given = "denoiser", lambda own: players, members, state
-        steps = config.pretraining_steps
-        return self.study.sweep(*given, steps=steps).ema["denoiser"]
+        return self.study.sweep(*given, steps=config.pretraining_steps).ema["denoiser"]
 
     def ratios(self) -> dict[str, Ratio]:
-        """The critic alone on two pairs of known laws, wide modes and narrow.
-
-        Target: a ring; model: one of wider and unequal modes.
-        """
-        ring, config = self.config.ring, self.config.protocol
-        game, steps = self.game(config), self.config.ratio_steps
-        tilt = jnp.cos(2 * jnp.pi * jnp.arange(ring.modes) / ring.modes)
+        """The critic alone: a ring against one of wider and unequal modes, twice."""
+        config, steps = self.config.protocol, self.config.ratio_steps
+        game, tilt = self.game(config), jnp.cos(2 * jnp.pi * jnp.arange(MODES) / MODES)
         rate = optax.cosine_decay_schedule(config.critic_rate, steps, 0.05)
         optimizer = config.adam(rate, flat=True)
         key = jax.random.fold_in(jax.random.key(self.study.seeds[0]), 2)
@@ -211,20 +202,16 @@ class Ring:
         @jax.jit
         @jax.vmap
         def compare(params: PyTree, pair: tuple) -> tuple[Array, Array, Array]:
-            p, q = pair
-            keys = jax.random.split(jax.random.fold_in(key, 1))
             low, high = config.sigma_min, config.sigma_max
             count = self.config.samples
             u = (jnp.arange(count) + 0.5) / count  # log-uniform: every level counts
             sigma = low * (high / low) ** u
-            x = q.sample(keys[0], count)
-            x = x + sigma[:, None] * jax.random.normal(keys[1], x.shape)
-            exact = p.log_density(x, sigma) - q.log_density(x, sigma)
+            x, exact = noised_log_ratio(jax.random.fold_in(key, 1), *pair, sigma=sigma)
             return exact, self.logits(params, x, sigma).mean(axis=1), sigma
 
-        stds = ((0.3, 0.45), (ring.std, 2 * ring.std))
+        stds = ((0.3, 0.45), (STD, 2 * STD))
         wide = lambda std, tilt: dataclasses.replace(  # noqa: E731
-            self.law, log_weights=tilt, std=jnp.full(ring.modes, std)
+            self.law, log_weights=tilt, std=jnp.full(MODES, std)
         )
         pairs = {f"{p:g}, {q:g}": (wide(p, 0 * tilt), wide(q, tilt)) for p, q in stds}
         trained = self.study.sweep("ratio", players, pairs, state, steps=steps)
@@ -237,13 +224,11 @@ class Ring:
     ) -> Students:
         """Trains a population in one program and judges the averaged students."""
         game = self.game(config)
-
         players = lambda one: game.players(functools.partial(chosen, one))  # noqa: E731
 
         def state(one: dict[str, Any]) -> TrainState:
             key = jax.random.fold_in(jax.random.key(one["seed"]), 3)
-            networks = taken((first, self.initial["critic"]), one["row"])
-            return game.start(key, *networks)
+            return game.start(key, *taken((first, self.initial["critic"]), one["row"]))
 
         members = {
             (name, seed): {**row, "seed": seed, "row": i}
@@ -283,13 +268,12 @@ def reliability(study: kit.Study, ratios: dict[str, Ratio]) -> None:
             some = np.random.default_rng(0).permutation(len(one.exact))[:3000]
             exact, logit, sigma = (values[some] for values in one)
             axis.scatter(exact, logit, c=np.log10(sigma), s=2, alpha=0.4)
-            axis.set_title(f"modes of std {stds}")
             groups = np.array_split(np.argsort(one.exact), 25)
             low, high = np.quantile(one.exact, [0.002, 1.0])
             x, y = ([v[group].mean() for group in groups] for v in one[:2])
             series = {"mean": (x, y), "perfect": ((low, high), (low, high))}
             labels = {"xlabel": "exact log p/q, nats", "ylabel": "critic's logit, nats"}
-            figures.lines(axis, series, **labels)
+            kit.figures.lines(axis, series, title=f"modes of std {stds}", **labels)
             axis.set(xlim=(low - 0.5, high + 0.5), ylim=(low - 0.5, high + 1.0))
             axis.axvline(np.log(0.1), c="grey", ls=":")
 
@@ -317,7 +301,7 @@ def scatter(study: kit.Study, target: np.ndarray, groups: dict[str, Students]) -
     size: Any = {"panels": len(panels), "columns": 6, "size": (2.2, 2.4)}
     with study.figure("samples", title, about, **size) as axes:
         for axis, (name, x) in zip(axes, panels):
-            figures.cloud(axis, x[:2000], limit=1.6)
+            kit.figures.cloud(axis, x[:2000], limit=1.6)
             axis.set_title(name, fontsize=8)
             axis.set_axis_off()
 
@@ -341,8 +325,7 @@ def alphas(study: kit.Study, sweep: Students, floor: dict[str, list]) -> None:
                 levels["fresh samples"] = float(np.mean(floor[key]))
             series = {"fixed alpha": (fixed, np.transpose(every))}
             look: Any = {"levels": levels, "marker": "o", "xlabel": "alpha"}
-            figures.lines(axis, series, ylabel=TITLES[key], **look)
+            kit.figures.lines(axis, series, ylabel=TITLES[key], **look)
         for axis, (name, label) in zip(axes[3:], CURVES.items()):
-            series = {ADAPTIVE: sweep.curves[name]}
-            look = {"marker": ".", "xlabel": "student step"}
-            figures.lines(axis, series, ylabel=label, **look)
+            look = {"marker": ".", "xlabel": "student step", "ylabel": label}
+            kit.figures.lines(axis, {ADAPTIVE: sweep.curves[name]}, **look)

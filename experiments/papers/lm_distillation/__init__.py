@@ -71,7 +71,7 @@ PRESETS = {
         data=TextConfig(
             packages=("numpy",), files=40, tokens=4096, held_out=512, length=32
         ),
-        teacher=TeacherConfig(source=None, width=32, depth=2, steps=120, batch=16),
+        teacher=TeacherConfig(source=None, width=32, depth=2, steps=30, batch=16),
         student=StudentConfig(
             layers=(0,), text_steps=10, text_rate=1e-2, steps=20, learning_rate=1e-2
         ),
@@ -284,25 +284,20 @@ def run(study: kit.Study) -> Found:
         "text/vocabulary": len(lab.corpus.ids),
         "text/characters_per_token": lab.corpus.characters,
     }
-    tables(study, found, rated(start["windows"]))
-    curves = {m: rows[m, first]["reliability"] for m in scores.methods}
-    pictures(study, found, curves | {"teacher": teacher["reliability"]})
-    return found
-
-
-def tables(study: kit.Study, found: Found, start: dict[str, Any]) -> None:
-    """All students; the short one is for the terminal."""
     study.score_table(
         "On held-out text",
-        found.scores,
+        scores,
         SHORT,
         every=tuple(TITLES),
         spread=False,
-        more={"teacher": found.teacher, "before distillation": start},
+        more={"teacher": found.teacher, "before distillation": rated(start["windows"])},
         caption="p is the teacher, q the student, on the ids that occur in the text. "
         "Agreement (with the teacher's first choice), accuracy, confidence and ECE are "
         "shares; perplexity is exp(nats).",
     )
+    curves = {m: rows[m, first]["reliability"] for m in scores.methods}
+    pictures(study, found, curves | {"teacher": teacher["reliability"]})
+    return found
 
 
 def pictures(study: kit.Study, found: Found, reliability: dict[str, Any]) -> None:

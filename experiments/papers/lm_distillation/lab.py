@@ -238,10 +238,8 @@ class Lab:
         taught, layers = self.teacher[1], self.config.student.layers
         if not layers:
             return self.student.pair[1](key)
-        return {
-            **taught,
-            "layers": {i: taught["layers"][j] for i, j in enumerate(layers)},
-        }
+        kept = {i: taught["layers"][j] for i, j in enumerate(layers)}
+        return {**taught, "layers": kept}
 
     @functools.cache  # noqa: B019 (one lab per run)
     def started(self, seed: int) -> PyTree:
@@ -266,6 +264,7 @@ class Lab:
             return {"held_out/nats": float(in_parts(read, ROWS, shown).mean())}
 
         batches = self.batches(config.batch, seed, 2, states=self.states["train"])
+        seen = {"head": taught["head"], "teacher": taught if "/" in method else None}
         return self.fit(
             ("train", method, seed),
             "student",
@@ -275,10 +274,7 @@ class Lab:
             key=jax.random.fold_in(jax.random.key(seed), 4),
             rate=config.learning_rate,
             steps=config.steps,
-            frozen={
-                "head": taught["head"],
-                "teacher": taught if "/" in method else None,
-            },
+            frozen=seen,
             evaluate=evaluate,
             evaluate_every=max(1, config.steps // self.config.evaluations),
         )
