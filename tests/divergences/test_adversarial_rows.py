@@ -38,6 +38,54 @@ def test_some_thousand_rows():
     assert max(largest.values()) <= 1, largest
 
 
+def unbalanced(names, p, q):
+    """Σ gradient / Σ |gradient| of all rows and both sides, by name.
+
+    In hard rows a gradient may be all but 0 where its terms are not: as for its error,
+    they are added to the size there.
+    """
+    results = jax.device_get(adversarial.found(names, p, q))
+    found = {}
+    for name in names:
+        value, *_, terms = closed_forms.value_and_gradients(FORMS[name], p, q)
+        kept = (value >= adversarial.SMALLEST) & (value < 1e30)
+        noise = np.maximum(terms * np.minimum(value, 1), value)
+        gradients = [np.float64(x)[kept] for x in results[name][1:]]
+        sums = [x.sum(-1) / (np.abs(x).sum(-1) + noise[kept]) for x in gradients]
+        found[name] = np.stack(sums)
+    return found
+
+
+def gaussian(rng, rows, width):
+    """Pairs of rows whose difference is from 1e-3 to 1."""
+    p = 2 * rng.normal(size=(rows, width))
+    size = rng.choice([1, 0.1, 1e-2, 1e-3], size=(rows, 1))
+    return np.float32(p), np.float32(p + size * rng.normal(size=(rows, width)))
+
+
+def check_balance(names, sides, bar=1e-7):
+    """Rounding, which has either sign, and nothing of the exponential's own error."""
+    for name, sums in unbalanced(names, *sides).items():
+        assert np.abs(sums.mean(-1)).max() <= bar / 5, name
+        assert np.sqrt((sums**2).mean(-1)).max() <= bar, name
+        assert np.abs(sums).max() <= 1e-6, name
+
+
+def test_gradients_add_up_to_nothing():
+    rng = np.random.default_rng(3)
+    check_balance(KINDS, gaussian(rng, 3_000, 300))  # one program with the rows above
+    check_balance(KINDS, adversarial.rows(rng, 3_000, 300))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows,width,bar", [(600, 300, 1e-7), (80, 33_000, 3e-7)])
+def test_gradients_of_all_add_up_to_nothing(rows, width, bar):
+    """Below the size up to which gradients are kept, and above."""
+    rng = np.random.default_rng(width)
+    check_balance(kd.names(), gaussian(rng, rows, width), bar)
+    check_balance(kd.names(), adversarial.rows(rng, rows, width), bar)
+
+
 def test_a_nearly_flat_row_whose_mode_stands_out():
     # The first that was found: the reference is what all other outcomes are not.
     rng = np.random.default_rng(1)
