@@ -260,10 +260,15 @@ def _on_cores(name: str, form: str, size: tuple[int, int]) -> Group:
     source = f"{__name__}:{on_cores.__name__}"
     title, names = f"{name} {form}", list(_compared_with_plain(name))
 
+    cpu: dict[str, float] = {}
+
     def taken(budget: float) -> dict[str, float]:
-        one, two = (cores.times(n, source, size, budget) for n in (1, 2))
-        wall = {who: two[f"{title}, {who}"][0] for who in names}
-        return wall | {f"{who}, one core": one[f"{title}, {who}"][0] for who in names}
+        wall = {}
+        for label, count in (("", 2), (", one core", 1)):
+            found = cores.times(count, source, size, budget)
+            for who in names:
+                wall[who + label], cpu[who + label] = found[f"{title}, {who}"]
+        return wall
 
     def floor(rates: Floors) -> float:
         return _floor(form, size[0] * size[1], 4, rates) / 2
@@ -275,7 +280,16 @@ def _on_cores(name: str, form: str, size: tuple[int, int]) -> Group:
         f"{title}, two cores",
         {"N": size[0], "V": size[1]},
         functools.partial(_logits, *size, jnp.float32),
-        [Contender(x, there, compiled=False, peer=x in names) for x in every],
+        [
+            Contender(
+                who,
+                there,
+                compiled=False,
+                notes=lambda who=who: {"CPU ms": 1e3 * cpu[who]},
+                peer=who in names,
+            )
+            for who in every
+        ],
         floor,
         elsewhere=taken,
     )
