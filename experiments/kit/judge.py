@@ -66,13 +66,10 @@ def judge_of(
     rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     rule = optax.adamw(rate, weight_decay=config.weight_decay)
     players = [Player("classifier", loss, rule)]
-    trained = study.fit(
-        "classifier",
-        players,
-        init_state(jax.random.key(config.seed + 1), {"classifier": params}, players),
-        labelled.batches(config.batch, config.seed, 3),
-        steps=config.steps,
-    ).params["classifier"]
+    key, role = jax.random.key(config.seed + 1), "classifier"
+    state = init_state(key, {role: params}, players)
+    given = role, players, state, labelled.batches(config.batch, config.seed, 3)
+    trained = study.fit(*given, steps=config.steps).params[role]
     sizes = {k: getattr(config, k) for k in ("neighbors", "at_most", "copies")}
     judge = FeatureJudge(jax.jit(functools.partial(apply, trained)), pictures, **sizes)
     right = judge.features(pictures.held_out)[1] == labelled.held_out_ids

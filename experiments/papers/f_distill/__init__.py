@@ -80,7 +80,7 @@ NAMED = ("forward_kl", "jensen_shannon", "squared_hellinger", "jeffreys",
 PRESETS = {
     "smoke": Config(
         decide=False, model=DenoiserConfig(kind="mlp", width=32, depth=1),
-        teacher=TeacherConfig(steps=60, batch=64, sampler_steps=4),
+        teacher=TeacherConfig(steps=30, batch=64, sampler_steps=4),
         student=StudentConfig(steps=20, batch=32),
         judge=JudgeConfig(samples=300, copies=100, steps=20, batch=32, at_most=500),
     ),
@@ -187,16 +187,16 @@ def run(study: kit.Study) -> claims.Evidence:
     study.metrics |= found | flat | numbers
     is_cpu = dataclasses.replace(config, seed=CPU.seed) == CPU
     costs = study.stages.costs() if is_cpu else None
-    e = claims.Evidence(scores, controls, found, costs)
-    table(study, lab, e)
-    draw(study, lab, e, {label: one["images"] for label, one in made.items()})
-    return e
+    evidence = claims.Evidence(scores, controls, found, costs)
+    table(study, lab, evidence)
+    draw(study, lab, evidence, {label: one["images"] for label, one in made.items()})
+    return evidence
 
 
-def table(study: kit.Study, lab: Lab, e: claims.Evidence) -> None:
+def table(study: kit.Study, lab: Lab, found: claims.Evidence) -> None:
     """All models and what real images score; the short one is for the terminal."""
     judge, pictures = study.config.judge, lab.pictures
-    controls, facts = e.controls, e.facts
+    controls, facts = found.controls, found.facts
     height, width, channels = pictures.shape
     stand_in = ", A SYNTHETIC STAND-IN" * bool(facts["data"].get("synthetic"))
     title = (
@@ -228,15 +228,15 @@ def table(study: kit.Study, lab: Lab, e: claims.Evidence) -> None:
     if "decoded" in controls:
         others["real, decoded"] = controls["decoded"]
     # Without labels there is no class to read back.
-    keys = [key for key in TITLES if key in e.scores.metrics()]
+    keys = [key for key in TITLES if key in found.scores.metrics()]
     options: Any = {"every": keys, "spread": False, "more": others}
     short = [key for key in SHORT if key in keys]
-    study.score_table(title, e.scores, short, caption=caption, **options)
+    study.score_table(title, found.scores, short, caption=caption, **options)
 
 
-def draw(study: kit.Study, lab: Lab, e: claims.Evidence, images: dict) -> None:
+def draw(study: kit.Study, lab: Lab, found: claims.Evidence, images: dict) -> None:
     """The grid of pictures, by model and seed, and the scores."""
-    scores, pictures, seed = e.scores, lab.pictures, study.seeds[0]
+    scores, pictures, seed = found.scores, lab.pictures, study.seeds[0]
     real = from_unit(pictures.train, pictures.levels)
     rows = first_of_classes(pictures.train_ids, len(real), pictures.num_classes)
     panels = {"real": real[rows]}
@@ -266,5 +266,5 @@ def draw(study: kit.Study, lab: Lab, e: claims.Evidence, images: dict) -> None:
         sharey=True,
     ) as axes:
         for axis, key in zip(axes, kinds):
-            level = e.controls["halves"]["floor" if key == "fid" else key]
+            level = found.controls["halves"]["floor" if key == "fid" else key]
             kit.figures.dots(axis, scores, key, levels={"real": level})

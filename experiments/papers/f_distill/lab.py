@@ -150,13 +150,10 @@ class Lab:
         players = [Player("teacher", loss, rule, ema_decay=config.ema)]
         key = jax.random.fold_in(jax.random.key(seed), 1)
         first = {"teacher": self.first_denoiser(jax.random.split(key)[0])}
-        return self.study.fit(
-            ("teacher", seed),
-            players,
-            init_state(jax.random.fold_in(key, 1), first, players),
-            self.codes.batches(self.batches[0], seed, 1),
-            steps=config.steps,
-        ).ema["teacher"]
+        state = init_state(jax.random.fold_in(key, 1), first, players)
+        given = players, state, self.codes.batches(self.batches[0], seed, 1)
+        trained = self.study.fit(("teacher", seed), *given, steps=config.steps)
+        return trained.ema["teacher"]
 
     # ------------------------------------------------------------ students
 
@@ -212,16 +209,11 @@ class Lab:
         def state(own: dict[str, Array]) -> TrainState:
             return self.game.start(jax.random.fold_in(key, 2), teacher, critic)
 
-        return self.study.sweep(
-            ("students", seed),
-            players,
-            {name: self.own(name) for name in self.config.students},
-            state,
-            self.codes.batches(self.batches[1], seed, 2),
-            steps=self.config.student.steps,
-            frozen=teacher,
-            together=self.config.together,
-        )
+        members = {name: self.own(name) for name in self.config.students}
+        given = players, members, state, self.codes.batches(self.batches[1], seed, 2)
+        options: Any = {"frozen": teacher, "together": self.config.together}
+        steps = self.config.student.steps
+        return self.study.sweep(("students", seed), *given, steps=steps, **options)
 
     # ------------------------------------------------------------ what is judged
 
