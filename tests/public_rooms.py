@@ -23,7 +23,16 @@ from kljax.models.vision import images as pictures
 from kljax.models.vision.discriminator import Discriminator
 from kljax.models.vision.dit import DiT
 from kljax.models.vision.unet import UNet
-from kljax.objectives import balance, diffusion, distillation, mutual, on_policy, ratio
+from kljax.objectives import (
+    balance,
+    diffusion,
+    distillation,
+    mutual,
+    on_policy,
+    partition,
+    ratio,
+    targets,
+)
 from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
 from kljax.theory import posterior as exact
 from kljax.theory import sequences as enumerated
@@ -92,6 +101,15 @@ TILTED = {**ENUMERATED, "beta": ones(3)}
 ASKED = {"log_q": ones(3, 5), **TILTED}
 ALLOWED = {"log_prior": ones(3, 5), "allowed": mask(5)}
 TRACED = {
+    "fit_moments": (
+        targets.fit_moments,
+        {"log_weights": ones(4), "features": ones(4, 2), "means": ones(2)},
+    ),
+    "estimated": (partition.estimated, {"log_weights": ones(3, 4)}),
+    "bracket": (
+        partition.bracket,
+        {"log_weights": ones(3, 4), "log_weights_target": ones(3, 5)},
+    ),
     "balance_loss": (
         balance.balance_loss,
         {"load": ones(2, 4), "probability": ones(2, 4)},
