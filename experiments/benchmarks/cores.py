@@ -4,6 +4,7 @@ XLA sizes its pool of threads by the cores that its process may use when it star
 every number of cores takes a process of its own.
 """
 
+import contextlib
 import functools
 import importlib
 import json
@@ -11,10 +12,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Times", "available", "times"]
+__all__ = ["Times", "available", "one", "times"]
 
 _LEAST = 2
 """Rounds that are timed, whatever they cost."""
@@ -23,9 +24,30 @@ Times = Mapping[str, tuple[float, float]]
 """Seconds of the wall clock and of the process's CPU time, by contender."""
 
 
+_ALL = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+
+
 def available() -> int:
-    """How many cores this process may use; 1 where the system cannot say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    """How many cores this process was given; 1 where the system cannot say."""
+    return len(_ALL)
+
+
+@contextlib.contextmanager
+def one() -> Generator[None]:
+    """This process keeps to one core, where the system can say so.
+
+    Threads that wait for each other spin: with two cores, the CPU time of a small call
+    is up to twice its work.
+    """
+    if len(_ALL) == 1:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _ALL[-1:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @functools.cache
@@ -41,7 +63,7 @@ def times(cores: int, source: str, key: tuple, budget: float) -> Times:
     Raises:
       subprocess.CalledProcessError: where the process fails.
     """
-    words = [json.dumps(x) for x in (cores, source, key, budget)]
+    words = [json.dumps(x) for x in (_ALL[:cores], source, key, budget)]
     command = [sys.executable, "-m", "experiments.benchmarks.cores", *words]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return {name: tuple(pair) for name, pair in json.loads(done.stdout).items()}
@@ -65,7 +87,7 @@ def _taken(calls: Mapping[str, Callable[[], Any]], budget: float) -> Times:
 
 def _main(words: Sequence[str]) -> None:
     cores, source, key, budget = map(json.loads, words)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    os.sched_setaffinity(0, cores)
     import jax
 
     module, name = source.split(":")

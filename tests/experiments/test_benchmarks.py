@@ -79,6 +79,13 @@ def counted(path):
     return {"sum": lambda x: x.sum()}, (np.ones(1000),)
 
 
+def test_one_core_is_taken_and_given_back():
+    before = os.sched_getaffinity(0)
+    with cores.one():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
+
+
 @pytest.mark.slow
 def test_a_process_has_as_many_cores_as_it_is_given(tmp_path, monkeypatch):
     # The process has to find this file.
