@@ -88,9 +88,10 @@ def test_one_core_is_taken_and_given_back():
 
 @pytest.mark.slow
 def test_a_process_has_as_many_cores_as_it_is_given(tmp_path, monkeypatch):
-    # The process has to find this file.
-    folders = [str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    # The process has to find this file, and what it imports.
+    here = pathlib.Path(__file__).parent
+    folders = [here, here.parent, os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
     path = tmp_path / "cores"
     source = f"{pathlib.Path(__file__).stem}:{counted.__name__}"
     wall, cpu = cores.times(1, source, (str(path),), 0.0)["sum"]
