@@ -23,9 +23,20 @@ from kljax.models.vision import images as pictures
 from kljax.models.vision.discriminator import Discriminator
 from kljax.models.vision.dit import DiT
 from kljax.models.vision.unet import UNet
-from kljax.objectives import balance, diffusion, distillation, mutual, on_policy, ratio
+from kljax.objectives import (
+    balance,
+    diffusion,
+    distillation,
+    mutual,
+    on_policy,
+    partition,
+    ratio,
+    targets,
+)
 from kljax.objectives.policy import penalty
-from kljax.theory import adaptive, concentration, kde, matching
+from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
+from kljax.theory import posterior as exact
+from kljax.theory import sequences as enumerated
 from kljax.theory.matching import LineMatching, fixed_point
 from kljax.theory.mixtures import GaussianMixture, noised_log_ratio
 from kljax.theory.weights import weight_variance
@@ -88,7 +99,20 @@ def of_paths(law, sigma, starts):
 
 
 PATHS = of_paths, {"law": LAW, "sigma": ones(3), "starts": ones(4, 2)}
+ENUMERATED = {"log_prior": ones(3, 5), "reward": ones(5)}
+TILTED = {**ENUMERATED, "beta": ones(3)}
+ASKED = {"log_q": ones(3, 5), **TILTED}
+ALLOWED = {"log_prior": ones(3, 5), "allowed": mask(5)}
 TRACED = {
+    "fit_moments": (
+        targets.fit_moments,
+        {"log_weights": ones(4), "features": ones(4, 2), "means": ones(2)},
+    ),
+    "estimated": (partition.estimated, {"log_weights": ones(3, 4)}),
+    "bracket": (
+        partition.bracket,
+        {"log_weights": ones(3, 4), "log_weights_target": ones(3, 5)},
+    ),
     "balance_loss": (
         balance.balance_loss,
         {"load": ones(2, 4), "probability": ones(2, 4)},
@@ -218,6 +242,36 @@ TRACED = {
     "leave_one_out": (
         concentration.leave_one_out,
         {"data": ones(5, 3), "bandwidths": ones(3)},
+    ),
+    "expected": (exact.expected, {"log_q": ones(3, 5), "value": ones(5)}),
+    "log_partition": (exact.log_partition, TILTED),
+    "posterior": (exact.posterior, TILTED),
+    "objective": (exact.objective, ASKED),
+    "elbo_gap": (exact.elbo_gap, ASKED),
+    "distances": (exact.distances, ASKED),
+    "log_success": (exact.log_success, ALLOWED),
+    "conditioned": (exact.conditioned, ALLOWED),
+    "budget": (budget.budget, TILTED),
+    "beta_at": (budget.beta_at, {"kl": ones(3), **ENUMERATED}),
+    "compared": (
+        lambda first, second: budget.compared(
+            {"first": first, "second": second}, ones(5), 0.5, "first"
+        ),
+        {"first": ones(3, 5), "second": ones(3, 5)},
+    ),
+    "best_of_n": (
+        best_of_n.best_of_n,
+        {"log_p": ones(3, 5), "reward": ones(5), "n": ones(3)},
+    ),
+    "best_of_n_bound": (best_of_n.best_of_n_bound, {"n": ones(3)}),
+    "sequences": (lambda: enumerated.sequences(2, 3), {}),
+    "chained": (
+        lambda first, second: enumerated.chained([first, second]),
+        {"first": ones(1, 2), "second": ones(2, 2)},
+    ),
+    "sequence_log_probs": (
+        lambda table: enumerated.sequence_log_probs(lambda x: table[len(x)], 2, 2),
+        {"table": ones(2, 2)},
     ),
     # ------------------------------------------------------------ tokens, decoding
     "exact_match": (
