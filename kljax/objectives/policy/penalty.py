@@ -88,8 +88,8 @@ def value(
     Example:
       >>> loss = value("reverse_kl")
       >>> log_q, log_p = jnp.array([[-2.0, -1.5]]), jnp.array([[-2.0, -2.0]])
-      >>> loss(log_q=log_q, log_p=log_p).round(3).tolist()  # k3 on policy
-      [[0.0, 0.10700000077486038]]
+      >>> [round(float(x), 3) for x in loss(log_q=log_q, log_p=log_p)[0]]  # k3
+      [0.0, 0.107]
 
     References:
       For reverse KL on policy: ``rho k3`` of DeepSeek-V3.2 (2025).
