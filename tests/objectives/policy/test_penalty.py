@@ -173,7 +173,7 @@ def test_a_joint_loss_is_an_advantage_sample_by_sample():
     beta, k2 = jnp.float32(0.3), lambda x: 0.5 * (p - x) ** 2
 
     def slope(f):
-        return np.asarray(jax.grad(lambda x: f(x).sum())(q))
+        return np.asarray(jax.jit(jax.grad(lambda x: f(x).sum()))(q))
 
     def same(f, g):
         np.testing.assert_allclose(slope(f), slope(g), atol=2e-6)
