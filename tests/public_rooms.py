@@ -321,6 +321,10 @@ TRACED = {
         partial(metrics.token_measures, distances=("jensen_shannon",)),
         {"labels": ids(2), "q_logits": ones(2, 5), "p_logits": ones(2, 5)},
     ),
+    "token_constraint": (
+        partial(metrics.token_constraint, must=[1], most=2),
+        {"tokens": ids(2, 3), "where": mask(2, 3)},
+    ),
     "greedy": (decoding.greedy, {"logits": ones(2, 5)}),
     "sample": (partial(decoding.sample, KEY), {"logits": ones(2, 5)}),
     "warp": (
@@ -374,6 +378,15 @@ TRACED |= {
     "fuse": (decoding.fuse, {**THREE, "alpha": ones(2, 3)}),
     "solve_weights": (decoding.solve_weights, {**THREE, "where": mask(2, 5)}),
     "Transformer": (APPLY, {"params": PARAMS, "tokens": ids(2, 3)}),
+    "log_probs": (
+        lambda params, found: decoding.log_probs((APPLY, params), found),
+        {
+            "params": PARAMS,
+            "found": decoding.Rollouts(
+                ids(2, 3), mask(2, 3), ids(2, 2, 4), mask(2, 2, 4), ones(2, 2, 4)
+            ),
+        },
+    ),
     "attend": (
         attention.attend,
         {
@@ -428,6 +441,8 @@ OTHERS = {
     "balance",
     "certify",
     "certify_all",
+    "arithmetic",
+    "roll_out",
     "mean",
     "targets",
     "bd_kd",
