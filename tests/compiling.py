@@ -6,6 +6,8 @@ all options pass through is wrapped. `test_compiling.py` fails where JAX moves i
 
 import jax
 from jax._src import compiler
+from jax._src.interpreters import mlir
+from jaxlib.mlir import ir
 
 # XLA's program, its buffers and collectives are the users'; not its machine code.
 INSPECTED = {
@@ -29,6 +31,16 @@ def options(*args, backend, env_options_overrides=None, **others):
 
 
 compiler.get_compile_options = options
+fresh, shared = mlir.make_ir_context, mlir.make_ir_context()
+
+
+def context():
+    """One for all programs: its making is a quarter of a small program's cost."""
+    midst = ir.Context.current  # an operation that runs while another is lowered
+    return fresh() if midst else shared
+
+
+mlir.make_ir_context = context
 
 
 def switch(wanted: str) -> None:

@@ -9,6 +9,7 @@ import fused
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 import kljax.divergences as kd
 from kljax.divergences import (
@@ -26,15 +27,15 @@ B, V, D = 2, 5, 3
 
 
 def normal(*shape):
-    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    return jnp.asarray(np.float32(RNG.normal(size=shape)))
 
 
 def log_normal(*shape):
-    return jax.nn.log_softmax(normal(*shape))
+    return jnp.asarray(special.log_softmax(np.asarray(normal(*shape)), axis=-1))
 
 
 def positive(*shape):
-    return jnp.exp(normal(*shape))
+    return jnp.asarray(np.exp(normal(*shape)))
 
 
 MESH = jax.make_mesh(

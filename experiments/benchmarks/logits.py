@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import torch_peers
+from experiments.benchmarks import cores, definitions, torch_peers
 from experiments.benchmarks.measuring import Contender, Floors, Group, Question, Reason
 from kljax.divergences import divergence, names
 
@@ -36,6 +36,10 @@ class Sizes:
     """Of all divergences but KL and JS."""
     eager: tuple[tuple[int, int], ...] = ()
     """Where nothing is compiled."""
+    called: tuple[tuple[int, int], ...] = ()
+    """Through `jax.jit`: what a call costs that has little to do."""
+    cores: tuple[tuple[int, int], ...] = ()
+    """By the wall clock, on one core and on two."""
     dtype: str = "float32"
     error_width: int = 32768
     torch: bool = True
@@ -52,6 +56,8 @@ PRESETS = {
         gradients=((256, 2048), (512, 32768)),
         others=((256, 2048),),
         eager=((8, 50),),
+        called=((1, 8),),
+        cores=((2048, 32768),),
     ),
     "gpu": Sizes(
         ((1024, 128256), (8192, 128256)),
@@ -61,63 +67,6 @@ PRESETS = {
         dtype="bfloat16",
     ),
 }
-
-# ------------------------------------------------------------------ definitions
-
-
-def _kl(xp, a, b):
-    return xp.exp(a) * (a - b)
-
-
-def _mixture(xp, a, b, beta):
-    return xp.logaddexp(a + np.log(beta), b + np.log(1 - beta))
-
-
-def _jensen_shannon(xp, a, b):
-    """As in GKD: the mixture by logaddexp, two KLs with log targets."""
-    m = _mixture(xp, a, b, 0.5)
-    return 0.5 * _kl(xp, a, m) + 0.5 * _kl(xp, b, m)
-
-
-def _chi2(xp, a, b):
-    p, q = xp.exp(a), xp.exp(b)
-    return (p - q) ** 2 / q
-
-
-def _le_cam(xp, a, b):
-    p, q = xp.exp(a), xp.exp(b)
-    return 0.5 * (p - q) ** 2 / (p + q)
-
-
-_DEFINITIONS: Mapping[str, Callable] = {
-    "forward_kl": _kl,
-    "reverse_kl": lambda xp, a, b: _kl(xp, b, a),
-    "jeffreys": lambda xp, a, b: (xp.exp(a) - xp.exp(b)) * (a - b),
-    "jensen_shannon": _jensen_shannon,
-    "skew_forward_kl": lambda xp, a, b: _kl(xp, a, _mixture(xp, a, b, 0.1)),
-    "skew_reverse_kl": lambda xp, a, b: _kl(xp, b, _mixture(xp, a, b, 0.9)),
-    "alpha": lambda xp, a, b: 4 / a.shape[-1] - 4 * xp.exp(0.5 * (a + b)),
-    "squared_hellinger": lambda xp, a, b: 0.5 * (xp.exp(a / 2) - xp.exp(b / 2)) ** 2,
-    "total_variation": lambda xp, a, b: 0.5 * xp.abs(xp.exp(a) - xp.exp(b)),
-    "pearson_chi2": _chi2,
-    "neyman_chi2": lambda xp, a, b: _chi2(xp, b, a),
-    "le_cam": _le_cam,
-    "softened_reverse_kl": lambda xp, a, b: 2 * _kl(xp, _mixture(xp, a, b, 0.5), a),
-}
-"""Terms whose sum it is, of `numpy` or `jax.numpy` and two arrays of log-masses."""
-
-
-def _plain(name: str, p: jax.Array, q: jax.Array) -> jax.Array:
-    terms = _DEFINITIONS[name](jnp, jax.nn.log_softmax(p), jax.nn.log_softmax(q))
-    return jnp.sum(terms, axis=-1)
-
-
-def _exact(name: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Float64, from the definition."""
-    p, q = (np.float64(x) - np.float64(x).max(-1, keepdims=True) for x in (p, q))
-    p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (p, q))
-    return _DEFINITIONS[name](np, p, q).sum(-1)
-
 
 # ------------------------------------------------------------------ errors
 
@@ -133,7 +82,7 @@ def _looked_at(name: str, width: int) -> Mapping[str, tuple[np.ndarray, ...]]:
         for offset in (0.0, 1e4):
             p = base.astype(np.float32)
             q = (base + scale * noise + offset).astype(np.float32)
-            want = _exact(name, p, q)
+            want = definitions.exact(name, p, q)
             label = f"{np.median(want):.0e}" + (" at 1e4" if offset else "")
             found[label] = p, q, want
     return found
@@ -177,7 +126,7 @@ def _distrax() -> Callable | None:
 
 def _functions(name: str) -> dict[str, Callable | None]:
     """Each is called with both logits and returns one value a row."""
-    plain = functools.partial(_plain, name)
+    plain = functools.partial(definitions.plain, name)
     found: dict[str, Callable | None] = {
         "kljax": functools.partial(divergence, divergence=name),
         "GKD formula" if name == "jensen_shannon" else "plain JAX": plain,
@@ -270,7 +219,84 @@ def _group(
     )
 
 
+def _called(name: str, form: str, size: tuple[int, int]) -> Group:
+    """Of whole calls: Python, dispatch and all, beside one that computes nothing."""
+
+    def bare(p, q):
+        return p[0, 0] if form == "value" else (p[0, 0], q)
+
+    made = functools.partial(_logits, *size, jnp.float32)
+    build = _FORMS[form][0]
+    compared = {k: build(f) for k, f in _compared_with_plain(name).items()}
+    return Group(
+        f"{name} {form}, called",
+        {"N": size[0], "V": size[1]},
+        made,
+        [
+            Contender(who, jax.jit(function), compiled=False, peer=who != "bare call")
+            for who, function in {**compared, "bare call": bare}.items()
+        ],
+        functools.partial(_floor, form, size[0] * size[1], 4),
+    )
+
+
+def _compared_with_plain(name: str) -> dict[str, Callable]:
+    chosen = list(_functions(name).items())[:2]
+    return {who: function for who, function in chosen if function is not None}
+
+
+def on_cores(rows: int, width: int) -> tuple[dict[str, Callable], Any]:
+    """What is compared on one core and on two, by name; for `cores.times`."""
+    functions = {
+        f"{name} {form}, {who}": _FORMS[form][0](function)
+        for name in _MAIN
+        for form in _SHOWN
+        for who, function in _compared_with_plain(name).items()
+    }
+    return functions, _logits(rows, width, jnp.float32)
+
+
+def _on_cores(name: str, form: str, size: tuple[int, int]) -> Group:
+    source = f"{__name__}:{on_cores.__name__}"
+    title, names = f"{name} {form}", list(_compared_with_plain(name))
+
+    cpu: dict[str, float] = {}
+
+    def taken(budget: float) -> dict[str, float]:
+        wall = {}
+        for label, count in (("", 2), (", one core", 1)):
+            found = cores.times(count, source, size, budget)
+            for who in names:
+                wall[who + label], cpu[who + label] = found[f"{title}, {who}"]
+        return wall
+
+    def floor(rates: Floors) -> float:
+        return _floor(form, size[0] * size[1], 4, rates) / 2
+
+    # Named on the command line where there is one core.
+    there = _FORMS[form][0] if cores.available() > 1 else None
+    every = [*names, *(f"{who}, one core" for who in names)]
+    return Group(
+        f"{title}, two cores",
+        {"N": size[0], "V": size[1]},
+        functools.partial(_logits, *size, jnp.float32),
+        [
+            Contender(
+                who,
+                there,
+                compiled=False,
+                notes=lambda who=who: {"CPU ms": 1e3 * cpu[who]},
+                peer=who in names,
+            )
+            for who in every
+        ],
+        floor,
+        elsewhere=taken,
+    )
+
+
 _MAIN = ("forward_kl", "jensen_shannon")
+_SHOWN = ("value", "value+grad")
 _OTHERS = tuple(name for name in names() if name not in _MAIN)
 
 
@@ -279,7 +305,7 @@ def groups(preset: str) -> Iterator[Group]:
     settings = PRESETS[preset]
     group = functools.partial(_group, settings)
     for name in _MAIN:
-        for form in ("value", "value+grad"):
+        for form in _SHOWN:
             for size in settings.sizes:
                 look = form == "value" and size == settings.sizes[0]
                 yield group(name, form, size, look=look)
@@ -289,6 +315,9 @@ def groups(preset: str) -> Iterator[Group]:
             yield group(name, "gradient", size)
         for size in settings.eager:
             yield group(name, "value+grad", size, eager=True)
+        for form in _SHOWN:
+            yield from (_called(name, form, size) for size in settings.called)
+            yield from (_on_cores(name, form, size) for size in settings.cores)
     for size in settings.others:
         for name in _OTHERS:
             yield group(name, "value+grad", size, look=True)
@@ -302,6 +331,11 @@ def _questions() -> Iterator[Question]:
     yield Question("others", "The other divergences of logits", titles)
     titles = [f"{name} value+grad, eager" for name in _MAIN]
     yield Question("eager", "Without compilation, as in a notebook", titles)
+    both = [f"{name} {form}" for name in _MAIN for form in _SHOWN]
+    titles = [f"{title}, called" for title in both]
+    yield Question("called", "A call that has little to do", titles)
+    titles = [f"{title}, two cores" for title in both]
+    yield Question("cores", "On two cores, by the wall clock", titles)
 
 
 QUESTIONS = tuple(_questions())

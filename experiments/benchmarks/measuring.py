@@ -37,7 +37,10 @@ _LOOK = 1e-3
 """Seconds between two looks at the clock of a CPU, at least: its tick is a µs."""
 
 _LEAST = 3
-"""Times that are taken of everything, whatever they cost."""
+"""Times that are taken of everything that is not long, whatever they cost."""
+
+_LONG = 1.0
+"""Seconds from which on a call is taken once more after it was warmed up, by turns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Group:
     """Least seconds that the machine's rates allow."""
     timed: bool = True
     """Whether to run it, or only to compile and look at the memory."""
+    elsewhere: Callable[[float], Mapping[str, float]] | None = None
+    """Seconds by contender, taken in other processes, for as long as it is told to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,23 +136,25 @@ def seconds(calls: Mapping[str, Callable[[], Any]], budget: float) -> dict[str, 
     """Seconds of each call: interleaved, warmed up, compile time not counted.
 
     Each is called until `budget` seconds of the wall clock have gone into it, and three
-    times are taken at least.
+    times are taken at least; two of what takes longer than a second.
     """
-    chains, taken = {}, {}
+    chains, taken, least = {}, {}, {}
     for name, call in calls.items():
         jax.block_until_ready(call())
         first = _once(call, 1)
         chains[name] = max(1, int(_LOOK / first)) if on_cpu() else _CHAIN
         taken[name] = [first] if chains[name] == 1 else []
+        least[name] = 2 if first > _LONG else _LEAST
     spent = dict.fromkeys(calls, 0.0)
     while left := [
-        name for name in calls if spent[name] < budget or len(taken[name]) < _LEAST
+        name for name in calls if spent[name] < budget or len(taken[name]) < least[name]
     ]:
         for name in left:
             start = time.perf_counter()
             # Twice: what the one before gave back to the system is charged to the
             # first of the two.
-            taken[name] += [_once(calls[name], chains[name]) for _ in range(2)]
+            again = range(1 if least[name] < _LEAST else 2)
+            taken[name] += [_once(calls[name], chains[name]) for _ in again]
             spent[name] += time.perf_counter() - start
     keep = min if on_cpu() else statistics.median
     return {name: keep(times) for name, times in taken.items()}
@@ -167,7 +174,7 @@ def resident_growth(call: Callable[[], Any]) -> int | None:
     """By how many bytes the process grows while it calls; None where none can tell.
 
     Of what JAX does not compile. Results count; what a library keeps from one call to
-    the next does not. Linux alone.
+    the next does not, if it has been called before. Linux alone.
     """
     status = pathlib.Path("/proc/self/status")
 
@@ -176,7 +183,6 @@ def resident_growth(call: Callable[[], Any]) -> int | None:
         return next(int(x.split()[1]) for x in lines if x.startswith(f"{field}:"))
 
     try:
-        call()
         ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
         # Sets the high-water mark back to what is resident now.
         pathlib.Path("/proc/self/clear_refs").write_text("5")

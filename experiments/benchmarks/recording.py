@@ -137,7 +137,9 @@ def _measure(name: str, module: Any, preset: str, budget: float) -> list[dict]:
         }
         taken: Mapping[str, float] = {}
         grown: dict[str, int | None] = {}
-        if group.timed:
+        if group.elsewhere is not None and here:
+            taken = group.elsewhere(budget)
+        elif group.timed:
             values = group.arguments()
             calls = {}
             for contender in here:

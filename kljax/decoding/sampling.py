@@ -1,13 +1,14 @@
 """The next token from a row of logits, and its log-probability.
 
 Settings act in this order: repetition penalty, temperature, top-k, top-p, min-p. Each
-filter sees what the one before it kept, renormalised. None of them sorts: a sort of a
-row of 50,000 logits costs a third of a step of a small model. Top-p finds its threshold
-by bisection, over the bit patterns of the weights, so it ends at the exact one.
+filter sees what the one before it kept, renormalised. None of them sorts on a CPU: a
+sort of a row of 50,000 logits costs a third of a step of a small model. Top-k and top-p
+find their thresholds by bisection, over bit patterns, so they end at the exact one.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -163,7 +164,11 @@ def warp(
     ):
         x = _divided(x, sampling.temperature)
     if sampling.top_k is not None and sampling.top_k < x.shape[-1]:
-        least = jax.lax.top_k(x, sampling.top_k)[0][..., -1:]
+        least = jax.lax.platform_dependent(
+            x,
+            cpu=functools.partial(_least_of_largest, count=sampling.top_k),
+            default=lambda x: jax.lax.top_k(x, sampling.top_k)[0][..., -1:],
+        )
         x = jnp.where(x < least, -jnp.inf, x)
     top_p = None if _is(sampling.top_p, 1) else sampling.top_p
     min_p = None if _is(sampling.min_p, 0) else sampling.min_p
@@ -251,18 +256,53 @@ def _nucleus_threshold(weights: Array, top_p: Any) -> Array:
     goal = jnp.asarray(top_p, weights.dtype) * mass(jnp.ones_like(weights))
     as_float = functools.partial(jax.lax.bitcast_convert_type, new_dtype=weights.dtype)
 
-    def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = low + (high - low) // 2
-        kept = weights >= as_float(middle)[..., None]
-        enough = mass(kept.astype(weights.dtype)) >= goal
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+    def enough(bits: Array) -> Array:
+        kept = weights >= as_float(bits)[..., None]
+        return mass(kept.astype(weights.dtype)) >= goal
 
     low = jnp.zeros(goal.shape, integer)  # t = 0 keeps all
     above = jax.lax.bitcast_convert_type(jnp.ones(goal.shape, weights.dtype), integer)
-    low, _ = jax.lax.fori_loop(0, passes, halve, (low, above + 1))
+    low = _last(enough, low, above + 1, passes)
     # Rounding of the sums must not take the largest weight, which is 1, away.
     return jnp.minimum(as_float(low), 1)[..., None]
+
+
+def _least_of_largest(x: Array, count: int) -> Array:
+    """The `count`-th largest of each row, [*b, 1]; -inf in rows with too few numbers.
+
+    Bits of negative floats fall as they rise: all but the sign are turned over.
+    """
+    double = x.dtype == jnp.float64
+    integer, passes = (jnp.int64, 64) if double else (jnp.int32, 32)
+    turn = jnp.iinfo(integer).max
+
+    def turned(bits: Array) -> Array:
+        return jnp.where(bits < 0, bits ^ turn, bits)
+
+    def as_float(bits: Array) -> Array:
+        return jax.lax.bitcast_convert_type(turned(bits), x.dtype)[..., None]
+
+    def enough(bits: Array) -> Array:
+        return jnp.sum(x >= as_float(bits), axis=-1, dtype=jnp.int32) >= count
+
+    ends = jnp.full((2, *x.shape[:-1]), jnp.inf, x.dtype).at[0].set(-jnp.inf)
+    low, high = turned(jax.lax.bitcast_convert_type(ends, integer))
+    return as_float(_last(enough, low, high + 1, passes))
+
+
+def _last(
+    enough: Callable[[Array], Array], low: Array, above: Array, passes: int
+) -> Array:
+    """The largest integer that is `enough`, as `low` is and `above` is not."""
+
+    def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, above = bounds
+        # Their mean, which does not overflow.
+        middle = (low & above) + ((low ^ above) >> 1)
+        yes = enough(middle)
+        return jnp.where(yes, middle, low), jnp.where(yes, above, middle)
+
+    return jax.lax.fori_loop(0, passes, halve, (low, above))[0]
 
 
 def _draw(key: Array, x: Array) -> Array:

@@ -5,6 +5,7 @@ there, and a difference of two numbers near 1 would lose all digits.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,19 +59,6 @@ def _phi_jvp(primals, tangents):
     return phi(x), jnp.expm1(x) * dx
 
 
-def exp(x: Array) -> Array:
-    """``eˣ`` whose derivative is 0 where it overflows to infinity."""
-    top = math.log(float(jnp.finfo(x.dtype).max))
-    over = x >= top
-    return jnp.where(over, jnp.inf, quick.exp(jnp.where(over, 0, x)))
-
-
-def _blend(log_p: Array, log_q: Array, l: Array, a) -> Array:
-    """``a log p + (1 − a) log q``, where both overflow from ``l = log p − log q``."""
-    total = (1 - a) * log_q + a * log_p
-    return jnp.where(jnp.isnan(total), log_q + a * l, total)
-
-
 def _artanh_rest(square: Array) -> Array:
     """``(artanh z − z)/z³`` of ``z²``, for ``|z| <= 1/3``."""
     last = 35 if square.dtype == jnp.float64 else 15
@@ -80,16 +68,10 @@ def _artanh_rest(square: Array) -> Array:
     return total
 
 
-def log1p_near(x: Array) -> Array:
-    """``log1p(x)`` for ``-1/2 <= x <= 1``, without a logarithm: ``2 artanh z``."""
-    z = x / (2 + x)
-    return 2 * z + 2 * z * z * z * _artanh_rest(z * z)
-
-
 def log1p_rest(x: Array) -> Array:
     """``log1p(x) − x`` for ``|x| <= 1/2``: nothing cancels near 0.
 
-    With ``z = x/(2 + x)`` as in `log1p_near`, ``2z − x = −x z``.
+    With ``z = x/(2 + x)`` it is ``2 artanh z − x``, and ``2z − x = −x z``.
     """
     z = x / (2 + x)
     return 2 * z * z * z * _artanh_rest(z * z) - x * z
@@ -145,30 +127,26 @@ def mass_ratio(x: Array, y: Array) -> Array:
     return jnp.where(gone, 0, x / jnp.where(gone, 1, y))
 
 
-def log_mixture_over(p: Array, q: Array, l: Array, weight) -> tuple[Array, Array]:
+def log_mixture_over(outcomes: Any, weight) -> tuple[Array, Array]:
     """``log(m/p)`` and ``log(m/q)`` of ``m = weight·p + (1 − weight)·q``.
 
-    One logarithm and no exponential: the masses are at hand.
-
-    Args:
-      p, q: the masses, same shape.
-      l: ``log p − log q``, as accurately as it is known.
-      weight: within [0, 1].
+    One quotient and one logarithm, of m over the larger side: the masses are at hand.
     """
+    _, _, l, p, q, excess = outcomes
     near, p_larger = jnp.abs(l) < NEAR, l > 0
-    # Near equality without a look at which side is larger: derivatives of any order
-    # pass through p = q.
-    close = log1p_near(weight * expm1_near(jnp.where(near, l, 0)))
     of_larger = jnp.where(p_larger, weight, 1 - weight)
-    ratio = mass_ratio(jnp.where(p_larger, q, p), jnp.where(p_larger, p, q))
-    share = of_larger + (1 - of_larger) * ratio
+    of_smaller = jnp.where(p_larger, 1 - weight, weight)
+    # Where the sides nearly agree the smaller counts by what it lacks.
+    lack, smaller = jnp.where(p_larger, -excess, excess), jnp.where(p_larger, q, p)
+    part = jnp.where(near, lack, smaller)
+    part = of_smaller * mass_ratio(part, jnp.where(p_larger, p, q))
+    share = jnp.where(near, 1, of_larger) + part
     # Without any weight on the larger side, its mass over m is the ratio alone.
     vanishes = share < jnp.finfo(l.dtype).tiny
     log = quick.log(jnp.where(vanishes, 1, share))
-    log = jnp.where(near, close, jnp.where(vanishes, -jnp.abs(l), log))
-    # This is log(m/p) or log(m/q): the latter where the two are near.
-    is_over_p = p_larger & ~near
-    return jnp.where(is_over_p, log, log - l), jnp.where(is_over_p, log + l, log)
+    log += jax.lax.stop_gradient(jnp.where(near, part - (share - 1), 0))
+    log = jnp.where(vanishes, -jnp.abs(l), log)
+    return jnp.where(p_larger, log, log - l), jnp.where(p_larger, log + l, log)
 
 
 def phi_of_mass(mass: Array, x: Array, far: Array) -> Array:
@@ -177,29 +155,29 @@ def phi_of_mass(mass: Array, x: Array, far: Array) -> Array:
     return jnp.where(near, mass * phi_near(jnp.where(near, x, 0)), far)
 
 
-def power_rise(log_p: Array, log_q: Array, l: Array, q: Array, a) -> Array:
-    """``(p^a q^(1−a) − q)/a``, with its limit ``q l`` at ``a = 0``."""
+def power_rise(log_q: Array, l: Array, q: Array, a) -> Array:
+    """``(p^a q^(1−a) − q)/a``, its limit ``q l`` at ``a = 0``; masses may be 0."""
     x = a * l
-    near = jnp.abs(x) < NEAR
-    y = jnp.where(near, x, 0)
-    # From the mass, which is known better than its logarithm, if the factor fits.
-    fits = jnp.abs(x) < 20
-    direct = _blend(log_p, log_q, l, a)
-    power = exp(jnp.where(near, 0, jnp.where(fits, x, direct)))
-    power = jnp.where(fits, q, 1) * power
-    rise = power - q
-    fixed = isinstance(a, (int, float)) and a != 0
-    far = rise * (1 / a) if fixed else rise / jnp.where(near, 1, a)
-    return jnp.where(near, q * l * (1 + psi_near(y)), far)
+    # The mass is known better than its logarithm, but may have underflowed.
+    large = x > 20
+    power = quick.exp_less(jnp.where(large, log_q + x, x), jnp.where(large, 0, 1.0))
+    rise = jnp.where(large, 1, q) * power
+    if isinstance(a, (int, float)) and a != 0:
+        return rise * (1 / a)
+    return jnp.where(a == 0, q * l, rise / jnp.where(a == 0, 1, a))
 
 
-def power_of_masses(
-    log_p: Array, log_q: Array, l: Array, q: Array, excess: Array, a
-) -> Array:
+def power_of_masses(log_q: Array, l: Array, q: Array, excess: Array, a) -> Array:
     """``(p^a q^(1−a) − a p − (1−a) q)/(a(a−1))`` for ``a <= 1/2``, limits included."""
-    x = a * l
-    near = (jnp.abs(l) < NEAR) & (jnp.abs(x) < NEAR)
-    y, z = jnp.where(near, x, 0), jnp.where(near, l, 0)
-    close = q * (z * psi_near(y) - phi_near(z))
-    far = power_rise(log_p, log_q, l, q, a) - excess
-    return jnp.where(near, close, far) * (1 / (a - 1))
+    near = (jnp.abs(l) < NEAR) & (jnp.abs(a * l) < NEAR)
+    # Near equal masses the series Σ (1 + a + … + aᵏ) lᵏ/(k + 2)!, times q l².
+    # Powers of hugely negative exponents would overflow.
+    b = max(a, -1e5) if isinstance(a, (int, float)) else jnp.maximum(a, -1e5)
+    geometric, series = 0, []
+    for k in range(15 if l.dtype == jnp.float64 else 7):
+        geometric = 1 + b * geometric
+        series.insert(0, geometric / math.factorial(k + 2))
+    z = jnp.where(near, l, 0)
+    close = q * z * z * quick.polynomial(series, z)
+    far = power_rise(log_q, l, q, a) - excess
+    return jnp.where(near, close, far * (1 / (a - 1)))

@@ -116,8 +116,8 @@ class SkewForwardKL(_Skew):
         return jnp.exp(l + 2 * log_rest)
 
     def mass_term(self, outcomes):
-        _, _, l, p, q, excess = outcomes
-        over_p, _ = el.log_mixture_over(p, q, l, self.beta)
+        *_, p, _, excess = outcomes
+        over_p, _ = el.log_mixture_over(outcomes, self.beta)
         far = (self.beta - 1) * excess - p * over_p
         return el.phi_of_mass(p, over_p, far)
 
@@ -146,14 +146,14 @@ class SkewReverseKL(_Skew):
         return jax.nn.sigmoid(log_u - _log_odds(self.beta)) ** 2
 
     def mass_term(self, outcomes):
-        _, _, l, p, q, excess = outcomes
-        _, over_q = el.log_mixture_over(p, q, l, 1 - self.beta)
+        *_, q, excess = outcomes
+        _, over_q = el.log_mixture_over(outcomes, 1 - self.beta)
         far = (1 - self.beta) * excess - q * over_q
         return el.phi_of_mass(q, over_q, far)
 
     def mass_grad(self, outcomes):
-        _, _, l, p, q, excess = outcomes
-        _, over_q = el.log_mixture_over(p, q, l, 1 - self.beta)
+        *_, p, q, excess = outcomes
+        _, over_q = el.log_mixture_over(outcomes, 1 - self.beta)
         m = (1 - self.beta) * p + self.beta * q
         share = self.beta * (1 - self.beta) * el.mass_ratio(q, m)
         return share * excess - q * over_q
@@ -170,12 +170,10 @@ class SoftenedReverseKL(FDivergence):
         return jax.nn.sigmoid(-jnp.asarray(log_u))
 
     def mass_term(self, outcomes):
-        _, _, l, p, q, excess = outcomes
-        over_p, _ = el.log_mixture_over(p, q, l, 0.5)
+        *_, p, q, excess = outcomes
+        over_p, _ = el.log_mixture_over(outcomes, 0.5)
         m = (p + q) / 2
         return 2 * el.phi_of_mass(m, -over_p, m * over_p + excess / 2)
 
     def mass_grad(self, outcomes):
-        _, _, l, p, q, _ = outcomes
-        over_p, _ = el.log_mixture_over(p, q, l, 0.5)
-        return q * over_p
+        return outcomes.q * el.log_mixture_over(outcomes, 0.5)[0]

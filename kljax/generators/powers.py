@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from kljax.generators import accurate as el
+from kljax.generators import quick
 from kljax.generators.base import (
     INF,
     FDivergence,
@@ -30,7 +31,7 @@ def _nonzero(x: Any) -> Any:
 class _Power(FDivergence):
     """Shared by the Cressie–Read family: ``scale · (u^α − αu − 1 + α)/(α(α − 1))``."""
 
-    smooth = True
+    limits_included = smooth = True
     scale: ClassVar[float] = 1.0
 
     @property
@@ -59,13 +60,12 @@ class _Power(FDivergence):
         else:
             o = Outcomes(*(jnp.where(a < 0.5, x, y) for x, y in zip(o, other)))
             a = jnp.where(a < 0.5, a, 1 - a)
-        powers = el.power_of_masses(o.log_p, o.log_q, o.log_u, o.q, o.excess, a)
+        powers = el.power_of_masses(o.log_q, o.log_u, o.q, o.excess, a)
         return self.scale * powers
 
     def mass_grad(self, outcomes):
-        log_p, log_q, l, _, q, _ = outcomes
-        rise = el.power_rise(log_p, log_q, l, q, self.exponent)
-        return -self.scale * rise
+        _, log_q, l, _, q, _ = outcomes
+        return -self.scale * el.power_rise(log_q, l, q, self.exponent)
 
 
 @generator
@@ -91,6 +91,21 @@ class SquaredHellinger(Symmetric, _Power):
 
     exponent, scale = 0.5, 0.25
 
+    def _roots(self, outcomes):
+        """The larger mass M, and √(m/M) − 1 of the smaller."""
+        _, _, l, p, q, _ = outcomes
+        above = l > 0
+        lower = quick.exp_less(jnp.where(above, -l, l) / 2, 1.0)
+        return above, jnp.where(above, p, q), lower
+
+    def mass_term(self, outcomes):
+        _, larger, lower = self._roots(outcomes)
+        return larger * lower * lower * 0.5
+
+    def mass_grad(self, outcomes):
+        above, larger, lower = self._roots(outcomes)
+        return larger * lower * jnp.where(above, 0.5 + 0.5 * lower, -0.5)
+
 
 @generator
 class PearsonChi2(_Power):
@@ -102,6 +117,13 @@ class PearsonChi2(_Power):
     def dual(self):
         return NeymanChi2()
 
+    def mass_term(self, outcomes):
+        log_p, _, l, _, _, excess = outcomes
+        return el.power_rise(log_p, l, excess, 1)
+
+    def mass_grad(self, outcomes):
+        return -2 * outcomes.excess - self.mass_term(outcomes)
+
 
 @generator
 class NeymanChi2(_Power):
@@ -112,3 +134,10 @@ class NeymanChi2(_Power):
     @property
     def dual(self):
         return PearsonChi2()
+
+    def mass_term(self, outcomes):
+        return self.dual.mass_term(outcomes.swapped)
+
+    def mass_grad(self, outcomes):
+        _, log_q, l, _, q, _ = outcomes
+        return 2 * el.power_rise(log_q, -l, q, 1)

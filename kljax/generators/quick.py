@@ -5,29 +5,41 @@ program is lowered for its platform.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from kljax.typing import Array
+from kljax.typing import Array, ArrayLike
 
 _LOG2E = 1 / math.log(2)
-_EXPONENT = 3 * 2.0**22 + 126
-"""Added to a whole number, leaves it in the low bits of a float32, 126 more."""
+_WHOLE = 3 * 2.0**22 + 126
+"""Added to a float32, rounds it to a whole number in the low bits, 126 more."""
+_TOP = 88.72
+_WHOLE_BITS = 0x4B400000 + 126
 _ROOT = 0x3F3504F3
 """The bits of √½."""
 
-# Minimax, the highest power first: (e^r − 1)/r for |r| <= log(2)/2 to 2e-9, and
+# Minimax, the highest power first: (e^r − 1)/r for |r| <= log(2)/2 to 9e-8 of e^r, and
 # log1p(x)/x for √½ − 1 <= x <= √2 − 1 to 4e-9.
 _EXP = (
-    0.0013842711564329485,
-    0.008374965136669299,
-    0.0416680566328388,
-    0.1666642188928043,
-    0.4999999385266493,
-    1.0000000340794046,
+    0.008290306150145981,
+    0.041897975374572294,
+    0.16667636581799178,
+    0.4999914919275572,
+    0.9999997070141865,
 )
 _TWICE_EXP = tuple(2 * c for c in _EXP)
+# As the first, but to 1.1e-8 of eʳ − 1.
+_TWICE_EXPM1 = (
+    0.0027777745737333826,
+    0.016738151415415338,
+    0.08333427279002998,
+    0.33333012302558024,
+    0.99999996247351,
+    2.0000000212687288,
+)
 _LOG = (
     -0.07621112678364186,
     0.12904659818877467,
@@ -42,22 +54,26 @@ _LOG = (
 )
 
 
-def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+def polynomial(coefficients: Sequence[Any], x: Array) -> Array:
     """The highest power first."""
-    total = jnp.full_like(x, coefficients[0])
+    total = jnp.zeros_like(x) + coefficients[0]
     for coefficient in coefficients[1:]:
         total = total * x + coefficient
     return total
 
 
-def _exp_single(x: Array) -> Array:
+def _exp_single(x: Array, less: ArrayLike = 0) -> Array:
     x = jnp.where(x < -87.6, -87.6, x)  # where the scale below is 0
-    n = jax.lax.round(x * _LOG2E, jax.lax.RoundingMethod.TO_NEAREST_EVEN)
+    # Rounded by the sum; to take the summand away again is what XLA would leave out.
+    bits = jax.lax.bitcast_convert_type(x * _LOG2E + _WHOLE, jnp.int32)
+    n = (bits - _WHOLE_BITS).astype(jnp.float32)
     r = x - n * math.log(2)
-    bits = jax.lax.bitcast_convert_type(n + _EXPONENT, jnp.int32)
     # Half of 2ⁿ, which itself may be too large.
     scale = jax.lax.bitcast_convert_type(bits << 23, jnp.float32)
-    return (polynomial(_TWICE_EXP, r) * r + 2) * scale
+    if isinstance(less, int):
+        return (polynomial(_TWICE_EXP, r) * r + 2) * scale
+    below_top = polynomial(_TWICE_EXPM1, r) * r * scale + (2 * scale - less)
+    return jnp.where(x < _TOP, below_top, jnp.where(x >= _TOP, jnp.inf, x))
 
 
 def _log_single(x: Array) -> Array:
@@ -80,6 +96,26 @@ def _exp_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
     y = exp(x)
     return y, y * dx
+
+
+@jax.custom_jvp
+def exp_less(x: Array, less: Array) -> Array:
+    """``eˣ − less``, where `less` is 1 or 0; infinite where that overflows."""
+
+    def by_xla(x, less):
+        return jnp.where(less == 0, jnp.exp(x), jnp.expm1(x))
+
+    if x.dtype != jnp.float32:
+        return by_xla(x, less)
+    return jax.lax.platform_dependent(x, less, cpu=_exp_single, default=by_xla)
+
+
+@exp_less.defjvp
+def _exp_less_jvp(primals, tangents):
+    y = exp_less(*primals)
+    # No derivative where it overflows.
+    slope = jnp.where(y < jnp.inf, y + primals[1], 0)
+    return y, slope * tangents[0]
 
 
 @jax.custom_jvp

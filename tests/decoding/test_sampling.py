@@ -205,3 +205,17 @@ def test_bad_settings(settings, words):
 def test_bad_logits():
     with pytest.raises(ValueError, match=r"logits: expected \[\*b, v\]"):
         plain_warp(jnp.float32(1.0))
+
+
+@pytest.mark.parametrize("k", [1, 7, 50, 299])
+def test_the_kth_largest_is_found_among_numbers_of_any_size_and_sign(k):
+    rng = np.random.default_rng(0)
+    x = np.float32(rng.normal(size=(9, 300)))
+    x *= np.float32([[1e-30, 1, 1e30] * 3]).T
+    x[3] = -np.abs(x[3])
+    x[4] = np.round(x[4])  # ties, zeros of both signs among them
+    x[5, 30:] = -np.inf
+    x[6, 3] = np.inf
+    least = np.sort(x)[:, -k, None]
+    want = np.where(x < least, -np.inf, x)
+    np.testing.assert_array_equal(warp(x, Sampling(top_k=k)), want)

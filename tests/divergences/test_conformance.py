@@ -66,8 +66,8 @@ class Found(NamedTuple):
     dp: np.ndarray
     dq: np.ndarray
     of_gradients: np.ndarray  # value again, as differentiation finds it
-    slopes: np.ndarray  # of values, along each direction
-    bends: tuple[np.ndarray, np.ndarray]  # of both gradients, along each direction
+    slopes: np.ndarray  # of values, along each row's direction
+    bends: tuple[np.ndarray, np.ndarray]  # of both gradients, along it
 
 
 @jax.jit
@@ -77,39 +77,33 @@ def _found(object, p, q, along_p, along_q):
         return jnp.sum(d), d
 
     derived = jax.grad(total, argnums=(0, 1), has_aux=True)
-    bend = lambda v, w: jax.jvp(derived, (p, q), (v, w))
-    ((dp, dq), of_gradients), (bends, slopes) = jax.vmap(
-        bend, out_axes=((None, None), 0)
-    )(along_p, along_q)
-    return Found(divergence(p, q, object), dp, dq, of_gradients, slopes, bends)
+    found, (bends, slopes) = jax.jvp(derived, (p, q), (along_p, along_q))
+    (dp, dq), of_gradients = found
+    return dp, dq, of_gradients, slopes, bends
 
 
-def found(object, p, q, along_p=None, along_q=None):
-    """Value, gradients and second order of any rows: one program of each divergence.
+def found(object, p, q, along_p=0, along_q=0):
+    """Value, gradients and second order of any rows: two programs of each divergence.
 
-    Directions come first, V of them at most. Outcomes that lack are impossible.
+    Directions are of each row. Outcomes that lack are impossible.
     """
-    rows, outcomes = p.shape
+    (rows, outcomes), dtype = p.shape, p.dtype
 
-    def filled(x):
-        wide = np.pad(x, ((0, 0), (0, V - outcomes)), constant_values=-np.inf)
+    def filled(x, lacking):
+        wide = np.full((rows, V), lacking, dtype)
+        wide[:, :outcomes] = x
         return np.resize(wide, (ROWS, V))
 
-    def directions(x):
-        whole = np.zeros((V, ROWS, V), p.dtype)
-        if x is not None:
-            whole[: len(x), :rows, :outcomes] = x
-        return whole
-
-    got = _found(object, filled(p), filled(q), directions(along_p), directions(along_q))
-    got = jax.tree.map(np.asarray, got)
+    p, q = (filled(x, -np.inf) for x in (p, q))
+    derived = _found(object, p, q, *(filled(x, 0) for x in (along_p, along_q)))
+    got = Found(*jax.tree.map(np.asarray, (divergence(p, q, object), *derived)))
     own = np.s_[..., :rows, :outcomes]
     return Found(
         got.value[:rows],
         got.dp[own],
         got.dq[own],
         got.of_gradients[:rows],
-        got.slopes[:, :rows],
+        got.slopes[:rows],
         tuple(x[own] for x in got.bends),
     )
 
@@ -117,24 +111,22 @@ def found(object, p, q, along_p=None, along_q=None):
 @every
 def test_members_are_those_of_the_textbook_generator(case, x64):
     f, kink = case.textbook, case.name == "total_variation"
-    side = jnp.geomspace(1.001, 1e3, 200)
-    u = jnp.concatenate([1 / side, side])
-    slope_at_one = 0.0 if kink else jax.grad(f)(1.0)
-
-    def normal(u):
-        return f(u) - f(1.0) - slope_at_one * (u - 1)
-
+    side = np.geomspace(1.001, 1e3, 200)
+    u = np.concatenate([1 / side, side])
     d = case.object
 
     @jax.jit
     def found(u):
+        slope_at_one = 0.0 if kink else jax.grad(f)(1.0)
+        normal = lambda u: f(u) - f(1.0) - slope_at_one * (u - 1)
         slope = jax.grad(normal)
         printed = (jax.vmap(g)(u) for g in (normal, slope, jax.grad(slope)))
         l = jnp.log(u)
         members = d.value(l), d.grad_p(l), d.slope(l), d.grad_q(l), d.curvature(l)
         return *printed, *members, d.dual.value(-l), d.dual.grad_p(-l)
 
-    want, first, second, f_u, in_p, slope, in_q, curvature, dual, dual_p = found(u)
+    want, first, second, *members = map(np.asarray, found(u))
+    f_u, in_p, slope, in_q, curvature, dual, dual_p = members
     tight = partial(close, relative=1e-10, absolute=1e-12)
     # The printed form itself cancels near 1: there the scale is that of its terms.
     close(f_u, want, 1e-10, 1e-13)
@@ -149,14 +141,15 @@ def test_members_are_those_of_the_textbook_generator(case, x64):
 @every
 def test_axioms(case):
     p, q = np.float32(logits(0, ROWS, V)), np.float32(logits(1, ROWS, V))
-    d = found(case.object, p, q).value
+    of = lambda object, p, q: np.asarray(divergence(p, q, object))
+    d = of(case.object, p, q)
     top = float(case.object.at_zero + case.object.dual_at_zero)
     assert (d >= 0).all()
     assert (d <= top * (1 + 1e-6)).all()
-    assert found(case.object, p, p).value.max() < 1e-12
-    close(found(case.object.dual, q, p).value, np.float64(d), 2e-5, 1e-7)
+    assert of(case.object, p, p).max() < 1e-12
+    close(of(case.object.dual, q, p), np.float64(d), 2e-5, 1e-7)
     if case.object.dual == case.object:
-        close(found(case.object, q, p).value, np.float64(d), 2e-5, 1e-7)
+        close(of(case.object, q, p), np.float64(d), 2e-5, 1e-7)
 
 
 def against_numpy(case, p, q, found, tolerance):
@@ -232,7 +225,7 @@ def test_extreme_and_impossible_outcomes(case):
         ([inf, inf, inf], [inf, inf, inf]),
     ]
     p, q = (np.float32([row[side] for row in rows]) for side in (0, 1))
-    got = found(case.object, p, q, np.ones((1, *p.shape)), np.ones((1, *p.shape)))
+    got = found(case.object, p, q, 1, 1)
     d = np.float64(got.value)
     with np.errstate(over="ignore", invalid="ignore"):
         want = oracle(case, p, q)
@@ -280,38 +273,46 @@ def test_partial_support_gradient_against_numpy(case):
         close(a, b, 3e-5, 3e-5 * np.abs(b).max())
 
 
+@jax.jit
+def mapped(object, p, q, where):
+    """Value and gradient over the devices of a mesh and the rows of each, in q."""
+
+    def of_row(p, q, where):
+        return jax.value_and_grad(partial(divergence, p, divergence=object))(
+            q, where=where
+        )
+
+    return jax.shard_map(
+        jax.vmap(of_row),
+        mesh=jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
+        in_specs=P("data"),
+        out_specs=P("data"),
+        check_vma=False,
+    )(p, q, where)
+
+
 @every
 def test_mask_is_a_subset_and_a_vocabulary_is_padded(case):
-    p, q = np.float32(logits(8, 5, V)), np.float32(logits(9, 5, V))
-    where = np.ones((5, V), bool)
+    p, q = np.float32(logits(8, 8, V)), np.float32(logits(9, 8, V))
+    where = np.ones((8, V), bool)
     where[:, [1, 4]] = False
     keep = np.flatnonzero(where[0])
     where[2] = False
-
-    @jax.jit
-    def masked_and_padded(p, q, where, short):
-        def total(q):
-            d = value(case, p, q, where=where)
-            return jnp.sum(d), d
-
-        gradient, masked = jax.grad(total, has_aux=True)(q)
-        return masked, gradient, value(case, short, q, pad_vocab=True)
-
-    masked, gradient, padded = map(
-        np.asarray, masked_and_padded(p, q, where, p[:, : V - 2])
-    )
+    masked, gradient = map(np.asarray, mapped(case.object, p, q, where))
     want = oracle(case, p[:, keep], q[:, keep])
     close(np.delete(masked, 2), np.delete(want, 2), 2e-5)
     assert masked[2] == 0
     assert (gradient[~where] == 0).all()
     wide = p.copy()
     wide[:, V - 2 :] = -np.inf
-    close(padded, found(case.object, wide, q).value, 1e-6)
+    p, q, wide = (np.resize(x, (ROWS, V)) for x in (p, q, wide))
+    padded = value(case, p[:, : V - 2], q, pad_vocab=True)
+    close(padded, value(case, wide, q), 1e-6)
 
 
 @every
 def test_low_precision_inputs_give_float32(case):
-    p, q = (jnp.bfloat16(logits(s, 5, V)) for s in (10, 11))
+    p, q = (logits(s, 5, V).astype(jnp.bfloat16) for s in (10, 11))
 
     @jax.jit
     def found(p, q):
@@ -320,32 +321,21 @@ def test_low_precision_inputs_give_float32(case):
 
     gradient, d = found(p, q)
     assert d.dtype == jnp.float32
-    close(d, oracle(case, p.astype(jnp.float32), q.astype(jnp.float32)), 2e-5)
+    close(d, oracle(case, np.float32(p), np.float32(q)), 2e-5)
     assert gradient.dtype == jnp.bfloat16
 
 
 @every
 def test_transformations_agree(case):
-    p, q = np.float32(logits(12, 4, V)), np.float32(logits(13, 4, V))
-    v = np.float32(logits(14, 4, V))
-    got = found(case.object, p, q, along_q=v[None])
+    p, q = np.float32(logits(12, 8, V)), np.float32(logits(13, 8, V))
+    v = np.float32(logits(14, 8, V))
+    got = found(case.object, p, q, along_q=v)
     with jax.disable_jit():
         close(value(case, p[:1], q[:1]), got.value[:1], 1e-5)
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    sharded = jax.shard_map(
-        lambda p, q: jax.grad(lambda q: jnp.sum(value(case, p, q)))(q),
-        mesh=mesh,
-        in_specs=(P("data"), P("data")),
-        out_specs=P("data"),
-        check_vma=False,
-    )
-    vmapped, slopes = jax.jit(
-        jax.vmap(jax.value_and_grad(partial(value, case), argnums=1))
-    )(p, q)
-    close(vmapped, got.value, 1e-6)
-    close(slopes, got.dq, 1e-4, 1e-6)
-    close(got.slopes[0], np.sum(got.dq * v, -1), 1e-4, 1e-5)
-    close(jax.jit(sharded)(p, q), got.dq, 1e-5, 1e-6)
+    values, slopes = mapped(case.object, p, q, np.ones(p.shape, bool))
+    close(values, got.value, 1e-6)
+    close(slopes, got.dq, 1e-5, 1e-6)
+    close(got.slopes, np.sum(got.dq * v, -1), 1e-4, 1e-5)
 
 
 smooth = [case for case in CASES if case.name != "total_variation"]  # it has kinks
@@ -354,8 +344,8 @@ smooth = [case for case in CASES if case.name != "total_variation"]  # it has ki
 @pytest.mark.parametrize("case", smooth, ids=lambda c: c.name)
 def test_hessian_is_the_derivative_of_the_gradient(case, x64):
     p, q = logits(15, V), logits(16, V)
-    hessian = found(case.object, p[None], q[None], along_q=np.eye(V)[:, None]).bends[1]
-    hessian = hessian[:, 0]
+    rows = (np.tile(x, (V, 1)) for x in (p, q))
+    hessian = found(case.object, *rows, along_q=np.eye(V)).bends[1]
     want = references.hessian(lambda x: oracle(case, p, x), q)
     close(hessian, want, 1e-6, 1e-6 * np.abs(want).max())
     close(hessian, hessian.T, 1e-9, 1e-12)

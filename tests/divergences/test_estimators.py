@@ -51,7 +51,7 @@ def _values_and_slopes(logits, log_p):
 
 
 def test_values_and_gradients_are_what_the_docstrings_say(x64):
-    value, slope = _values_and_slopes(np.log(Q), np.log(P))
+    value, slope = map(np.asarray, _values_and_slopes(np.log(Q), np.log(P)))
     k1, k2, k3 = value[:3] @ Q
     reverse, forward = REFERENCES["reverse_kl"](P, Q), REFERENCES["forward_kl"](P, Q)
     in_reverse = _gradient(lambda q: REFERENCES["reverse_kl"](P, q), np.log(Q))
@@ -75,7 +75,7 @@ def test_k2_is_reverse_kl_to_third_order(x64):
     gaps = []
     for scale in (1e-2, 1e-3):
         p = Q * (1 + scale * np.array([1.0, -1.0, -2.0, 0.0]))
-        k2 = e.k2(log_p=np.log(p), log_q=np.log(Q)) @ Q
+        k2 = np.asarray(_values_and_slopes(np.log(Q), np.log(p))[0])[1] @ Q
         gaps.append(abs(k2 - REFERENCES["reverse_kl"](p, Q)))
     assert gaps[0] / gaps[1] == pytest.approx(1000, rel=0.1)
 
@@ -105,7 +105,7 @@ def estimates():
         }
 
     with jax.enable_x64(True):
-        return jax.device_get(run(jnp.log(Q), jnp.log(P)))
+        return jax.device_get(run(np.log(Q), np.log(P)))
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -133,24 +133,24 @@ def test_weighted_samples_of_a_third_law():
     estimate = jax.jit(
         e.f_divergence, static_argnames=("divergence", "self_normalized")
     )
-    plain = estimate("reverse_kl", **laws)
+    plain = np.asarray(estimate("reverse_kl", **laws))
     assert plain.shape == (4,) and plain.dtype == jnp.float32
     np.testing.assert_allclose(plain.mean(), 0.125, rtol=0.05)
     shifted = laws | {"log_p": log_p + 7, "log_q": log_q - 3}
     for kind in (laws, shifted):
-        normalized = estimate("reverse_kl", **kind, self_normalized=True)
+        normalized = np.asarray(estimate("reverse_kl", **kind, self_normalized=True))
         np.testing.assert_allclose(normalized.mean(), 0.125, rtol=0.05)
     weights = np.exp(log_q - log_b)
     kish = weights.sum(-1) ** 2 / (weights**2).sum(-1)
-    got = e.effective_sample_size(log_q - log_b + 100)
+    got = jax.jit(e.effective_sample_size)(log_q - log_b + 100)
     np.testing.assert_allclose(got, kish, rtol=1e-4)
-    assert e.effective_sample_size(jnp.full(3, -jnp.inf)) == 0
+    assert jax.jit(e.effective_sample_size)(np.full(3, -np.inf)) == 0
 
 
 def test_impossible_samples():
-    inf = jnp.inf
-    log_p = jnp.array([-inf, -inf, -1.0, -1.0, -500.0])
-    log_q = jnp.array([-1.0, -inf, -inf, -1.0, -1.0])
+    inf = np.inf
+    log_p = np.array([-inf, -inf, -1.0, -1.0, -500.0])
+    log_q = np.array([-1.0, -inf, -inf, -1.0, -1.0])
 
     @jax.jit
     def every(log_p, log_q):
@@ -164,9 +164,8 @@ def test_impossible_samples():
         [inf, 0, inf, 0, 498],
     ]
     np.testing.assert_allclose(value, expected)
-    assert (every(log_q, log_p)[2, 4] == inf) and (
-        every(log_q, log_p)[2, :4] >= 0
-    ).all()
+    turned = np.asarray(every(log_q, log_p))
+    assert turned[2, 4] == inf and (turned[2, :4] >= 0).all()
 
     @jax.jit
     def gradients(log_p, log_q):
@@ -175,7 +174,7 @@ def test_impossible_samples():
     for pair in ((log_p, log_q), (log_q, log_p)):
         for gradient in gradients(*pair):
             assert np.isfinite(gradient).all()
-            np.testing.assert_allclose(gradient[:3], 0)
+            np.testing.assert_allclose(np.asarray(gradient)[:3], 0)
 
     @jax.jit
     def all_divergences(log_p, log_q):

@@ -113,7 +113,7 @@ def test_diagonal_is_full_on_diagonal_matrices(x64):
     rng = np.random.default_rng(1)
     var_p, var_q = np.exp(rng.normal(size=(2, 8, 3)) * 2)
     mean_p, mean_q = rng.normal(size=(2, 8, 3))
-    as_matrix = jax.vmap(jnp.diag)
+    as_matrix = lambda var: var[..., None] * np.eye(3)
     values = diag(mean_p, var_p, mean_q, var_q)
     eager = g.kl(
         DiagonalGaussian(mean_p[0], var_p[0]), DiagonalGaussian(mean_q[0], var_q[0])
@@ -253,7 +253,7 @@ def test_renyi_orders(x64):
         )
     )
     value, slope = in_alpha(alphas, mean_p, cov_p, mean_q, cov_q)
-    kl = g.kl(Gaussian(mean_p, cov_p), Gaussian(mean_q, cov_q))
+    kl = jax.jit(g.kl)(Gaussian(mean_p, cov_p), Gaussian(mean_q, cov_q))
     for i in (0, 1, 5):
         reference = _reference(mean_p, cov_p, mean_q, cov_q, alphas[i])[1]
         np.testing.assert_allclose(value[i], reference, rtol=1e-10)
@@ -266,73 +266,72 @@ def test_renyi_orders(x64):
 
 
 def test_renyi_outside_its_domain():
-    one, eye = jnp.ones(2), jnp.eye(2)
+    one, eye = np.ones(2), np.eye(2)
     for kind, spread in ((Gaussian, eye), (DiagonalGaussian, one)):
         f = _of(kind, g.renyi, alpha=3.0)
         both = jax.jit(
             jax.value_and_grad(lambda m, s, f=f, q=spread: f(m, s, 0 * m, q), (0, 1))
         )
         value, gradient = both(one, 2 * spread)
-        assert value == jnp.inf
-        assert all(jnp.all(x == 0) for x in gradient)
+        assert value == np.inf
+        assert not any(np.any(x) for x in gradient)
         # 3·1 − 2·1.4 > 0: still inside.
         value, gradient = both(one, 1.4 * spread)
-        assert jnp.isfinite(value) and all(jnp.any(x != 0) for x in gradient)
+        assert np.isfinite(value) and all(np.any(x) for x in gradient)
 
 
 def test_types_and_broadcasting():
-    args = (jnp.ones(2), 2 * jnp.ones(2), jnp.zeros(2), jnp.ones(2))
+    args = [np.float32([x, x]) for x in (1, 2, 0, 1)]
     low = [x.astype(jnp.bfloat16) for x in args]
     kl_diag, kl = _of(DiagonalGaussian, g.kl), _of(Gaussian, g.kl)
     value = jax.jit(kl_diag)(*low)
     assert value.dtype == jnp.float32
-    np.testing.assert_allclose(value, kl_diag(*args), rtol=1e-6)
-    mixed = jnp.ones((3, 1, 2)), jnp.ones((1, 2)), jnp.zeros(2), jnp.ones((4, 2))
+    np.testing.assert_allclose(value, jax.jit(kl_diag)(*args), rtol=1e-6)
+    mixed = np.ones((3, 1, 2)), np.ones((1, 2)), np.zeros(2), np.ones((4, 2))
     assert jax.eval_shape(kl_diag, *mixed).shape == (3, 4)
-    mixed = jnp.ones((3, 2)), jnp.eye(2), jnp.zeros(2), jnp.eye(2)
+    mixed = np.ones((3, 2)), np.eye(2), np.zeros(2), np.eye(2)
     batch = jax.eval_shape(kl, *mixed)
     assert batch.shape == (3,) and batch.dtype == jnp.float32
 
 
 def test_illegal_and_degenerate_covariances():
-    one, eye, bad = jnp.ones(2), jnp.eye(2), jnp.diag(jnp.array([1.0, -1.0]))
+    one, eye, bad = np.ones(2), np.eye(2), np.diag([1.0, -1.0])
     assert np.isnan(full(one, bad, one, eye)).all()
     assert np.isnan(full(one, eye, one, bad)).all()
-    assert np.isnan(diag(one, jnp.array([1.0, -1.0]), one, one)).all()
+    assert np.isnan(diag(one, np.array([1.0, -1.0]), one, one)).all()
     # Degenerate Gaussians have a Wasserstein distance.
-    point, line = jnp.zeros((2, 2)), jnp.array([[1.0, 1.0], [1.0, 1.0]])
+    point, line = np.zeros((2, 2)), np.ones((2, 2))
     cases = ((point, point, 0), (point, eye, 2), (line, point, 2), (line, line, 0))
     distance = _of(Gaussian, g.squared_wasserstein2)
     both = jax.jit(jax.value_and_grad(distance, (1, 3)))
     for p, q, expected in cases:
         value, gradient = both(one, p, one, q)
         np.testing.assert_allclose(value, expected, atol=1e-5)
-        assert all(jnp.isfinite(x).all() for x in gradient)
-    gradient = jax.grad(_of(DiagonalGaussian, g.squared_wasserstein2), (1, 3))(
-        one, jnp.array([0.0, 0.0]), one, jnp.array([0.0, 4.0])
-    )
-    assert all(jnp.isfinite(x).all() for x in gradient)
+        assert all(np.isfinite(x).all() for x in gradient)
+    slopes = jax.jit(jax.grad(_of(DiagonalGaussian, g.squared_wasserstein2), (1, 3)))
+    gradient = slopes(one, np.zeros(2), one, np.array([0.0, 4.0]))
+    assert all(np.isfinite(x).all() for x in gradient)
 
 
 def test_bad_shapes_and_orders_are_named():
-    one, eye = jnp.ones(2), jnp.eye(2)
+    one, eye = np.ones(2), np.eye(2)
     q = Gaussian(one, eye)
     with pytest.raises(ValueError, match=r"p.cov.*\(3, 3\)"):
-        g.kl(Gaussian(one, jnp.eye(3)), q)
+        g.kl(Gaussian(one, np.eye(3)), q)
     with pytest.raises(ValueError, match=r"q.var.*\(1,\)"):
-        g.kl(DiagonalGaussian(one, one), DiagonalGaussian(one, jnp.ones(1)))
+        g.kl(DiagonalGaussian(one, one), DiagonalGaussian(one, np.ones(1)))
     with pytest.raises(ValueError, match="2 axes of d"):
         g.kl(Gaussian(one, one), q)
     with pytest.raises(ValueError, match="one dimension d"):
-        g.kl(Gaussian(jnp.ones(3), jnp.eye(3)), q)
+        g.kl(Gaussian(np.ones(3), np.eye(3)), q)
     with pytest.raises(ValueError, match="do not broadcast"):
         g.kl(
-            DiagonalGaussian(jnp.ones((3, 2)), one),
-            DiagonalGaussian(jnp.ones((4, 2)), one),
+            DiagonalGaussian(np.ones((3, 2)), one),
+            DiagonalGaussian(np.ones((4, 2)), one),
         )
     with pytest.raises(TypeError, match="p must be a Gaussian or"):
         g.kl((one, eye), q)
     with pytest.raises(ValueError, match=r"alpha must be positive.*-1"):
         g.renyi(q, q, alpha=-1)
     with pytest.raises(ValueError, match=r"alpha of shape \(3,\)"):
-        g.renyi(q, q, alpha=jnp.ones(3))
+        g.renyi(q, q, alpha=np.ones(3))

@@ -90,19 +90,27 @@ def test_missing_outcomes_infinite_rows_and_a_shorter_vocabulary():
     p[0, 3] = q[0, 3] = q[1, 29] = -np.inf
     p[2, :8] = -np.inf  # a device without any
     p[3], q[4] = -np.inf, -np.inf
-    for name in ("forward_kl", "total_variation"):
-        total = lambda f, name=name: jax.jit(
-            jax.value_and_grad(
-                lambda q: (lambda d: (jnp.sum(d), d))(f(q)), has_aux=True
-            )
-        )(q)
-        (_, got), slope = total(lambda q, name=name: sharded(p, q, name))
-        (_, want), exact = total(lambda q, name=name: kd.divergence(p, q, name))
+    names = "forward_kl", "total_variation"
+
+    @jax.jit
+    def found(q):
+        def of(f, name):
+            total = lambda q: (jnp.sum(d := f(p, q, name)), d)
+            return jax.grad(total, has_aux=True)(q)
+
+        each = [[of(f, n) for f in (sharded, kd.divergence)] for n in names]
+        short = [
+            f(P[:, :20], q, "forward_kl", pad_vocab=True)
+            for f in (sharded, kd.divergence)
+        ]
+        return each, short
+
+    each, short = jax.device_get(found(q))
+    for name, ((slope, got), (exact, want)) in zip(names, each, strict=True):
         close(got, want, 1e-6)
         close(slope, exact, 1e-6, 1e-8)
         assert np.isinf(got[1]) == (name == "forward_kl") and got[3] == got[4] == 0
-    got = sharded(P[:, :20], q, "forward_kl", pad_vocab=True)
-    close(got, kd.divergence(P[:, :20], q, "forward_kl", pad_vocab=True), 1e-6)
+    close(*short, 1e-6)
 
 
 @pytest.mark.slow
@@ -150,11 +158,11 @@ def collectives(function, axes, shape=(64, 512), **sharding):
 def test_collectives_are_a_few_numbers_a_token(name):
     tokens = 64 // 2
     found = collectives(lambda p, q: sharded(p, q, name), ("data", "model"))
-    # Maxima, masses and what they differ by, terms with the normaliser's share, the
-    # gradient's mean; the total is a scalar.
+    # Maxima, masses, terms with the normaliser's share, the gradient's mean; the total
+    # is a scalar.
     assert {kind for kind, _ in found} == {"all-reduce"}
     reduced = sorted(size for _, size in found)
-    assert reduced == sorted([1, *(n * tokens for n in (2, 3, 2, 1))]), found
+    assert reduced == sorted([1, *(n * tokens for n in (2, 2, 2, 1))]), found
 
 
 @pytest.mark.optimized
@@ -189,7 +197,7 @@ def test_a_nan_shows_in_its_row_alone():
         loss = lambda p, q: (jnp.vdot(np.abs(WEIGHTS), x := rows(p, q)), x)
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(p, q)
 
-    (_, rows), gradients = jax.jit(both)(p, q)
+    (_, rows), gradients = jax.device_get(jax.jit(both)(p, q))
     broken = np.isin(np.arange(N), (1, 3))
     assert (np.isnan(rows) == broken).all()
     for slope in gradients:

@@ -1,13 +1,15 @@
 """`bench`: a small run in process, and a command line that is not understood."""
 
 import json
+import os
+import pathlib
 import time
 
 import numpy as np
 import pytest
 import references
 
-from experiments.benchmarks import logits, measuring, recording
+from experiments.benchmarks import cores, definitions, measuring, recording
 from experiments.cli import main
 
 
@@ -34,7 +36,8 @@ def test_definitions_of_plain_peers_are_those_of_the_divergences():
     p, q = rng.normal(size=(2, 3, 7))
     masses = references.softmax(p), references.softmax(q)
     for name, value in references.VALUES.items():
-        np.testing.assert_allclose(logits._exact(name, p, q), value(*masses), rtol=1e-9)
+        found = definitions.exact(name, p, q)
+        np.testing.assert_allclose(found, value(*masses), rtol=1e-9)
 
 
 def test_each_is_called_by_time_and_by_turns():
@@ -68,6 +71,31 @@ def test_names_are_looked_up(capsys):
 @pytest.mark.parametrize("words", [["--seconds", "-1"], ["--nope"]])
 def test_options_are_checked(words):
     assert main(["bench", "logits", *words]) == 2
+
+
+def counted(path):
+    """For `cores.times`: writes down how many cores there are."""
+    pathlib.Path(path).write_text(str(len(os.sched_getaffinity(0))))
+    return {"sum": lambda x: x.sum()}, (np.ones(1000),)
+
+
+def test_one_core_is_taken_and_given_back():
+    before = os.sched_getaffinity(0)
+    with cores.one():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.slow
+def test_a_process_has_as_many_cores_as_it_is_given(tmp_path, monkeypatch):
+    # The process has to find this file, and what it imports.
+    here = pathlib.Path(__file__).parent
+    folders = [here, here.parent, os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
+    path = tmp_path / "cores"
+    source = f"{pathlib.Path(__file__).stem}:{counted.__name__}"
+    wall, cpu = cores.times(1, source, (str(path),), 0.0)["sum"]
+    assert path.read_text() == "1" and wall > 0 and cpu >= 0
 
 
 @pytest.mark.slow

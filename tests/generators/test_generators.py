@@ -38,14 +38,19 @@ def test_phi_and_psi_against_extended_precision(dtype, x64):
     series = sum(terms) * long**2
     want = np.where(np.abs(x) < 1, series, np.expm1(long) - long)
     bound = 16 * np.finfo(dtype).eps
-    got = accurate.phi(jnp.asarray(x))
-    assert got.dtype == dtype
-    np.testing.assert_allclose(np.asarray(got, float), want.astype(float), rtol=bound)
     near = np.abs(x) <= accurate.NEAR
-    got = np.asarray(accurate.psi_near(jnp.asarray(x[near])), float)
-    np.testing.assert_allclose(got, (want / long).astype(float)[near], rtol=bound)
-    slope = jax.vmap(jax.grad(accurate.phi))(jnp.asarray(x))
-    np.testing.assert_allclose(np.asarray(slope), np.expm1(x), rtol=bound)
+
+    @jax.jit
+    def found(x):
+        slope = jax.vmap(jax.grad(accurate.phi))(x)
+        return accurate.phi(x), accurate.psi_near(x[near]), slope
+
+    got, of_near, slope = map(np.asarray, found(x))
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got.astype(float), want.astype(float), rtol=bound)
+    want = (want / long).astype(float)[near]
+    np.testing.assert_allclose(of_near.astype(float), want, rtol=bound)
+    np.testing.assert_allclose(slope, np.expm1(x), rtol=bound)
 
 
 def test_structures_differ_so_that_no_cache_confuses_two_divergences():
@@ -106,24 +111,26 @@ def test_parameters_out_of_range_raise(make, message):
 def test_choice_is_one_trace_for_a_mixed_family(x64):
     options = (ForwardKL(), JensenShannon(0.3), Alpha(0.3))
 
-    def at(i):
-        chosen = Choice(i, options)
-        gradient = jax.grad(lambda q: jnp.sum(divergence(P, q, chosen)))(Q)
-        return divergence(P, Q, chosen), gradient, chosen.curvature(P), chosen.at_zero
+    def of(object):
+        def total(q):
+            d = divergence(P, q, object)
+            return jnp.sum(d), d
+
+        gradient, d = jax.grad(total, has_aux=True)(Q)
+        return d, gradient, object.curvature(P), object.at_zero
 
     chex.clear_trace_counter()
-    once = jax.jit(chex.assert_max_traces(at, 1))
-    for i, option in enumerate(options):
+    once = jax.jit(chex.assert_max_traces(lambda i: of(Choice(i, options)), 1))
+    own = jax.jit(lambda: [of(option) for option in options])()
+    for i, (want, want_gradient, want_curvature, want_at_zero) in enumerate(own):
         d, gradient, curvature, at_zero = once(i)
-        np.testing.assert_allclose(d, divergence(P, Q, option), rtol=1e-12)
-        want = jax.grad(lambda q, o=option: jnp.sum(divergence(P, q, o)))(Q)
-        np.testing.assert_allclose(gradient, want, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(curvature, option.curvature(P), rtol=1e-9)
-        assert at_zero == pytest.approx(float(option.at_zero))
-    swept = jax.vmap(lambda i: divergence(P, Q, Choice(i, options)))(
-        jnp.arange(len(options))
-    )
-    np.testing.assert_allclose(swept[-1], divergence(P, Q, Alpha(0.3)), rtol=1e-12)
+        np.testing.assert_allclose(d, want, rtol=1e-12)
+        np.testing.assert_allclose(gradient, want_gradient, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(curvature, want_curvature, rtol=1e-9)
+        assert at_zero == pytest.approx(float(want_at_zero))
+    value = lambda i: divergence(P, Q, Choice(i, options))
+    swept = jax.jit(jax.vmap(value))(np.arange(len(options)))
+    np.testing.assert_allclose(swept[-1], own[-1][0], rtol=1e-12)
 
 
 def test_textbook_generator_is_as_good_as_a_written_one(x64):
@@ -136,21 +143,27 @@ def test_textbook_generator_is_as_good_as_a_written_one(x64):
     l = np.concatenate([-np.geomspace(1e-5, 12, 200), np.geomspace(1e-5, 12, 200)])
     for name, f in cases.items():
         made, known = from_generator(f), get(name)
-        np.testing.assert_allclose(made.value(l), known.value(l), rtol=1e-9)
-        np.testing.assert_allclose(made.grad_q(l), known.grad_q(l), rtol=1e-6)
-        np.testing.assert_allclose(made.curvature(l), known.curvature(l), rtol=1e-6)
+
+        @jax.jit
+        def found(l, made=made, known=known):
+            members = [(d.value(l), d.grad_q(l), d.curvature(l)) for d in (made, known)]
+            return *zip(*members), divergence(P, Q, made)
+
+        values, slopes, curvatures, of_rows = found(l)
+        np.testing.assert_allclose(*values, rtol=1e-9)
+        np.testing.assert_allclose(*slopes, rtol=1e-6)
+        np.testing.assert_allclose(*curvatures, rtol=1e-6)
         assert float(made.at_zero) == pytest.approx(known.at_zero, rel=1e-6)
         assert float(made.dual_at_zero) == pytest.approx(known.dual_at_zero, rel=1e-6)
         want = references.VALUES[name](references.softmax(P), references.softmax(Q))
-        np.testing.assert_allclose(divergence(P, Q, made), want, rtol=1e-9)
+        np.testing.assert_allclose(of_rows, want, rtol=1e-9)
     stated = from_generator(
         lambda u: -jnp.log(u), lambda v: v * jnp.log(v), at_zero=np.inf, dual_at_zero=0
     )
     assert stated.at_zero == np.inf and stated.dual_at_zero == pytest.approx(1)
     far = np.array([-60.0, 60.0])  # beyond 15 only because the dual was given
-    np.testing.assert_allclose(
-        stated.term(far, 0 * far), ReverseKL().term(far, 0 * far), rtol=1e-9
-    )
+    terms = jax.jit(lambda l: [d.term(l, 0 * l) for d in (stated, ReverseKL())])(far)
+    np.testing.assert_allclose(*terms, rtol=1e-9)
     with pytest.raises(ValueError, match="each element of u"):
         from_generator(lambda u: jnp.sort(u[None])[0] * jnp.log(u))
 

@@ -33,3 +33,20 @@ def test_derivatives():
     x = jnp.float32(0.7)
     np.testing.assert_allclose(jax.grad(jax.grad(quick.exp))(x), np.exp(0.7), 1e-6)
     np.testing.assert_allclose(jax.grad(jax.grad(quick.log))(x), -1 / 0.49, 1e-6)
+
+
+@pytest.mark.optimized
+def test_exponentials_less_one_keep_their_digits_near_0():
+    rng = np.random.default_rng(0)
+    x = np.float32(rng.uniform(-30, 88, 100_000))
+    x[:50_000] *= 10.0 ** rng.uniform(-6, 0, 50_000)
+    less = np.float32(rng.integers(0, 2, x.size))
+    want = np.where(less == 1, np.expm1(np.float64(x)), np.exp(np.float64(x)))
+    got = np.float64(jax.jit(quick.exp_less)(x, less))
+    assert np.max(np.abs(got / want - 1)) < 5e-7
+    ends = jnp.array([-jnp.inf, -1e30, 0.0, 89.0, jnp.inf, jnp.nan])
+    one = jax.jit(lambda x: quick.exp_less(x, 1.0))
+    np.testing.assert_array_equal(one(ends), [-1, -1, 0, np.inf, np.inf, np.nan])
+    slope = jax.grad(lambda x: quick.exp_less(x, 1.0))
+    np.testing.assert_allclose(jax.grad(slope)(jnp.float32(0.7)), np.exp(0.7), 1e-6)
+    assert slope(jnp.float32(100.0)) == 0

@@ -12,15 +12,15 @@ from kljax.objectives import diffusion
 
 @pytest.fixture(scope="module")
 def batch():
-    keys = jax.random.split(jax.random.key(0), 6)
-    shape = (6, 4, 3)
-    return {
-        "sample": jax.random.normal(keys[0], shape),
-        "fake_denoised": jax.random.normal(keys[1], shape),
-        "real_denoised": jax.random.normal(keys[2], shape),
-        "sigma": jnp.exp(jax.random.normal(keys[3], (6,))),
-        "logits": 2 * jax.random.normal(keys[4], (6, 2)),
+    rng, shape = np.random.default_rng(0), (6, 4, 3)
+    arrays = {
+        "sample": rng.normal(size=shape),
+        "fake_denoised": rng.normal(size=shape),
+        "real_denoised": rng.normal(size=shape),
+        "sigma": np.exp(rng.normal(size=6)),
+        "logits": 2 * rng.normal(size=(6, 2)),
     }
+    return {k: jnp.asarray(np.float32(x)) for k, x in arrays.items()}
 
 
 def bins():
@@ -51,13 +51,12 @@ def reference_h(batch, h_of_r, index=None):
 
 
 def gradient(batch, **keywords):
-    @jax.jit
     def loss(sample):
         return diffusion.generator_loss(
             **{**batch, "sample": sample}, **keywords
         ).per_example.sum()
 
-    return jax.grad(loss)(batch["sample"])
+    return jax.jit(jax.grad(loss))(batch["sample"])
 
 
 def test_diff_instruct_is_a_setting(batch):
@@ -83,7 +82,7 @@ def test_dmd2_is_a_setting(batch):
     l = np.asarray(batch["logits"], np.float64).mean(1)
     game = -3e-3 / (1 + np.exp(l)) / 2  # two heads share it
     np.testing.assert_allclose(
-        jax.grad(loss)(batch["logits"]), np.stack([game, game], 1), rtol=2e-6
+        jax.jit(jax.grad(loss))(batch["logits"]), np.stack([game, game], 1), rtol=2e-6
     )
 
 
@@ -105,7 +104,8 @@ def test_f_distill_weights_every_example(batch, name, h_of_r):
 
 
 def test_value_is_half_the_mean_square_plus_the_game(batch):
-    out = diffusion.generator_loss(**batch, divergence="forward_kl", gan_weight=0.5)
+    setting = {"divergence": "forward_kl", "gan_weight": 0.5}
+    out = jax.jit(lambda b: diffusion.generator_loss(**b, **setting))(batch)
     h = reference_h(batch, lambda r: r)
     g = reference_gradient(batch, h, scale=True)
     l = np.asarray(batch["logits"], np.float64).mean(1)
@@ -119,7 +119,6 @@ def test_gradients_flow_through_the_sample_and_the_game_alone(batch):
     """Nothing through either denoiser, the levels, the bins or the ratio."""
     state = bins()
 
-    @jax.jit
     def loss(b, mean, gan_weight):
         moved = diffusion.RatioBins(mean, state.hits, 0.1, 10.0)
         out = diffusion.generator_loss(
@@ -127,12 +126,13 @@ def test_gradients_flow_through_the_sample_and_the_game_alone(batch):
         )
         return out.per_example.sum() + sum(out.metrics.values()) * 0
 
-    silent, mean = jax.grad(loss, (0, 1))(batch, state.mean, 0.0)
+    slopes = jax.jit(jax.grad(loss, (0, 1)))
+    silent, mean = slopes(batch, state.mean, 0.0)
     assert silent["sample"].any()
     for name in ("fake_denoised", "real_denoised", "sigma", "logits"):
         assert not silent[name].any(), name
     assert not mean.any()
-    assert jax.grad(loss)(batch, state.mean, 1.0)["logits"].all()
+    assert slopes(batch, state.mean, 1.0)[0]["logits"].all()
 
 
 def test_one_trace_for_every_divergence(batch):
@@ -149,22 +149,23 @@ def test_one_trace_for_every_divergence(batch):
             **batch, divergence=choice, gan_weight=gan_weight, bins=bins()
         ).weights
 
-    for i, option in enumerate(options):
+    every = jax.jit(lambda l: [option.curvature(l) for option in options])
+    for i in range(len(options)):
         weights = run(i, 1e-3 * i)
-        h = np.asarray(option.curvature(weights.log_ratio), np.float64)
+        h = np.asarray(every(weights.log_ratio)[i], np.float64)
         np.testing.assert_allclose(weights.weight, h / h.mean(), rtol=1e-5)
     alphas = jnp.linspace(-1.0, 2.0, 7)
-    swept = jax.vmap(
-        lambda a: (
-            diffusion.generator_loss(
-                **batch, divergence=generators.Alpha(a)
-            ).weights.weight
-        )
-    )(alphas)
+
+    @jax.jit
+    @jax.vmap
+    def swept(a):
+        loss = diffusion.generator_loss(**batch, divergence=generators.Alpha(a))
+        return loss.weights.weight
+
     r = np.clip(np.exp(np.asarray(batch["logits"], np.float64).mean(1)), 0.1, 20)
     expected = r ** np.asarray(alphas)[:, None]
     expected = expected / expected.mean(1, keepdims=True)
-    np.testing.assert_allclose(swept, expected, rtol=1e-5)
+    np.testing.assert_allclose(swept(alphas), expected, rtol=1e-5)
 
 
 def test_critic_losses():
@@ -242,7 +243,8 @@ def test_guidance():
 
 def test_bfloat16_outputs_are_taken_up(batch):
     low = {k: v.astype(jnp.bfloat16) for k, v in batch.items() if k != "sigma"}
-    out = diffusion.generator_loss(**low, sigma=batch["sigma"], bins=bins())
+    both = low | {"sigma": batch["sigma"]}
+    out = jax.jit(lambda b: diffusion.generator_loss(**b, bins=bins()))(both)
     assert out.per_example.dtype == jnp.float32
     assert jnp.isfinite(out.per_example).all()
 

@@ -8,6 +8,7 @@ from kljax.theory.adaptive import adaptive_paths, sampled_paths
 from kljax.theory.matching import LineMatching, log_std, with_std
 from kljax.theory.mixtures import GaussianMixture
 
+CLIP = 0.1, 20.0
 TRAPS = [(0.503, -1.9982), (0.5043, 1.9972)]
 
 
@@ -18,11 +19,15 @@ def two_modes():
 
 def test_alpha_escapes_with_the_clipped_ratio_alone(x64):
     """Clipped ratio: out of both traps; exact ratio: it stays in them."""
-    sigma = jnp.array([0.1, 0.2, 0.4])
-    task = LineMatching.build(two_modes(), sigma, points=601)
-    starts, knobs = log_std(TRAPS), {"target": 0.5, "gain": 0.02, "steps": 600}
-    free = adaptive_paths(task, starts, clip=(0.1, 20.0), **knobs)
-    held = adaptive_paths(task, starts, clip=None, **knobs)
+    knobs = {"target": 0.5, "gain": 0.02, "steps": 600}
+
+    @jax.jit
+    def both(sigma):
+        task = LineMatching.build(two_modes(), sigma, points=601)
+        starts = log_std(TRAPS)
+        return [adaptive_paths(task, starts, clip=c, **knobs) for c in (CLIP, None)]
+
+    free, held = both(np.array([0.1, 0.2, 0.4]))
     ends = [with_std(path.theta[:, -1]) for path in (free, held)]
     assert (ends[0][:, 0] > 1.5).all() and (ends[1][:, 0] < 0.6).all()
     assert (np.abs(held.alpha[:, -1] - 0.5) < 0.05).all()
@@ -32,11 +37,16 @@ def test_alpha_escapes_with_the_clipped_ratio_alone(x64):
 
 def test_samples_end_where_the_integrals_do(x64):
     """From a start that sees both modes, with the target of the controller."""
-    sigma, starts = jnp.array([0.4]), log_std([(2.0, -0.5)])
-    task = LineMatching.build(two_modes(), sigma, points=601)
     knobs = {"target": 0.5, "gain": 0.02, "steps": 300}
-    exact = adaptive_paths(task, starts, **knobs)
-    given = jax.random.key(0), two_modes(), starts, sigma
-    seen = sampled_paths(*given, samples=4096, **knobs)
+
+    @jax.jit
+    def both(sigma):
+        starts = log_std([(2.0, -0.5)])
+        task = LineMatching.build(two_modes(), sigma, points=601)
+        given = jax.random.key(0), two_modes(), starts, sigma
+        seen = sampled_paths(*given, samples=4096, **knobs)
+        return adaptive_paths(task, starts, **knobs), seen
+
+    exact, seen = both(np.array([0.4]))
     mean = seen.theta[:, -100:].mean(axis=1)
     np.testing.assert_allclose(mean, exact.theta[:, -1], atol=0.05)

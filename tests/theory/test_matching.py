@@ -72,10 +72,10 @@ def ends_of(task, starts, steps, newton):
 
 
 def solve(levels, weights, reach, steps=400, newton=6):
-    task = LineMatching.build(
+    task = jax.jit(LineMatching.build, static_argnames=("bounds", "points"))(
         two_modes(),
-        jnp.array(levels),
-        jnp.array(weights, float),
+        np.array(levels),
+        np.array(weights, float),
         bounds=(-reach, reach),
         points=601,
     )
@@ -127,19 +127,20 @@ def test_fixed_points_by_descent_alone(x64):
 
 def test_gradient_is_that_of_the_value(x64):
     """The theorem's sum = autodiff of the exact objective, all strictly convex f."""
-    levels = jnp.array([0.3, 1.0])
-    task = LineMatching.build(two_modes(), levels, bounds=(-14.0, 14.0), points=2001)
-    theta = jnp.array([0.6, -0.5])
+    levels, theta = np.array([0.3, 1.0]), np.array([0.6, -0.5])
     options = tuple(generators.get(name) for name in ("alpha", "le_cam"))
 
     @jax.jit
-    def both(theta):
+    def both(theta, levels):
+        task = LineMatching.build(
+            two_modes(), levels, bounds=(-14.0, 14.0), points=2001
+        )
         exact = [jax.grad(task.value)(theta, d) for d in options]
         return jnp.stack(exact), jnp.stack(
             [task.gradient(theta, d)[0] for d in options]
         )
 
-    exact, got = both(theta)
+    exact, got = both(theta, levels)
     error = np.linalg.norm(got - exact, axis=1) / np.linalg.norm(exact, axis=1)
     assert error.max() <= 2e-6, error
 
@@ -150,10 +151,12 @@ def test_bad_input_names_the_argument():
 
 
 def test_fixed_points_in_one_program_are_those_one_by_one(x64):
-    task = LineMatching.build(two_modes(), jnp.array([0.2, 0.4]), points=401)
+    build = jax.jit(LineMatching.build, static_argnames="points")
+    task = build(two_modes(), np.array([0.2, 0.4]), points=401)
     starts, names = log_std(STARTS[:2]), ("reverse_kl", "forward_kl")
     np.testing.assert_allclose(with_std(starts), STARTS[:2], rtol=1e-12)
     found = fixed_points(task, names, starts, steps=60)
     for i, name in enumerate(names):
-        alone = fixed_point(task, name, starts[i], steps=60).theta
+        one = jax.jit(lambda start, n=name: fixed_point(task, n, start, steps=60))
+        alone = one(starts[i]).theta
         np.testing.assert_allclose(found[i, i], alone, rtol=1e-9)

@@ -62,7 +62,7 @@ def loss_and_slope(player, state, role):
         )
         return found.per_example.mean()
 
-    return jax.value_and_grad(loss)(state.params[role])
+    return jax.jit(jax.value_and_grad(loss))(state.params[role])
 
 
 def test_a_student_like_its_teacher_stays_and_another_is_pulled():

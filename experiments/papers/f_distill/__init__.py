@@ -80,7 +80,7 @@ NAMED = ("forward_kl", "jensen_shannon", "squared_hellinger", "jeffreys",
 PRESETS = {
     "smoke": Config(
         decide=False, model=DenoiserConfig(kind="mlp", width=32, depth=1),
-        teacher=TeacherConfig(steps=60, batch=64, sampler_steps=4),
+        teacher=TeacherConfig(steps=30, batch=64, sampler_steps=4),
         student=StudentConfig(steps=20, batch=32),
         judge=JudgeConfig(samples=300, copies=100, steps=20, batch=32, at_most=500),
     ),

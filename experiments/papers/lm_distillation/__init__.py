@@ -71,7 +71,7 @@ PRESETS = {
         data=TextConfig(
             packages=("numpy",), files=40, tokens=4096, held_out=512, length=32
         ),
-        teacher=TeacherConfig(source=None, width=32, depth=2, steps=120, batch=16),
+        teacher=TeacherConfig(source=None, width=32, depth=2, steps=30, batch=16),
         student=StudentConfig(
             layers=(0,), text_steps=10, text_rate=1e-2, steps=20, learning_rate=1e-2
         ),

@@ -39,6 +39,7 @@ from kljax.kernels.logits.referenced import (
     outcomes,
     quotient,
     sides,
+    stored,
     sums,
     unsound,
 )
@@ -67,22 +68,25 @@ class Seen(NamedTuple):
         return Seen(o.swapped, q_zero, p_zero, state.swapped)
 
 
-def _seen(divergence: FDivergence, axis: str | None, rows) -> Seen:
+def _seen(divergence: FDivergence, axis: str | None, rows, wanted=()) -> Seen:
     """By masses, and log-ratios of outcomes that are known from those."""
     p, q, where, sharpness = rows
     a, b = masked(p, q, where)
     origin_p, origin_q, empty = origins(a, b, axis)
     e_p = quick.exp(from_origin(a, origin_p, sharpness))
     e_q = quick.exp(from_origin(b, origin_q, sharpness))
-    z_p, z_q, gap = sums([e_p, e_q, e_q - e_p], axis)
+    z_p, z_q = sums([e_p, e_q], axis)
     wrong = unsound(z_p, z_q)
     empty &= ~wrong
-    z_p, z_q, gap = (jnp.where(empty, x, z) for x, z in zip((1, 1, 0), (z_p, z_q, gap)))
-    z_q, shift = quotient(z_p, z_q, gap)
+    z_p, z_q = (jnp.where(empty, 1, z) for z in (z_p, z_q))
+    # An error of the sums is one of all log-ratios, and counts squared or is measured.
+    _, shift = quotient(z_p, z_q, z_q - z_p)
     origin_q, shift = moved(origin_q, shift, sharpness)
     log_zp = jnp.log(z_p)
     log_zp, per_p, per_q, shift = once(log_zp, 1 / z_p, 1 / z_q, shift)
     both = sides(a, b, origin_p, origin_q, sharpness)
+    if wanted or not divergence.smooth:
+        both = both._replace(d=stored(both.d, e_p))
     masses = e_p * per_p, e_q * per_q
     if not divergence.smooth:
         # An error of all log-ratios counts; it shows in the sum of masses.
@@ -90,8 +94,10 @@ def _seen(divergence: FDivergence, axis: str | None, rows) -> Seen:
         error = row_sum(rough.excess, axis)
         (shift,) = once(shift + jnp.log1p(jnp.where(error < 0.5, -error, 0)))
     o = outcomes(both, log_zp, log_zp + shift, shift, *masses)
-    value = row_sum(row_terms(divergence, o, both.p_zero, both.q_zero), axis)
-    value = jnp.where(empty, 0, jnp.where(wrong, jnp.nan, value))
+    # A sum swallows arithmetic that it is given, slowly on a CPU, and no select.
+    terms = row_terms(divergence, o, both.p_zero, both.q_zero)
+    value = row_sum(jnp.where(empty, 0, terms), axis)
+    value = jnp.where(wrong, jnp.nan, value)
     flag = empty.astype(a.dtype)
     state = RowState(value, log_zp, log_zp + shift, shift, origin_p, origin_q, flag)
     return Seen(o, both.p_zero, both.q_zero, state)
@@ -141,7 +147,7 @@ def _looked(divergence, rows, axis, wanted: tuple[str, ...] = ()) -> Any:
 
     def look(rows):
         rows = *rows[:3], _column(rows[3])
-        return found(_seen(divergence, axis, rows))
+        return found(_seen(divergence, axis, rows, wanted))
 
     def elsewhere(rows):
         rows = *rows[:3], _column(rows[3])

@@ -55,8 +55,7 @@ def trained(name: str) -> Trained:
     build, event, _ = CASES[name]
     apply, params = functional(build, KEY)
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(4, *event)), jnp.float32)
-    target = jnp.asarray(rng.normal(size=(4, *event)), jnp.float32)
+    x, target = np.float32(rng.normal(size=(2, 4, *event)))
     optimizer = optax.adam(1e-2)
 
     @jax.jit
@@ -70,7 +69,7 @@ def trained(name: str) -> Trained:
         return value, seen, gradient, optax.apply_updates(params, updates), opt_state
 
     opt_state, losses = jax.jit(optimizer.init)(params), []
-    label, ids, first = jnp.linspace(-1, 1, 4), jnp.arange(4), {}
+    label, ids, first = np.linspace(-1, 1, 4, dtype=np.float32), np.arange(4), {}
     for _ in range(40):
         value, _, gradient, params, opt_state = step(params, opt_state, label, ids)
         first = first or gradient
@@ -79,7 +78,7 @@ def trained(name: str) -> Trained:
     def output(label, ids):
         return step(params, opt_state, label, ids)[1]
 
-    return Trained(apply, output, losses, float(jnp.mean(target**2)), first)
+    return Trained(apply, output, losses, float(np.mean(target**2)), first)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -87,17 +86,18 @@ def test_shapes_features_and_conditions(name):
     """Output like x, features as announced; class and noise level matter."""
     build, event, shapes = CASES[name]
     net = trained(name)
-    label, null = jnp.linspace(-1, 1, 4), jnp.full(4, CLASSES)
+    label, null = np.linspace(-1, 1, 4, dtype=np.float32), np.full(4, CLASSES)
     out, features = net.output(label, null)
     assert out.shape == (4, *event)
     assert tuple(f.shape[1:] for f in features) == shapes
     announced = []
     jax.eval_shape(lambda: announced.append(build(nnx.Rngs(0)).feature_shapes))
     assert announced == [shapes]
-    other, _ = net.output(label, jnp.zeros(4, int))
-    assert np.abs(np.asarray(other - out)).max() > 1e-3, "the class changes nothing"
-    moved, _ = net.output(label + 0.5, null)
-    assert np.abs(np.asarray(moved - out)).max() > 1e-3, "the noise level does nothing"
+    out = np.asarray(out)
+    other, _ = net.output(label, np.zeros(4, int))
+    assert np.abs(other - out).max() > 1e-3, "the class changes nothing"
+    moved, _ = net.output(label + np.float32(0.5), null)
+    assert np.abs(moved - out).max() > 1e-3, "the noise level does nothing"
 
 
 def test_null_class():
@@ -105,11 +105,12 @@ def test_null_class():
     apply, params = functional(
         lambda rngs: embedding.ConditionEmbedding(8, CLASSES, rngs=rngs), KEY
     )
-    label = jnp.linspace(-1, 1, 4)
-    null = apply(params, label, None)
-    np.testing.assert_array_equal(null, apply(params, label, jnp.full(4, CLASSES)))
-    classes = apply(params, label, jnp.arange(4))
-    gap = np.abs(np.asarray(null - classes)).max(axis=1)
+    label = np.linspace(-1, 1, 4, dtype=np.float32)
+    run = jax.jit(apply)
+    null = np.asarray(run(params, label, None))
+    np.testing.assert_array_equal(null, run(params, label, np.full(4, CLASSES)))
+    classes = run(params, label, np.arange(4))
+    gap = np.abs(null - classes).max(axis=1)
     assert (gap[:CLASSES] > 1e-3).all()
     assert gap[CLASSES] == 0
 
@@ -130,14 +131,18 @@ def test_stacked_seeds():
     """`vmap` over keys and over parameters equals the loop."""
     build, event, _ = CASES["mlp"]
     apply, initial = pure(build)
-    stacked = jax.vmap(initial)(jax.random.split(KEY, 3))
-    stacked["dense_out"]["kernel"] = jax.random.normal(KEY, (3, 16, 18))
-    x, label = jnp.ones((2, *event)), jnp.zeros(2)
-    together = jax.jit(jax.vmap(lambda p: apply(p, x, label)))(stacked)
+    stacked = jax.tree.map(
+        np.asarray, jax.jit(jax.vmap(initial))(jax.random.split(KEY, 3))
+    )
+    last = np.random.default_rng(0).normal(size=(3, 16, 18))
+    stacked["dense_out"]["kernel"] = np.float32(last)
+    x, label = np.ones((2, *event), np.float32), np.zeros(2, np.float32)
+    run = jax.jit(lambda p: apply(p, x, label))
+    together = np.asarray(jax.jit(jax.vmap(run))(stacked))
     for i in range(3):
-        one = apply(jax.tree.map(lambda leaf, i=i: leaf[i], stacked), x, label)
+        one = run(jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
         np.testing.assert_allclose(together[i], one, atol=1e-5)
-    assert np.abs(np.asarray(together[0] - together[1])).max() > 1e-3
+    assert np.abs(together[0] - together[1]).max() > 1e-3
     assert parameter_count(stacked) == 3 * parameter_count(initial(KEY))
 
 
