@@ -33,6 +33,7 @@ from kljax.objectives import (
     ratio,
     targets,
 )
+from kljax.objectives.policy import penalty
 from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
 from kljax.theory import posterior as exact
 from kljax.theory import sequences as enumerated
@@ -60,6 +61,8 @@ PAIR = {
 }
 LABELS, WEIGHTS = {"labels": ids(2, 3)}, {"weights": mask(2, 3)}
 BINS = ratio.RatioBins.init(2, sigma_min=0.1, sigma_max=1.0)
+POLICY = {k: ones(2, 3) for k in ("log_q", "log_p", "log_behavior")}
+POLICY["where"] = mask(2, 3)
 LAWS = {"alpha": ones(4), "variances": ones(3)}
 LAW = GaussianMixture(ones(2), ones(2, 1), ones(2))
 
@@ -168,6 +171,13 @@ TRACED = {
         {"batch": {"tokens": ids(4, 3)}, "fraction": ones()},
     ),
     "next_token": (on_policy.next_token, {"tokens": ids(2, 3), "where": mask(2, 3)}),
+    **{
+        name: (
+            lambda alpha, arrays, form=form: form("alpha", alpha=alpha)(**arrays),
+            {"alpha": ones(), "arrays": POLICY},
+        )
+        for name, form in (("score", penalty.score), ("value", penalty.value))
+    },
     "student_turn": (partial(on_policy.student_turn, KEY), {"fraction": ones()}),
     "adapt_alpha": (
         ratio.adapt_alpha,
@@ -377,6 +387,10 @@ TRACED |= {
 # no array by themselves.
 OTHERS = {
     "balance",
+    "certify",
+    "certify_all",
+    "mean",
+    "targets",
     "bd_kd",
     "condensation_bandwidth",
     "drawn",

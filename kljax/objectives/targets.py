@@ -16,6 +16,7 @@ with preferences through f-divergence minimization", arXiv 2302.08215, whose bas
 a(x) is the prior here.
 """
 
+import abc
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -142,9 +143,24 @@ class Teacher:
         return floating("log_teacher", log_teacher)
 
 
+@dataclass(frozen=True)
+class _OfModels(abc.ABC):
+    weights: Float[Array, "k"] | None = None
+
+    def log_score(
+        self, log_prior: Float[ArrayLike, "*b"], log_others: Float[ArrayLike, "*b k"]
+    ) -> Float[Array, "*b"]:
+        """log P, from the others' log-probabilities of each sequence."""
+        return self._joined(*_beside(log_prior, log_others, self.weights))
+
+    @abc.abstractmethod
+    def _joined(self, every: Array, weights: Array) -> Array:
+        """Log-probabilities of all models, on the last axis, and their shares."""
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(_OfModels):
     """The arithmetic mixture of the prior and other models, ``Σ w_k p_k``; normalized.
 
     Args:
@@ -157,19 +173,13 @@ class Mixture:
       0.4
     """
 
-    weights: Float[Array, "k"] | None = None
-
-    def log_score(
-        self, log_prior: Float[ArrayLike, "*b"], log_others: Float[ArrayLike, "*b k"]
-    ) -> Float[Array, "*b"]:
-        """log P, from the others' log-probabilities of each sequence."""
-        every, weights = _beside(log_prior, log_others, self.weights)
+    def _joined(self, every: Array, weights: Array) -> Array:
         return jax.nn.logsumexp(every + jnp.log(weights), axis=-1)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Product:
+class Product(_OfModels):
     """The geometric mixture of the prior and other models, ``Π p_k^{w_k}``.
 
     By token it is what a soup of models with parameters near each other comes to.
@@ -183,13 +193,7 @@ class Product:
       0.4
     """
 
-    weights: Float[Array, "k"] | None = None
-
-    def log_score(
-        self, log_prior: Float[ArrayLike, "*b"], log_others: Float[ArrayLike, "*b k"]
-    ) -> Float[Array, "*b"]:
-        """log P, from the others' log-probabilities of each sequence."""
-        every, weights = _beside(log_prior, log_others, self.weights)
+    def _joined(self, every: Array, weights: Array) -> Array:
         return jnp.sum(jnp.where(weights == 0, 0, every * weights), axis=-1)
 
 

@@ -18,7 +18,6 @@ __all__ = ["Batches", "Sweep"]
 
 Batches = Callable[..., dict[str, Any]]
 
-
 _copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
