@@ -73,10 +73,10 @@ METHODS = {
     },
 }
 SAMPLED, best = (2, 4, 8, 16), "best of {}".format
-MAIN, SWEPT = ("reward", "entropy", "KL", "gap", "share"), ("reward", "KL")
+MAIN, SWEPT = ("reward", "entropy", "KL", "gap"), ("reward", "KL")
 TITLES = {
     "entropy": "entropy, nats", "top": "largest probability", "gain": "reward gained",
-    "KL": "KL to the prior, nats", "gap": "KL to the posterior, nats",
+    "KL": "KL to prior, nats", "gap": "KL to posterior, nats",
     "share": "gain, share of a posterior's at equal KL", "low": "log Z from",
     "high": "to", "effective": "effective share", "kept": "share accepted",
 }  # fmt: skip
