@@ -76,7 +76,7 @@ SAMPLED, best = (2, 4, 8, 16), "best of {}".format
 MAIN, SWEPT = ("reward", "entropy", "KL", "gap"), ("reward", "KL")
 TITLES = {
     "entropy": "entropy, nats", "top": "largest probability", "gain": "reward gained",
-    "KL": "KL to prior, nats", "gap": "KL to posterior, nats",
+    "KL": "KL to prior", "gap": "KL to posterior, nats",
     "share": "gain, share of a posterior's at equal KL", "low": "log Z from",
     "high": "to", "effective": "effective share", "kept": "share accepted",
 }  # fmt: skip
@@ -301,7 +301,7 @@ def run(study: kit.Study) -> dict[str, kit.Scores]:
     scores = kit.Scores(rows, titles=TITLES)
     study.scale = f"1,024 sequences, {len(study.seeds)} priors"
     study.metrics |= scores.flat()
-    about = "KL to the posterior of the policy's β; without penalty, of β = 0.5."
+    about = "In nats. The posterior: of the policy's β; without penalty, of β = 0.5."
     every = scores.metrics()
     study.score_table("Laws of sequences", scores, MAIN, every=every, caption=about)
     draw(study, scores, path)
