@@ -7,6 +7,7 @@
     study    one run: stages that are stored and read back, training, sweeps
     display  its pictures and tables; `figures` draws them in one look
     judge    for generators of images: a classifier of real ones
+    language a language model to start from, and rewards of its texts
 
 A paper is `experiments/papers/NAME.py`, or `NAME/__init__.py` with two modules beside
 it at most. It binds `PAPER`, `Config(kit.Settings)`, `PRESETS` (`smoke` and `cpu` at

@@ -62,7 +62,7 @@ class Settings:
             raise ValueError(f"seeds must be at least 1, 100 at most, got {self.seeds}")
 
 
-def grid(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+def grid(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
     """All combinations, the last axis fastest: labels of a sweep's members."""
     return list(itertools.product(*axes))
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import references
-from scipy import special
+from scipy import optimize, special
 
 from kljax.theory import sequences as all_of
 from kljax.theory.best_of_n import best_of_n, best_of_n_bound
-from kljax.theory.budget import beta_at, budget, compared
+from kljax.theory.budget import beta_at, budget, compared, efficiency
 from kljax.theory.posterior import (
     conditioned,
     distances,
@@ -187,6 +187,24 @@ def test_budget(x64):
         np.testing.assert_allclose(
             getattr(small, name), getattr(exact, name), rtol=1e-5
         )
+
+
+def test_efficiency(x64):
+    """A gain over that of the posterior as far away, found by root finding."""
+    rng = np.random.default_rng(7)
+    prior, reward = law(rng), rng.normal(size=N)
+    policies = np.stack(
+        [law(rng), tilted(prior, reward, 0.4)[0], tilted(prior, -reward, 1)[0]]
+    )
+    found = efficiency(policies, prior, reward)
+    for q, share in zip(policies, found):
+        far = lambda b, q=q: kl(tilted(prior, reward, b)[0], prior) - kl(q, prior)
+        best = tilted(prior, reward, optimize.brentq(far, 1e-2, 1e2, xtol=1e-13))[0]
+        gain = (np.exp(q) - np.exp(prior)) @ reward
+        most = (np.exp(best) - np.exp(prior)) @ reward
+        np.testing.assert_allclose(share, gain / most, rtol=1e-9)
+    np.testing.assert_allclose(found[1], 1, rtol=1e-9)
+    assert -1 <= found[2] < 0 < found[0] < 1
 
 
 def test_extremes_in_float32():
