@@ -30,10 +30,12 @@ from kljax.objectives import (
     mutual,
     on_policy,
     partition,
+    preference,
     ratio,
     targets,
 )
-from kljax.objectives.policy import penalty
+from kljax.objectives.policy import advantages, losses, penalty, references
+from kljax.objectives.policy.arguments import counted
 from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
 from kljax.theory import posterior as exact
 from kljax.theory import sequences as enumerated
@@ -178,6 +180,43 @@ TRACED = {
         )
         for name, form in (("score", penalty.score), ("value", penalty.value))
     },
+    "counted": (counted, {"where": mask(2, 3), "x": ones(2, 3)}),
+    "policy_loss": (
+        partial(losses.policy_loss, advantages=ones(2)),
+        {**POLICY, "beta": ones()},
+    ),
+    "value_loss": (
+        losses.value_loss,
+        {k: ones(2, 3) for k in ("values", "returns", "old_values")},
+    ),
+    "unsolved": (losses.unsolved, {"correct": mask(2, 3)}),
+    "leave_one_out_advantages": (
+        advantages.leave_one_out_advantages,
+        {"rewards": ones(2, 3)},
+    ),
+    "group_advantages": (advantages.group_advantages, {"rewards": ones(2, 3)}),
+    "generalized_advantages": (
+        advantages.generalized_advantages,
+        {"rewards": ones(2, 3), "values": ones(2, 3), "last_value": ones(2)},
+    ),
+    "arithmetic_reference": (
+        references.arithmetic_reference,
+        {"log_p": ones(2, 3, 4), "weights": ones(4)},
+    ),
+    "geometric_reference": (
+        references.geometric_reference,
+        {"logits": ones(2, 3, 5, 4), "tokens": ids(2, 3)},
+    ),
+    "preference_loss": (
+        lambda alpha, arrays: preference.preference_loss(
+            **arrays, divergence="alpha", alpha=alpha
+        ),
+        {"alpha": ones(), "arrays": {k: ones(4, 2) for k in ("log_q", "log_p")}},
+    ),
+    "kto_pair_loss": (
+        preference.kto_pair_loss,
+        {k: ones(4, 2) for k in ("log_q", "log_p")},
+    ),
     "student_turn": (partial(on_policy.student_turn, KEY), {"fraction": ones()}),
     "adapt_alpha": (
         ratio.adapt_alpha,
@@ -282,6 +321,10 @@ TRACED = {
         partial(metrics.token_measures, distances=("jensen_shannon",)),
         {"labels": ids(2), "q_logits": ones(2, 5), "p_logits": ones(2, 5)},
     ),
+    "token_constraint": (
+        partial(metrics.token_constraint, must=[1], most=2),
+        {"tokens": ids(2, 3), "where": mask(2, 3)},
+    ),
     "greedy": (decoding.greedy, {"logits": ones(2, 5)}),
     "sample": (partial(decoding.sample, KEY), {"logits": ones(2, 5)}),
     "warp": (
@@ -335,6 +378,15 @@ TRACED |= {
     "fuse": (decoding.fuse, {**THREE, "alpha": ones(2, 3)}),
     "solve_weights": (decoding.solve_weights, {**THREE, "where": mask(2, 5)}),
     "Transformer": (APPLY, {"params": PARAMS, "tokens": ids(2, 3)}),
+    "log_probs": (
+        lambda params, found: decoding.log_probs((APPLY, params), found),
+        {
+            "params": PARAMS,
+            "found": decoding.Rollouts(
+                ids(2, 3), mask(2, 3), ids(2, 2, 4), mask(2, 2, 4), ones(2, 2, 4)
+            ),
+        },
+    ),
     "attend": (
         attention.attend,
         {
@@ -389,6 +441,8 @@ OTHERS = {
     "balance",
     "certify",
     "certify_all",
+    "arithmetic",
+    "roll_out",
     "mean",
     "targets",
     "bd_kd",
