@@ -16,7 +16,8 @@ def frontier_gain(
     """How much higher a curve of value over cost is than another, at equal cost.
 
     The mean of the difference over the costs that both curves span, linear between
-    their points: of a concave curve with few points a little too low.
+    their points (of a concave curve with few of them a little too low). A point that
+    costs more than another and has no higher value does not count.
 
     Args:
       cost, value: points of the curve in any order, at least two.
@@ -41,8 +42,10 @@ def frontier_gain(
                 f"{name} has shape {x.shape} and its values {y.shape}; expected the "
                 "same [n], n > 1"
             )
-        order = x.argsort()
-        curves.append((x[order], y[order]))
+        order = np.lexsort((-y, x))
+        x, y = x[order], y[order]
+        best = np.append(True, y[1:] > np.maximum.accumulate(y)[:-1])
+        curves.append((x[best], y[best]))
     (x, y), (u, v) = curves
     low, high = max(x[0], u[0]), min(x[-1], u[-1])
     if not low < high:

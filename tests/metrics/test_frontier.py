@@ -10,7 +10,8 @@ from kljax.metrics import frontier_gain
 def test_gain_is_the_mean_difference_where_both_are():
     rng = np.random.default_rng(0)
     x, u = np.sort(rng.uniform(0, 2, 9)), np.sort(rng.uniform(1, 3, 7))
-    y, v = rng.normal(size=9), rng.normal(size=7)
+    y, v = np.sort(rng.normal(size=(2, 9)))[:, :9]
+    v = v[:7]
     low, high = max(x[0], u[0]), min(x[-1], u[-1])
     apart = lambda t: np.interp(t, x, y) - np.interp(t, u, v)
     kinks = [t for t in [*x, *u] if low < t < high]
@@ -18,6 +19,8 @@ def test_gain_is_the_mean_difference_where_both_are():
     mixed = rng.permutation(9)
     assert frontier_gain(x[mixed], y[mixed], u, v) == pytest.approx(exact, abs=1e-9)
     assert frontier_gain(u, v, x, y) == pytest.approx(-exact, abs=1e-9)
+    worse = [*x, x[3] + 0.01, x[3]], [*y, y[3], y[3] - 1]
+    assert frontier_gain(*worse, u, v) == pytest.approx(exact, abs=1e-9)
 
 
 def test_curves_apart_have_no_gain_and_shapes_are_checked():
