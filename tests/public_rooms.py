@@ -14,7 +14,7 @@ import numpy as np
 
 from kljax import decoding, metrics
 from kljax.divergences import Hidden, Logits
-from kljax.models import attention, embedding, layers, mlp
+from kljax.models import answering, attention, embedding, layers, mlp
 from kljax.models.functional import pure
 from kljax.models.language import rope, task_arithmetic
 from kljax.models.language.transformer import TransformerConfig, transformer
@@ -374,7 +374,17 @@ MODULES = {
         ones(2),
     ),
 }
+POLICY_OF = answering.perceptron_policy(2, 3, 4, 5)
+ANSWERING = {"params": POLICY_OF[1](KEY), "questions": ids(6, 2)}
 TRACED |= {
+    "answer_log_probs": (
+        partial(answering.answer_log_probs, POLICY_OF[0]),
+        {**ANSWERING, "answers": ids(6, 4, 3)},
+    ),
+    "sample_answers": (
+        partial(answering.sample_answers, POLICY_OF[0], samples=4, length=3, key=KEY),
+        ANSWERING,
+    ),
     "fuse": (decoding.fuse, {**THREE, "alpha": ones(2, 3)}),
     "solve_weights": (decoding.solve_weights, {**THREE, "where": mask(2, 5)}),
     "Transformer": (APPLY, {"params": PARAMS, "tokens": ids(2, 3)}),
@@ -447,10 +457,12 @@ OTHERS = {
     "targets",
     "bd_kd",
     "condensation_bandwidth",
+    "descended",
     "drawn",
     "likeliest_bandwidth",
     "mixed",
     "momentum",
+    "perceptron_policy",
     "prompts",
     "stable_index",
     "widened",
@@ -471,6 +483,7 @@ OTHERS = {
     "rotation",
     "standardized",
     "transformer",
+    "transformer_policy",
     "write_safetensors",
     "choose",
     "decoding_call",
