@@ -22,6 +22,7 @@ A whole paper in 40 lines stands in `experiments/kit/example.py`. In general:
     study.each("scores", work_of_seed, study.seeds)     # a stage for every one
     study.fit(("train", method, seed), players, state, batches, steps=100)
     study.sweep("train", players_of, {(m, s): own}, state_of, batches, steps=100)
+    study.learn("train", loss, {(m, s): own}, optax.adam(0.1), steps=100)   # no data
     study.curve("train", "student/loss")            # steps, values [k, members]
     scores = kit.Scores({(method, seed): {"acc": 0.9}}, titles={"acc": "accuracy, %"})
     scores.difference("acc", "a", "b")              # paired, with an interval

@@ -1,21 +1,26 @@
 """A language model to start from: a published one, or a small one trained on text."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
+from experiments.kit.scores import Scores
 from experiments.kit.study import Study
 from kljax.data.batching import passes
 from kljax.data.text import TextConfig, read_corpus
 from kljax.decoding import Decoding, generate
 from kljax.divergences import Logits
 from kljax.models.files.pretrained import from_pretrained
+from kljax.models.language.task_arithmetic import soup
 from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.models.language.vocabulary import Bytes
 from kljax.objectives.distillation import sequence_level_loss
+from kljax.objectives.partition import estimated
 from kljax.training import Loss, Player, init_state
 from kljax.typing import Float, Int, PyTree
 
@@ -87,25 +92,71 @@ def language_model(study: Study, config: LanguageConfig, length: int) -> Languag
 
 
 def written(
-    study: Study, config: LanguageConfig, count: int, tokens: int, *, batch: int = 512
+    study: Study, config: LanguageConfig, count: int, tokens: int
 ) -> Int[np.ndarray, "count tokens"]:
-    """So many texts of so many tokens by the model itself (stage "texts").
+    """So many texts of so many tokens by the model itself (stage "texts")."""
+    work = lambda: sampled(language_model(study, config, tokens + 1), count, tokens)  # noqa: E731
+    return study.once("texts", work)
+
+
+def sampled(
+    model: LanguageModel, count: int, tokens: int, *, batch: int = 512
+) -> Int[np.ndarray, "count tokens"]:
+    """Texts from a fixed key, `batch` of them at a time."""
+    prompt, rest = np.full((batch, 1), model.start), Decoding(tokens)
+    pair, keys = (model.apply, model.params), jax.random.split(jax.random.key(0), count)
+    made = [
+        generate([pair], prompt, rest, key=key).tokens
+        for key in keys[: -(-count // batch)]
+    ]
+    return np.concatenate(made)[:count]
+
+
+def forecast(
+    study: Study,
+    sources: Sequence[str],
+    count: int,
+    tokens: int,
+    betas: Sequence[float] = (1.0, 0.3),
+) -> Scores:
+    """What two models and their soup could give as references, by samples of each.
 
     Args:
       study: the run.
-      config: the model.
-      count, tokens: how many, how long.
-      batch: texts that are written at a time.
+      sources: two fine-tuned models of one kind, names or folders.
+      count, tokens: texts of each reference, and how long they are.
+      betas: of the penalty, in standard deviations of the reward.
+
+    Returns:
+      By reference and β, of the reward "count" of `text_rewards`: its mean ("own"),
+      that of the best policy ("reward"), which is so far from the reference ("KL"),
+      and the share of the texts that say so ("effective").
     """
-
-    def work() -> np.ndarray:
-        apply, params, start = language_model(study, config, tokens + 1)
-        prompt, rest = np.full((batch, 1), start), Decoding(tokens)
-        keys = jax.random.split(jax.random.key(study.config.seed), -(-count // batch))
-        made = [generate([(apply, params)], prompt, rest, key=key) for key in keys]
-        return np.concatenate([one.tokens for one in made])[:count]
-
-    return study.once("texts", work)
+    models = [
+        language_model(study, LanguageConfig(source), tokens + 1) for source in sources
+    ]
+    mixed = models[0]._replace(params=soup([model.params for model in models]))
+    references = dict(zip(("first model", "second model", "soup"), (*models, mixed)))
+    texts = [
+        study.once(("texts", name), lambda model=model: sampled(model, count, tokens))
+        for name, model in references.items()
+    ]
+    every = text_rewards(np.concatenate(texts))["count"].reshape(len(texts), -1)
+    rows = {}
+    for (name, r), beta in itertools.product(zip(references, every), betas):
+        found = estimated(r / beta)
+        best = float(np.exp(r / beta - np.logaddexp.reduce(r / beta)) @ r)
+        rows[name, study.config.seed, beta] = {
+            "own": r.mean(),
+            "reward": best,
+            "KL": best / beta - float(found.log_partition),
+            "effective": float(found.effective) / count,
+        }
+    scores = Scores(rows, factor="β")
+    for beta in scores.levels:
+        about = f"Two language models and their soup by samples, β = {beta:g} σ"
+        study.score_table(about, scores.at(beta))
+    return scores
 
 
 def text_rewards(tokens: Int[np.ndarray, "n t"]) -> dict[str, Float[np.ndarray, "n"]]:

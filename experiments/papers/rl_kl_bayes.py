@@ -32,7 +32,7 @@ from kljax.theory import posterior as exact
 from kljax.theory.best_of_n import best_of_n
 from kljax.theory.budget import budget, efficiency
 from kljax.theory.sequences import chained, sequences
-from kljax.training import Loss, Player, init_state, stacked
+from kljax.training import Loss, stacked
 
 PAPER = "RL with KL penalties is better viewed as Bayesian inference (arXiv 2205.11275)"
 
@@ -230,7 +230,7 @@ def measured(log_q: Any, own: dict[str, Any]) -> dict[str, Any]:
 def trained(study: kit.Study, kind: str, worlds: dict[str, Any]) -> dict[tuple, Any]:
     """Laws after exact gradient ascent, and what each was to become."""
     policy, members = of_prefixes if kind == "table" else bigram, {}
-    rate = optax.cosine_decay_schedule(study.config.rate, study.config.steps)
+    config = study.config
     every = kit.grid(METHODS[kind].items(), enumerate(study.seeds))
     for (method, how), (i, seed) in every:
         x, noise = how.from_prior * worlds["table"][i], np.random.default_rng(seed)
@@ -239,25 +239,20 @@ def trained(study: kit.Study, kind: str, worlds: dict[str, Any]) -> dict[tuple, 
         start = [row + 0.1 * noise.normal(size=row.shape) for row in start]
         better = how.unique * (np.arange(V**T) == worlds["chosen"][i])
         law = {"log_prior": worlds["log_prior"][i], "reward": REWARD + better}
-        members[method, seed] = how._asdict() | law | {"start": start}
+        members[method, seed] = how._asdict() | law | {"start": start, "seed": 0}
 
-    def players(own: dict[str, Any]) -> list[Player]:
-        def loss(params, *, state, frozen, batch, key):
-            log_q, law = policy(params), (own["log_prior"], own["reward"])
-            p = exact.posterior(*law, own["shown"])
-            objective = exact.objective(log_q, *law, own["beta"])
-            mean = jnp.where(own["forward"] > 0, forward_kl(p, log_q), -objective)
-            seen = {"reward": exact.expected(log_q, own["reward"])}
-            seen |= {"entropy": entropy(log_q), "gap": reverse_kl(p, log_q)}
-            return Loss(None, seen, mean=mean)
+    def loss(params: Any, own: dict[str, Any], key: Any) -> Loss:
+        log_q, law = policy(params), (own["log_prior"], own["reward"])
+        p = exact.posterior(*law, own["shown"])
+        objective = exact.objective(log_q, *law, own["beta"])
+        mean = jnp.where(own["forward"] > 0, forward_kl(p, log_q), -objective)
+        seen = {"reward": exact.expected(log_q, own["reward"])}
+        seen |= {"entropy": entropy(log_q), "gap": reverse_kl(p, log_q)}
+        return Loss(None, seen, mean=mean)
 
-        return [Player("policy", loss, optax.adam(rate))]
-
-    def state(own: dict[str, Any]) -> Any:
-        return init_state(jax.random.key(0), {"policy": own["start"]}, players(own))
-
-    ends = study.sweep(kind, players, members, state, steps=study.config.steps)
-    laws = np.asarray(jax.jit(jax.vmap(policy))(ends.params["policy"]))
+    rule = optax.adam(optax.cosine_decay_schedule(config.rate, config.steps))
+    ends = study.learn(kind, loss, members, rule, steps=config.steps)
+    laws = np.asarray(jax.jit(jax.vmap(policy))(stacked([*ends.values()])))
     owns = ({k: v for k, v in x.items() if k != "start"} for x in members.values())
     return dict(zip(members, zip(laws, owns)))
 
