@@ -34,7 +34,7 @@ from kljax.objectives import (
     ratio,
     targets,
 )
-from kljax.objectives.policy import advantages, losses, penalty, references
+from kljax.objectives.policy import advantages, losses, penalty, references, superhf
 from kljax.objectives.policy.arguments import counted
 from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
 from kljax.theory import posterior as exact
@@ -161,6 +161,13 @@ TRACED = {
     "per_sequence": (
         distillation.per_sequence,
         {"weighted": ones(2, 3), "weights": ones(2, 3)},
+    ),
+    "best": (superhf.best, {"rewards": ones(2, 3), "samples": ids(2, 3, 4)}),
+    "superhf_loss": (
+        lambda sides, labels, coefficient: superhf.superhf_loss(
+            sides["teacher"], sides["student"], labels, coefficient=coefficient
+        ),
+        {"sides": PAIR, **LABELS, "coefficient": ones()},
     ),
     "sequence_level_loss": (
         distillation.sequence_level_loss,
@@ -301,6 +308,15 @@ TRACED = {
     "best_of_n": (
         best_of_n.best_of_n,
         {"log_p": ones(3, 5), "reward": ones(5), "n": ones(3)},
+    ),
+    "best_of_n_round": (
+        best_of_n.best_of_n_round,
+        {
+            **dict.fromkeys(("log_p", "log_prior"), ones(3, 5)),
+            "reward": ones(5),
+            "n": ones(3),
+            "coefficient": ones(3),
+        },
     ),
     "best_of_n_bound": (best_of_n.best_of_n_bound, {"n": ones(3)}),
     "sequences": (lambda: enumerated.sequences(2, 3), {}),
