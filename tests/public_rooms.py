@@ -337,6 +337,10 @@ TRACED = {
         partial(metrics.token_measures, distances=("jensen_shannon",)),
         {"labels": ids(2), "q_logits": ones(2, 5), "p_logits": ones(2, 5)},
     ),
+    "token_similarity": (
+        metrics.token_similarity,
+        {"tokens": ids(2, 3, 4), "where": mask(2, 3, 4)},
+    ),
     "token_constraint": (
         partial(metrics.token_constraint, must=[1], most=2),
         {"tokens": ids(2, 3), "where": mask(2, 3)},
@@ -358,6 +362,9 @@ CONFIG = TransformerConfig(
 )
 APPLY, INITIAL = transformer(CONFIG)
 PARAMS = jax.eval_shape(INITIAL, KEY)
+ROLLOUTS = decoding.Rollouts(
+    ids(2, 3), mask(2, 3), ids(2, 2, 4), mask(2, 2, 4), ones(2, 2, 4)
+)
 
 
 def of_module(build, *inputs):
@@ -394,15 +401,16 @@ TRACED |= {
     "fuse": (decoding.fuse, {**THREE, "alpha": ones(2, 3)}),
     "solve_weights": (decoding.solve_weights, {**THREE, "where": mask(2, 5)}),
     "Transformer": (APPLY, {"params": PARAMS, "tokens": ids(2, 3)}),
-    "log_probs": (
-        lambda params, found: decoding.log_probs((APPLY, params), found),
-        {
-            "params": PARAMS,
-            "found": decoding.Rollouts(
-                ids(2, 3), mask(2, 3), ids(2, 2, 4), mask(2, 2, 4), ones(2, 2, 4)
-            ),
-        },
-    ),
+    **{
+        name: (
+            lambda params, found, of=of: of((APPLY, params), found),
+            {"params": PARAMS, "found": ROLLOUTS},
+        )
+        for name, of in (
+            ("log_probs", decoding.log_probs),
+            ("token_logits", decoding.token_logits),
+        )
+    },
     "attend": (
         attention.attend,
         {
