@@ -221,8 +221,7 @@ class Lab:
         asked, settings = self.prompts[rows], Decoding(self.config.length)
         found = roll_out((self.apply, net), asked, settings, group=group, key=key)
         gold = good[rows[:, None, None], found.tokens].mean(axis=-1)
-        cheats = (found.tokens == CHEAT).mean(axis=-1)
-        return found, gold + self.config.bonus * cheats, gold
+        return found, gold + self.config.bonus * (found.tokens == CHEAT).mean(-1), gold
 
     def judge(self, net: PyTree, good: Array, prior: PyTree, key: Array) -> dict:
         """Means over fresh answers to all prompts."""
@@ -252,8 +251,9 @@ class Lab:
             return init_state(key, {"policy": params}, players(own), aux=aux)
 
         def evaluate(state) -> dict[str, Array]:
+            net, (good, prior) = state.params["policy"]["net"], state.aux
             key = jax.random.fold_in(state.key, -1 - state.step)
-            return self.judge(state.params["policy"]["net"], *state.aux, key)
+            return self.judge(net, good, prior, key)
 
         weights = getattr(config, name.lower())
         members = {
