@@ -292,24 +292,27 @@ def show(study: kit.Study, evidence: dict[str, kit.Scores], found: dict) -> None
     about = (
         f"Means over {study.config.seeds} base models. Left: exact optima of every "
         "divergence, with the base model and the target. Middle: a policy that could "
-        "be the target, with 64 samples a step; thin lines are base models. Right: "
+        "be the target, with 64 samples a step: means of entropy. Right: "
         "KL(target, policy) at the end where the target is the texts with a rare word; "
         "dots are base models, lines 95 % intervals of means."
     )
     with study.figure("trade_off", title, about, panels=3, size=(4.6, 3.8)) as axes:
-        for name, (x, y) in means.items():
-            axes[0].plot(x, y, "o", color="tab:red" if name in FOUR else "tab:gray")
-            axes[0].annotate(kit.title(name), (x, y), (4, 3), fontsize=7,
-                             textcoords="offset points")  # fmt: skip
+        shades = kit.figures.colors(FOUR)
+        for i, name in enumerate(sorted(means, key=lambda x: means[x])):
+            (x, y), shade = means[name], shades.get(name, "gray")
+            axes[0].plot(x, y, "o", color=shade)
+            axes[0].annotate(kit.title(name), (x, y), (5, -10 if i % 2 else 4),
+                             textcoords="offset points", color=shade,
+                             fontsize=9 if name in FOUR else 6.5)  # fmt: skip
         for name, (x, y) in marks.items():
             axes[0].plot(x, y, "k*", ms=11)
-            axes[0].annotate(name, (x, y), (6, -10), textcoords="offset points")
+            axes[0].annotate(name, (x, y), (-28, 8), textcoords="offset points")
         axes[0].set(xlabel="diversity: entropy, nats", ylabel="alignment: mean reward")
         paths = {x: ends["path"] for x, ends in found["well specified"].items()}
         count = len(next(iter(paths.values()))[0])
         steps = study.config.steps * (1 + np.arange(count)) / count
         kit.figures.lines(
-            axes[1], {x: (steps, path) for x, path in paths.items()},
+            axes[1], {x: (steps, path.mean(axis=0)) for x, path in paths.items()},
             levels={"target": float(ends["target entropy"].mean())},
             xlabel="step", ylabel="entropy, nats",
         )  # fmt: skip
