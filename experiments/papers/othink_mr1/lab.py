@@ -1,23 +1,5 @@
-"""OThink-MR1: GRPO whose KL weight changes with the step, on questions about pictures.
+"""Pictures of shapes, a policy that answers questions about them, and its training."""
 
-GRPO-D (Liu et al. 2025, "OThink-MR1: Stimulating multimodal generalized reasoning
-capabilities via dynamic reinforcement learning", arXiv 2503.16081) lets the weight of
-the KL penalty fall while a policy explores and rise afterwards, and reports more right
-answers than GRPO with a constant weight and than supervised fine-tuning, on the task
-that is trained and on another one. Its scores are single runs on 200 and 753 questions
-and its constant weight is another one on average; here the same schedule meets the
-constant of its own mean, over many seeds, on pictures of coloured shapes: how many
-shapes are there, and which color covers most. Accuracies are exact: the answer's
-probability, summed over all responses. The paper's models (Qwen2-VL) are not run here.
-
-One step size serves all methods alike: each has its own, chosen from the same ones on
-seeds that are not scored; the same holds for the best constant weight.
-
-    python -m experiments run othink_mr1                 # minutes on two cores
-    python -m experiments run othink_mr1 --preset gpu    # wider, longer, more seeds
-"""
-
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -34,86 +16,12 @@ from kljax.objectives.policy.legacy import formula
 from kljax.objectives.policy.losses import policy_loss
 from kljax.training import taken
 
-PAPER = "OThink-MR1: GRPO with a dynamic KL weight (arXiv 2503.16081)"
-
 TASKS = ("counting", "covering")
 THINK, ANSWER, FIRST, V, T = 0, 1, 2, 12, 4
 """Tokens: two tags, the digits 1 to 9, a filler. A response is a tag, a thought, a tag
 and the answer."""
-SHAPES = np.array([[[1, 1, 0], [1, 1, 0], [0, 0, 0]], [[1, 1, 1], [1, 1, 1], [1, 1, 1]],
-                   [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[1, 1, 1], [1, 0, 1], [1, 1, 1]]])  # fmt: skip
-TITLES = {"own": "accuracy on the task that is trained, %",
-          "other": "accuracy on the other task, %", "KL": "KL(policy, reference), nats",
-          "at w": "accuracy when the weight turns, %",
-          "gain elsewhere": "other task, minus the base model's, points"}  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(kit.Settings):
-    seeds: int = 16
-    tuned_on: int = 4
-    """Seeds of their own, for rates and the best constant."""
-    pictures: int = 3000
-    """To pretrain on; as many as `tests` are held out."""
-    tests: int = 500
-    examples: int = 120
-    """Of the task that is trained (100 and 120 in section 4.2 of the paper)."""
-    width: int = 48
-    pretraining: int = 200
-    """Supervised steps on both tasks that the base model has behind it."""
-    steps: int = 200
-    turn: float = 0.3
-    """w/t of Eq. 3 (section 4.1)."""
-    batch: int = 16
-    group: int = 8
-    low: float = 0.04
-    high: float = 0.10
-    """Of the weight, for counting (section 4.1); 0 to 0.02 for geometry."""
-    constant: float = 0.04
-    """GRPO's, for counting (section 4.1)."""
-    constants: tuple[float, ...] = (0.0, 0.01, 0.04, 0.1, 0.4)
-    """Among which the best one is looked for."""
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    """Of Adam, for every method."""
-
-
-PRESETS = {
-    "smoke": Config(
-        seeds=2, tuned_on=1, pictures=100, tests=20, examples=20, width=8,
-        pretraining=4, steps=10, batch=4, constants=(0.0, 0.1), rates=(3e-3,),
-        decide=False,
-    ),
-    "cpu": Config(),
-    # Never run by us: no accelerator was at hand.
-    "gpu": Config(seeds=64, tuned_on=16, pictures=50_000, tests=2000, examples=1000,
-                  width=256, pretraining=2000, steps=1000, batch=32, group=16),
-    # The paper's weights for geometry. Its models answer questions about photographs;
-    # ours stay what they are.
-    "paper": Config(seeds=64, tuned_on=16, pictures=50_000, tests=2000, examples=8000,
-                    width=256, pretraining=2000, steps=1000, batch=32, low=0.0,
-                    high=0.02, constant=0.01),
-}  # fmt: skip
-
-
-def schedules(config: Config) -> dict[str, Any]:
-    """The weight by step, of every method but the best constant."""
-    low, high, steps = config.low, config.high, config.steps
-    turn, mid = round(config.turn * steps), (low + high) / 2
-    dynamic = optax.join_schedules(
-        [optax.linear_schedule(mid, low, turn),
-         optax.linear_schedule(low, high, steps - turn)], [turn],
-    )  # fmt: skip
-    number = jnp.arange(steps)
-    weights = {
-        "GRPO-D": dynamic(number),
-        "GRPO": jnp.full(steps, config.constant),
-        "rising": optax.linear_schedule(low, high, steps)(number),
-        "falling": optax.linear_schedule(high, low, steps)(number),
-    }
-    return weights | {"equal mean": jnp.full(steps, weights["GRPO-D"].mean())}
-
-
-# ------------------------------------------------------------------------- pictures
+SHAPES = ("110110000", "111111111", "010111010", "111101111")
+"""Of 3 x 3 pixels: small and large square, cross, frame."""
 
 
 def pictures(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +30,7 @@ def pictures(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
     One to nine shapes of three colors, each in a cell of its own of a 4 x 4 grid; drawn
     until one color covers more than the others.
     """
+    drawn = np.array([[*map(int, x)] for x in SHAPES]).reshape(-1, 3, 3)
     shown = np.empty((0, 16, 4, 4, 3)), np.empty((0, 2), int)
     while len(shown[0]) < n:
         count = rng.integers(1, 10, n)
@@ -131,7 +40,7 @@ def pictures(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
         for y in range(3):
             for x in range(3):
                 at = np.arange(n * 16), down + y, right + x, color
-                cells[at] = SHAPES[kind, y, x]
+                cells[at] = drawn[kind, y, x]
         cells = cells.reshape(n, 16, 4, 4, 3) * there[..., None, None, None]
         area = cells.sum(axis=(1, 2, 3))
         clear = (area == area.max(axis=1, keepdims=True)).sum(axis=1) == 1
@@ -222,7 +131,7 @@ def reinforced(law: Any, reference: Any, answers: Any, key: Any, beta: Any, n: i
     right = tokens[..., 3] == answers[:, None]
     form = (tokens[..., 0] == THINK) & (tokens[..., 2] == ANSWER)
     # The paper's Eq. 5, whose gradient is that of the forward KL: it is what is tested.
-    penalty = formula("k3", "loss", allow_biased=True)
+    penalty: Any = formula("k3", "loss", allow_biased=True)
     losses, _ = policy_loss(
         of_tokens(law, tokens), group_advantages(1.0 * right + form), penalty=penalty,
         log_p=of_tokens(reference, tokens), beta=beta, aggregate="seq_mean",
@@ -254,7 +163,7 @@ def descended(loss: Any, params: Any, rate: Any, keys: Any, extra: Any, watch: A
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def pretrained(config: Config, x: Any, y: Any, seeds: Any) -> Any:
+def pretrained(config: Any, x: Any, y: Any, seeds: Any) -> Any:
     """The base model of every seed: a few supervised steps on both tasks."""
 
     def one(seed):
@@ -273,7 +182,7 @@ def pretrained(config: Config, x: Any, y: Any, seeds: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sft"))
-def trained(config: Config, sft: bool, data: dict, members: dict) -> dict[str, Any]:
+def trained(config: Any, sft: bool, data: dict, members: dict) -> dict[str, Any]:
     """What policies come to on the way, `[members, 10]` by measure."""
     (x, y), (tests, answers) = data["pictures"], data["tests"]
 
