@@ -176,7 +176,9 @@ def pretrained(config: Any, x: Any, y: Any, seeds: Any) -> Any:
 
         keys = jax.random.split(jax.random.fold_in(key, 1), config.pretraining)
         first = initial(key, config.width)
-        return descended(loss, first, 3e-3, keys, jnp.zeros(len(keys)), jnp.shape)[0]
+        return descended(loss, first, 3e-3, keys, jnp.zeros(len(keys)), lambda _: None)[
+            0
+        ]
 
     return jax.vmap(one)(seeds)
 
