@@ -34,7 +34,14 @@ from kljax.objectives import (
     ratio,
     targets,
 )
-from kljax.objectives.policy import advantages, losses, penalty, references, superhf
+from kljax.objectives.policy import (
+    advantages,
+    dpg,
+    losses,
+    penalty,
+    references,
+    superhf,
+)
 from kljax.objectives.policy.arguments import counted
 from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
 from kljax.theory import posterior as exact
@@ -187,6 +194,14 @@ TRACED = {
         )
         for name, form in (("score", penalty.score), ("value", penalty.value))
     },
+    "f_dpg": (
+        lambda alpha, **arrays: dpg.f_dpg("alpha", alpha=alpha, **arrays),
+        {
+            **{k: ones(2, 3) for k in ("log_q", "log_score", "log_behavior")},
+            **{k: ones(2) for k in ("log_partition", "baseline")},
+            "alpha": ones(),
+        },
+    ),
     "counted": (counted, {"where": mask(2, 3), "x": ones(2, 3)}),
     "policy_loss": (
         partial(losses.policy_loss, advantages=ones(2)),
