@@ -14,7 +14,7 @@ import numpy as np
 
 from kljax import decoding, metrics
 from kljax.divergences import Hidden, Logits
-from kljax.models import attention, embedding, layers, mlp
+from kljax.models import answering, attention, embedding, layers, mlp
 from kljax.models.functional import pure
 from kljax.models.language import rope, task_arithmetic
 from kljax.models.language.transformer import TransformerConfig, transformer
@@ -30,10 +30,19 @@ from kljax.objectives import (
     mutual,
     on_policy,
     partition,
+    preference,
     ratio,
     targets,
 )
-from kljax.objectives.policy import penalty
+from kljax.objectives.policy import (
+    advantages,
+    dpg,
+    losses,
+    penalty,
+    references,
+    superhf,
+)
+from kljax.objectives.policy.arguments import counted
 from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
 from kljax.theory import posterior as exact
 from kljax.theory import sequences as enumerated
@@ -160,6 +169,13 @@ TRACED = {
         distillation.per_sequence,
         {"weighted": ones(2, 3), "weights": ones(2, 3)},
     ),
+    "best": (superhf.best, {"rewards": ones(2, 3), "samples": ids(2, 3, 4)}),
+    "superhf_loss": (
+        lambda sides, labels, coefficient: superhf.superhf_loss(
+            sides["teacher"], sides["student"], labels, coefficient=coefficient
+        ),
+        {"sides": PAIR, **LABELS, "coefficient": ones()},
+    ),
     "sequence_level_loss": (
         distillation.sequence_level_loss,
         {"student": PAIR["student"], **LABELS, **WEIGHTS},
@@ -178,6 +194,51 @@ TRACED = {
         )
         for name, form in (("score", penalty.score), ("value", penalty.value))
     },
+    "f_dpg": (
+        lambda alpha, **arrays: dpg.f_dpg("alpha", alpha=alpha, **arrays),
+        {
+            **{k: ones(2, 3) for k in ("log_q", "log_score", "log_behavior")},
+            **{k: ones(2) for k in ("log_partition", "baseline")},
+            "alpha": ones(),
+        },
+    ),
+    "counted": (counted, {"where": mask(2, 3), "x": ones(2, 3)}),
+    "policy_loss": (
+        partial(losses.policy_loss, advantages=ones(2)),
+        {**POLICY, "beta": ones()},
+    ),
+    "value_loss": (
+        losses.value_loss,
+        {k: ones(2, 3) for k in ("values", "returns", "old_values")},
+    ),
+    "unsolved": (losses.unsolved, {"correct": mask(2, 3)}),
+    "leave_one_out_advantages": (
+        advantages.leave_one_out_advantages,
+        {"rewards": ones(2, 3)},
+    ),
+    "group_advantages": (advantages.group_advantages, {"rewards": ones(2, 3)}),
+    "generalized_advantages": (
+        advantages.generalized_advantages,
+        {"rewards": ones(2, 3), "values": ones(2, 3), "last_value": ones(2)},
+    ),
+    "arithmetic_reference": (
+        references.arithmetic_reference,
+        {"log_p": ones(2, 3, 4), "weights": ones(4)},
+    ),
+    "geometric_reference": (
+        references.geometric_reference,
+        {"logits": ones(2, 3, 5, 4), "tokens": ids(2, 3)},
+    ),
+    "preference_loss": (
+        lambda alpha, arrays: preference.preference_loss(
+            **arrays, divergence="alpha", alpha=alpha
+        ),
+        {"alpha": ones(), "arrays": {k: ones(4, 2) for k in ("log_q", "log_p")}},
+    ),
+    "kto_pair_loss": (
+        preference.kto_pair_loss,
+        {k: ones(4, 2) for k in ("log_q", "log_p")},
+    ),
     "student_turn": (partial(on_policy.student_turn, KEY), {"fraction": ones()}),
     "adapt_alpha": (
         ratio.adapt_alpha,
@@ -263,6 +324,15 @@ TRACED = {
         best_of_n.best_of_n,
         {"log_p": ones(3, 5), "reward": ones(5), "n": ones(3)},
     ),
+    "best_of_n_round": (
+        best_of_n.best_of_n_round,
+        {
+            **dict.fromkeys(("log_p", "log_prior"), ones(3, 5)),
+            "reward": ones(5),
+            "n": ones(3),
+            "coefficient": ones(3),
+        },
+    ),
     "best_of_n_bound": (best_of_n.best_of_n_bound, {"n": ones(3)}),
     "sequences": (lambda: enumerated.sequences(2, 3), {}),
     "chained": (
@@ -282,6 +352,14 @@ TRACED = {
         partial(metrics.token_measures, distances=("jensen_shannon",)),
         {"labels": ids(2), "q_logits": ones(2, 5), "p_logits": ones(2, 5)},
     ),
+    "token_similarity": (
+        metrics.token_similarity,
+        {"tokens": ids(2, 3, 4), "where": mask(2, 3, 4)},
+    ),
+    "token_constraint": (
+        partial(metrics.token_constraint, must=[1], most=2),
+        {"tokens": ids(2, 3), "where": mask(2, 3)},
+    ),
     "greedy": (decoding.greedy, {"logits": ones(2, 5)}),
     "sample": (partial(decoding.sample, KEY), {"logits": ones(2, 5)}),
     "warp": (
@@ -299,6 +377,9 @@ CONFIG = TransformerConfig(
 )
 APPLY, INITIAL = transformer(CONFIG)
 PARAMS = jax.eval_shape(INITIAL, KEY)
+ROLLOUTS = decoding.Rollouts(
+    ids(2, 3), mask(2, 3), ids(2, 2, 4), mask(2, 2, 4), ones(2, 2, 4)
+)
 
 
 def of_module(build, *inputs):
@@ -331,10 +412,30 @@ MODULES = {
         ones(2),
     ),
 }
+POLICY_OF = answering.perceptron_policy(2, 3, 4, 5)
+ANSWERING = {"params": POLICY_OF[1](KEY), "questions": ids(6, 2)}
 TRACED |= {
+    "answer_log_probs": (
+        partial(answering.answer_log_probs, POLICY_OF[0]),
+        {**ANSWERING, "answers": ids(6, 4, 3)},
+    ),
+    "sample_answers": (
+        partial(answering.sample_answers, POLICY_OF[0], samples=4, length=3, key=KEY),
+        ANSWERING,
+    ),
     "fuse": (decoding.fuse, {**THREE, "alpha": ones(2, 3)}),
     "solve_weights": (decoding.solve_weights, {**THREE, "where": mask(2, 5)}),
     "Transformer": (APPLY, {"params": PARAMS, "tokens": ids(2, 3)}),
+    **{
+        name: (
+            lambda params, found, of=of: of((APPLY, params), found),
+            {"params": PARAMS, "found": ROLLOUTS},
+        )
+        for name, of in (
+            ("log_probs", decoding.log_probs),
+            ("token_logits", decoding.token_logits),
+        )
+    },
     "attend": (
         attention.attend,
         {
@@ -389,14 +490,18 @@ OTHERS = {
     "balance",
     "certify",
     "certify_all",
+    "arithmetic",
+    "roll_out",
     "mean",
     "targets",
     "bd_kd",
     "condensation_bandwidth",
+    "descended",
     "drawn",
     "likeliest_bandwidth",
     "mixed",
     "momentum",
+    "perceptron_policy",
     "prompts",
     "stable_index",
     "widened",
@@ -417,6 +522,7 @@ OTHERS = {
     "rotation",
     "standardized",
     "transformer",
+    "transformer_policy",
     "write_safetensors",
     "choose",
     "decoding_call",

@@ -3,8 +3,11 @@
 Caches come in buckets (256, 512, 1024, ... slots): a step reads the cache over its full
 length, so a short text should not pay for a long one. Prompts are padded to a few
 lengths. So programs are compiled once per batch size, bucket and length of chunk.
+Inside a program of the caller's, which is of one size anyway, nothing is padded: a
+cache has at most as many slots as there are tokens.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -136,11 +139,12 @@ def _blocks(job: Job, chunk: int) -> Iterator[Block]:
     """Blocks of up to `chunk` tokens until all rows stop or all are made."""
     size = -(-min(chunk, job.total) // 16) * 16 if chunk >= 16 else chunk
     read, made = job.read, 0
-    slots = bucket(read + min(job.total, ROOM))
+    most = read + job.total if job.fixed else sys.maxsize
+    slots = min(bucket(read + min(job.total, ROOM)), most)
     state = job.begun(slots)
     while made < job.total:
         left = job.total - made
-        needed = bucket(read + made + min(left, chunk, ROOM))
+        needed = min(bucket(read + made + min(left, chunk, ROOM)), most)
         if needed > slots:
             slots, state = needed, grow(state, needed)
         limit = min(chunk, left, slots - read - made)

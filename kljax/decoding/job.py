@@ -33,6 +33,11 @@ class Job:
     total: int
 
     @property
+    def fixed(self) -> bool:
+        """Whether it stands inside a traced program, which is of these sizes alone."""
+        return traced((self.values, self.prompt, self.keys))
+
+    @property
     def read(self) -> int:
         """Slots that are taken when the first token is made."""
         taken = [cache.slots for cache in self.caches if cache is not None]
@@ -89,16 +94,23 @@ def checked(
     key = jax.random.key(0) if settings.sampling.greedy else key
     pad = jnp.asarray(settings.pad_id, jnp.int32)
     plan, values = planned(readers, params, combine, settings.sampling, (ends, pad))
-    extra = padded_length(prompt.shape[1] - 1) + 1 - prompt.shape[1]
-    return Job(
+    job = Job(
         plan=plan,
         values=values,
-        prompt=jnp.pad(prompt, ((0, 0), (extra, 0))),
-        where=jnp.pad(where, ((0, 0), (extra, 0))),
+        prompt=prompt,
+        where=where,
         broken=broken if traced(broken) else None,
         keys=_row_keys(key, len(prompt)),
         caches=(None,) * len(readers) if caches is None else tuple(caches),
         total=total,
+    )
+    if job.fixed:
+        return job
+    extra = padded_length(prompt.shape[1] - 1) + 1 - prompt.shape[1]
+    return dataclasses.replace(
+        job,
+        prompt=jnp.pad(prompt, ((0, 0), (extra, 0))),
+        where=jnp.pad(where, ((0, 0), (extra, 0))),
     )
 
 

@@ -106,6 +106,10 @@ class SquaredHellinger(Symmetric, _Power):
         above, larger, lower = self._roots(outcomes)
         return larger * lower * jnp.where(above, 0.5 + 0.5 * lower, -0.5)
 
+    def grad_q(self, log_u):
+        # By masses it is √u from a sum that is nearly 0: wrong by 3 % at u = e³⁰.
+        return -0.5 * jnp.expm1(jnp.asarray(log_u) / 2)
+
 
 @generator
 class PearsonChi2(_Power):

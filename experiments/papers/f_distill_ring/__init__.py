@@ -239,7 +239,7 @@ CLAIMS = (
     ),
     escape(
         "sampled",
-        "samples of the student, not exact integrals,",
+        "samples of the student instead of exact integrals",
         "alpha reaches 1 as with exact integrals, but a student on one mode draws no "
         "sample near the other: the gradient is blind to it. An honest limit of every "
         "weight on score differences; noise levels that bridge the modes (T3) are what "

@@ -7,9 +7,9 @@ With ``u = p/q`` of a token, or of a sequence, and ``rho = q/b`` its ratio to th
     score:  sg(rho grad_q(log u)) log q      sg: not differentiated
 
 Both have the gradient of ``D_f(p‖q)`` in expectation, for every divergence, on policy
-(rho is 1, and differentiated all the same) and off policy. `value` is an unbiased
-estimate of the divergence as well; the number that `score` returns means nothing, its
-gradient often varies less.
+(rho is 1, and differentiated all the same) and off policy; it is the same one, sample
+by sample. `value` is an unbiased estimate of the divergence as well, while the number
+that `score` returns means nothing: its use is the credit to go.
 
 What is differentiated is a matter of `credit`. ``"token"``: the *local* divergence, the
 sum of those of the next token after each prefix, with the law of the prefixes held
@@ -27,9 +27,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import as_array, concrete, floating
+from kljax.arguments import concrete
 from kljax.errors import unknown
 from kljax.generators import FDivergence, Outcomes, ReverseKL, get
+from kljax.objectives.policy.arguments import counted
 from kljax.typing import Array, ArrayLike, Bool, Float
 
 __all__ = ["Penalty", "score", "value"]
@@ -167,8 +168,10 @@ def _penalty(
     of = credits[credit]
 
     def penalty(*, log_q, log_p, log_behavior=None, where=None):
-        logs, counts = _checked(log_q, log_p, log_behavior, where)
+        sampled = log_q if log_behavior is None else log_behavior
+        logs, counts = counted(where, log_q=log_q, log_p=log_p, log_behavior=sampled)
         log_q, log_p, log_b = logs
+        log_b = jax.lax.stop_gradient(log_b)
         ratios = of((log_q, _allowed(divergence, log_p), log_b), counts)
         return jnp.where(ratios.counts, form(divergence, ratios), 0)
 
@@ -204,29 +207,6 @@ def _mass_grad(divergence: FDivergence, ratios: _Ratios) -> Array:
     found = divergence.mass_grad(Outcomes.of(safe_p, safe_q, safe_p - safe_q))
     limit = jnp.exp(safe_q) * jnp.where(none, divergence.at_zero, 0)
     return jnp.where(live, jnp.where(none, limit, found), 0)
-
-
-def _checked(log_q, log_p, log_behavior, where) -> tuple[tuple[Array, ...], Array]:
-    """Arrays of one shape and type, 0 where they do not count, and where they do."""
-    log_q, log_p = floating("log_q", log_q), floating("log_p", log_p)
-    if log_behavior is None:
-        log_b = jax.lax.stop_gradient(log_q)
-    else:
-        log_b = jax.lax.stop_gradient(floating("log_behavior", log_behavior))
-    if where is None:
-        counts = jnp.ones(log_q.shape, bool)
-    else:
-        counts = as_array("where", where).astype(bool)
-    shapes = {"log_p": log_p, "log_behavior": log_b, "where": counts}
-    for name, array in shapes.items():
-        if array.shape != log_q.shape or not log_q.ndim:
-            raise ValueError(
-                f"log_q {log_q.shape} and {name} {array.shape} must be [*b, t], one "
-                "number for each of the same tokens"
-            )
-    dtype = jnp.result_type(log_q, log_p, log_b)
-    logs = (jnp.where(counts, x, 0).astype(dtype) for x in (log_q, log_p, log_b))
-    return tuple(logs), counts
 
 
 def _allowed(divergence: FDivergence, log_p: Array) -> Array:
