@@ -14,7 +14,7 @@ import numpy as np
 
 from kljax import decoding, metrics
 from kljax.divergences import Hidden, Logits
-from kljax.models import attention, embedding, layers, mlp
+from kljax.models import answering, attention, embedding, layers, mlp
 from kljax.models.functional import pure
 from kljax.models.language import rope, task_arithmetic
 from kljax.models.language.transformer import TransformerConfig, transformer
@@ -34,7 +34,14 @@ from kljax.objectives import (
     ratio,
     targets,
 )
-from kljax.objectives.policy import advantages, dpg, losses, penalty, references
+from kljax.objectives.policy import (
+    advantages,
+    dpg,
+    losses,
+    penalty,
+    references,
+    superhf,
+)
 from kljax.objectives.policy.arguments import counted
 from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
 from kljax.theory import posterior as exact
@@ -161,6 +168,13 @@ TRACED = {
     "per_sequence": (
         distillation.per_sequence,
         {"weighted": ones(2, 3), "weights": ones(2, 3)},
+    ),
+    "best": (superhf.best, {"rewards": ones(2, 3), "samples": ids(2, 3, 4)}),
+    "superhf_loss": (
+        lambda sides, labels, coefficient: superhf.superhf_loss(
+            sides["teacher"], sides["student"], labels, coefficient=coefficient
+        ),
+        {"sides": PAIR, **LABELS, "coefficient": ones()},
     ),
     "sequence_level_loss": (
         distillation.sequence_level_loss,
@@ -310,6 +324,15 @@ TRACED = {
         best_of_n.best_of_n,
         {"log_p": ones(3, 5), "reward": ones(5), "n": ones(3)},
     ),
+    "best_of_n_round": (
+        best_of_n.best_of_n_round,
+        {
+            **dict.fromkeys(("log_p", "log_prior"), ones(3, 5)),
+            "reward": ones(5),
+            "n": ones(3),
+            "coefficient": ones(3),
+        },
+    ),
     "best_of_n_bound": (best_of_n.best_of_n_bound, {"n": ones(3)}),
     "sequences": (lambda: enumerated.sequences(2, 3), {}),
     "chained": (
@@ -328,6 +351,10 @@ TRACED = {
     "token_measures": (
         partial(metrics.token_measures, distances=("jensen_shannon",)),
         {"labels": ids(2), "q_logits": ones(2, 5), "p_logits": ones(2, 5)},
+    ),
+    "token_similarity": (
+        metrics.token_similarity,
+        {"tokens": ids(2, 3, 4), "where": mask(2, 3, 4)},
     ),
     "token_constraint": (
         partial(metrics.token_constraint, must=[1], most=2),
@@ -350,6 +377,9 @@ CONFIG = TransformerConfig(
 )
 APPLY, INITIAL = transformer(CONFIG)
 PARAMS = jax.eval_shape(INITIAL, KEY)
+ROLLOUTS = decoding.Rollouts(
+    ids(2, 3), mask(2, 3), ids(2, 2, 4), mask(2, 2, 4), ones(2, 2, 4)
+)
 
 
 def of_module(build, *inputs):
@@ -382,19 +412,30 @@ MODULES = {
         ones(2),
     ),
 }
+POLICY_OF = answering.perceptron_policy(2, 3, 4, 5)
+ANSWERING = {"params": POLICY_OF[1](KEY), "questions": ids(6, 2)}
 TRACED |= {
+    "answer_log_probs": (
+        partial(answering.answer_log_probs, POLICY_OF[0]),
+        {**ANSWERING, "answers": ids(6, 4, 3)},
+    ),
+    "sample_answers": (
+        partial(answering.sample_answers, POLICY_OF[0], samples=4, length=3, key=KEY),
+        ANSWERING,
+    ),
     "fuse": (decoding.fuse, {**THREE, "alpha": ones(2, 3)}),
     "solve_weights": (decoding.solve_weights, {**THREE, "where": mask(2, 5)}),
     "Transformer": (APPLY, {"params": PARAMS, "tokens": ids(2, 3)}),
-    "log_probs": (
-        lambda params, found: decoding.log_probs((APPLY, params), found),
-        {
-            "params": PARAMS,
-            "found": decoding.Rollouts(
-                ids(2, 3), mask(2, 3), ids(2, 2, 4), mask(2, 2, 4), ones(2, 2, 4)
-            ),
-        },
-    ),
+    **{
+        name: (
+            lambda params, found, of=of: of((APPLY, params), found),
+            {"params": PARAMS, "found": ROLLOUTS},
+        )
+        for name, of in (
+            ("log_probs", decoding.log_probs),
+            ("token_logits", decoding.token_logits),
+        )
+    },
     "attend": (
         attention.attend,
         {
@@ -455,10 +496,12 @@ OTHERS = {
     "targets",
     "bd_kd",
     "condensation_bandwidth",
+    "descended",
     "drawn",
     "likeliest_bandwidth",
     "mixed",
     "momentum",
+    "perceptron_policy",
     "prompts",
     "stable_index",
     "widened",
@@ -479,6 +522,7 @@ OTHERS = {
     "rotation",
     "standardized",
     "transformer",
+    "transformer_policy",
     "write_safetensors",
     "choose",
     "decoding_call",

@@ -8,6 +8,7 @@ from kljax.metrics.calibration import (
     classwise_calibration_error,
     reliability,
 )
+from kljax.metrics.frontier import frontier_gain
 from kljax.metrics.images import (
     PrecisionRecall,
     frechet_distance,
@@ -25,7 +26,7 @@ from kljax.metrics.rewards import (
     token_constraint,
 )
 from kljax.metrics.sliced import sliced_wasserstein2
-from kljax.metrics.text import cross_prompt_similarity, meteor
+from kljax.metrics.text import cross_prompt_similarity, meteor, token_similarity
 from kljax.metrics.tokens import ExactMatch, exact_match, token_measures
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "exact_match",
     "frechet_distance",
     "frechet_distance_from_moments",
+    "frontier_gain",
     "lexical_reward",
     "meteor",
     "mode_coverage",
@@ -57,5 +59,6 @@ __all__ = [
     "sliced_wasserstein2",
     "token_constraint",
     "token_measures",
+    "token_similarity",
     "variance_ratios",
 ]

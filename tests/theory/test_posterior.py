@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import references
-from scipy import special
+from scipy import optimize, special
 
 from kljax.theory import sequences as all_of
-from kljax.theory.best_of_n import best_of_n, best_of_n_bound
-from kljax.theory.budget import beta_at, budget, compared
+from kljax.theory.best_of_n import best_of_n, best_of_n_bound, best_of_n_round
+from kljax.theory.budget import beta_at, budget, compared, efficiency
 from kljax.theory.posterior import (
     conditioned,
     distances,
@@ -82,7 +82,10 @@ def test_gradient_is_that_of_the_divergence(x64):
     mean = np.sum(np.exp(q) * score, axis=-1, keepdims=True)
     exact = -beta[:, None] * np.exp(q) * (score - mean)
     of_logits = lambda z: objective(jax.nn.log_softmax(z), prior, reward, beta).sum()
-    found = jax.jit(jax.grad(of_logits))(jnp.asarray(q) + 3.0)
+    slope = jax.jit(jax.grad(of_logits))
+    best = slope(posterior(prior, reward, beta))  # S3 of SALSA: it is stationary
+    np.testing.assert_array_less(np.linalg.norm(best, axis=-1), 1e-8)
+    found = slope(jnp.asarray(q) + 3.0)
     error = np.linalg.norm(found - exact, axis=-1) / np.linalg.norm(exact, axis=-1)
     np.testing.assert_array_less(error, 1e-10)
 
@@ -189,6 +192,24 @@ def test_budget(x64):
         )
 
 
+def test_efficiency(x64):
+    """A gain over that of the posterior as far away, found by root finding."""
+    rng = np.random.default_rng(7)
+    prior, reward = law(rng), rng.normal(size=N)
+    policies = np.stack(
+        [law(rng), tilted(prior, reward, 0.4)[0], tilted(prior, -reward, 1)[0]]
+    )
+    found = efficiency(policies, prior, reward)
+    for q, share in zip(policies, found):
+        far = lambda b, q=q: kl(tilted(prior, reward, b)[0], prior) - kl(q, prior)
+        best = tilted(prior, reward, optimize.brentq(far, 1e-2, 1e2, xtol=1e-13))[0]
+        gain = (np.exp(q) - np.exp(prior)) @ reward
+        most = (np.exp(best) - np.exp(prior)) @ reward
+        np.testing.assert_allclose(share, gain / most, rtol=1e-9)
+    np.testing.assert_allclose(found[1], 1, rtol=1e-9)
+    assert -1 <= found[2] < 0 < found[0] < 1
+
+
 def test_extremes_in_float32():
     """r/β beyond 88, impossible outcomes, a row without any: no NaN."""
     half, never = np.log(np.float32(0.5)), -np.inf
@@ -289,6 +310,32 @@ def test_best_of_n_at_its_limits(x64):
     narrow = best_of_n(jnp.float32([-1e-7, -16.0]), jnp.array([0.0, 1.0]), 64)
     share = -np.expm1(64 * np.log1p(-np.exp(-16.0)))
     np.testing.assert_allclose(np.exp(narrow[1]), share, rtol=1e-5)
+
+
+def test_rounds_of_the_best_of_n_with_a_prior(x64):
+    """A round minimizes its objective; rounds end where a scalar equation says."""
+    rng = np.random.default_rng(11)
+    prior, p = law(rng), law(rng)
+    reward, n, c = rng.normal(size=N), 16, np.array([0.0, 0.1, 0.35, 3.0])
+
+    @jax.jit
+    def run(p):
+        step = lambda q, _: (best_of_n_round(q, prior, reward, n, c),) * 2
+        end, path = jax.lax.scan(step, jnp.tile(p, (4, 1)), None, 300)
+        return jnp.exp(best_of_n(p, reward, n)), jnp.exp(path[0]), jnp.exp(end)
+
+    kept, q, end = map(np.asarray, run(p))
+    np.testing.assert_allclose(q.sum(axis=-1), 1, rtol=1e-12)
+    for weight, one in zip(c, q):  # the slope in q is the same for all outcomes
+        slope = (kept + weight * np.exp(prior)) / one
+        np.testing.assert_allclose(slope[one > 0], 1 + weight, rtol=1e-9)
+    first, top = np.exp(prior[reward.argmax()]), reward.argmax()
+    for weight, one in zip(c[1:], end[1:]):
+        rest = lambda m, w=weight: (1 - (1 - m) ** n + w * first) / (1 + w) - m
+        root = optimize.brentq(rest, 0.5 / (1 + weight), 1 - 1e-12)
+        np.testing.assert_allclose(one[top], root, rtol=1e-9)
+        assert (one >= weight / (1 + weight) * np.exp(prior) * (1 - 1e-12)).all()
+    assert abs(end[0, top] - 1) < 1e-12
 
 
 # -------------------------------------------------------------------------- sequences
