@@ -34,7 +34,14 @@ from kljax.objectives import (
     ratio,
     targets,
 )
-from kljax.objectives.policy import advantages, losses, penalty, references
+from kljax.objectives.policy import (
+    advantages,
+    dpg,
+    losses,
+    penalty,
+    references,
+    superhf,
+)
 from kljax.objectives.policy.arguments import counted
 from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
 from kljax.theory import posterior as exact
@@ -162,6 +169,13 @@ TRACED = {
         distillation.per_sequence,
         {"weighted": ones(2, 3), "weights": ones(2, 3)},
     ),
+    "best": (superhf.best, {"rewards": ones(2, 3), "samples": ids(2, 3, 4)}),
+    "superhf_loss": (
+        lambda sides, labels, coefficient: superhf.superhf_loss(
+            sides["teacher"], sides["student"], labels, coefficient=coefficient
+        ),
+        {"sides": PAIR, **LABELS, "coefficient": ones()},
+    ),
     "sequence_level_loss": (
         distillation.sequence_level_loss,
         {"student": PAIR["student"], **LABELS, **WEIGHTS},
@@ -180,6 +194,14 @@ TRACED = {
         )
         for name, form in (("score", penalty.score), ("value", penalty.value))
     },
+    "f_dpg": (
+        lambda alpha, **arrays: dpg.f_dpg("alpha", alpha=alpha, **arrays),
+        {
+            **{k: ones(2, 3) for k in ("log_q", "log_score", "log_behavior")},
+            **{k: ones(2) for k in ("log_partition", "baseline")},
+            "alpha": ones(),
+        },
+    ),
     "counted": (counted, {"where": mask(2, 3), "x": ones(2, 3)}),
     "policy_loss": (
         partial(losses.policy_loss, advantages=ones(2)),
@@ -302,6 +324,15 @@ TRACED = {
         best_of_n.best_of_n,
         {"log_p": ones(3, 5), "reward": ones(5), "n": ones(3)},
     ),
+    "best_of_n_round": (
+        best_of_n.best_of_n_round,
+        {
+            **dict.fromkeys(("log_p", "log_prior"), ones(3, 5)),
+            "reward": ones(5),
+            "n": ones(3),
+            "coefficient": ones(3),
+        },
+    ),
     "best_of_n_bound": (best_of_n.best_of_n_bound, {"n": ones(3)}),
     "sequences": (lambda: enumerated.sequences(2, 3), {}),
     "chained": (
@@ -320,6 +351,10 @@ TRACED = {
     "token_measures": (
         partial(metrics.token_measures, distances=("jensen_shannon",)),
         {"labels": ids(2), "q_logits": ones(2, 5), "p_logits": ones(2, 5)},
+    ),
+    "token_similarity": (
+        metrics.token_similarity,
+        {"tokens": ids(2, 3, 4), "where": mask(2, 3, 4)},
     ),
     "token_constraint": (
         partial(metrics.token_constraint, must=[1], most=2),
@@ -342,6 +377,9 @@ CONFIG = TransformerConfig(
 )
 APPLY, INITIAL = transformer(CONFIG)
 PARAMS = jax.eval_shape(INITIAL, KEY)
+ROLLOUTS = decoding.Rollouts(
+    ids(2, 3), mask(2, 3), ids(2, 2, 4), mask(2, 2, 4), ones(2, 2, 4)
+)
 
 
 def of_module(build, *inputs):
@@ -388,15 +426,16 @@ TRACED |= {
     "fuse": (decoding.fuse, {**THREE, "alpha": ones(2, 3)}),
     "solve_weights": (decoding.solve_weights, {**THREE, "where": mask(2, 5)}),
     "Transformer": (APPLY, {"params": PARAMS, "tokens": ids(2, 3)}),
-    "log_probs": (
-        lambda params, found: decoding.log_probs((APPLY, params), found),
-        {
-            "params": PARAMS,
-            "found": decoding.Rollouts(
-                ids(2, 3), mask(2, 3), ids(2, 2, 4), mask(2, 2, 4), ones(2, 2, 4)
-            ),
-        },
-    ),
+    **{
+        name: (
+            lambda params, found, of=of: of((APPLY, params), found),
+            {"params": PARAMS, "found": ROLLOUTS},
+        )
+        for name, of in (
+            ("log_probs", decoding.log_probs),
+            ("token_logits", decoding.token_logits),
+        )
+    },
     "attend": (
         attention.attend,
         {

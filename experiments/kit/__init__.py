@@ -27,6 +27,7 @@ A whole paper in 40 lines stands in `experiments/kit/example.py`. In general:
     scores = kit.Scores({(method, seed): {"acc": 0.9}}, titles={"acc": "accuracy, %"})
     scores.difference("acc", "a", "b")              # paired, with an interval
     scores.by_level(lambda s: s.difference("acc", "a", "b"))    # a dict, by level
+    kit.tuned(values)       # [rates, seeds]: each seed's rate, chosen on the others
     study.score_table("Accuracy", scores); study.difference_table("...", scores, "b")
     with study.figure("file", "What it shows.", "What is drawn.", panels=2) as axes:
         kit.figures.dots(axes[0], scores, "acc")
@@ -43,7 +44,7 @@ of a 95 % interval everywhere.
 from experiments.kit import figures
 from experiments.kit.bars import *
 from experiments.kit.claims import Claim, Noted, verdicts
-from experiments.kit.scores import Scores
+from experiments.kit.scores import Scores, at_level, tuned
 from experiments.kit.study import Settings, Study, grid, perform
 from experiments.kit.titles import title
 from kljax.metrics.estimates import Estimate, Missing

@@ -210,6 +210,42 @@ class Scores:
         return found
 
 
+def tuned(values: Float[np.ndarray, "settings seeds"]) -> np.ndarray:
+    """The setting for each seed: that of the highest mean over the *other* seeds.
+
+    So a rate is never chosen on the seed that it is scored on; NaN is never chosen.
+
+    Example:
+        >>> tuned(np.array([[1.0, 1.0, 9.0], [2.0, 2.0, 0.0]])).tolist()
+        [0, 0, 1]
+    """
+    known = np.nan_to_num(np.asarray(values, np.float64), nan=-np.inf)
+    kept = ~np.eye(known.shape[1], dtype=bool) | (known.shape[1] == 1)
+    means = [known[:, others].mean(axis=1) for others in kept]
+    return np.argmax(means, axis=1)
+
+
+def at_level(
+    x: Float[np.ndarray, "k seeds"], y: Float[np.ndarray, "k seeds"], level: Any
+) -> np.ndarray:
+    """`y` where `x` first reaches a level (one, or one a seed), on a straight line.
+
+    NaN where it never does; the first `y` where it is there from the start.
+
+    Example:
+        >>> x, y = np.array([[0.0], [1.0], [2.0]]), np.array([[5.0], [7.0], [8.0]])
+        >>> at_level(x, y, 1.5).tolist()
+        [7.5]
+    """
+    found = []
+    for a, b, goal in zip(x.T, y.T, np.broadcast_to(level, x.shape[1])):
+        i = int((a >= goal).argmax())
+        ends = slice(max(0, i - 1), i + 1)
+        there = bool(a[i] >= goal)
+        found.append(np.interp(goal, a[ends], b[ends]) if there else np.nan)
+    return np.array(found)
+
+
 def _counted(things: Sequence[Any], name: str) -> str:
     return f"{len(things)} {name if len(things) != 1 else _one(name)}"
 

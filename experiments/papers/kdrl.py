@@ -324,12 +324,11 @@ def show(study: kit.Study, scores: kit.Scores, rates, first, teacher: float) -> 
     head = ("method", "start", "best rate on other seeds")
     study.table("Learning rates", head, rows, detail=True)
     gains, won = {}, []
-    for name, one in {"imitation alone": "KD", "KDRL": "KDRL"}.items():
-        differ = lambda start, one=one: gain(f"{one} forward", one, start)  # noqa: E731
-        found = gains[name] = [differ(start)(scores) for start in first]
-        ahead = [x for x, y in zip(first, found) if y.interval()[0] > 0]
-        won.append(f"{name}: {', '.join(ahead) or 'none'}")
-    title = f"Starts where the forward KL is surely the better one: {'; '.join(won)}"
+    for name in ("KD", "KDRL"):
+        gains[name] = [gain(f"{name} forward", name, x)(scores) for x in first]
+        ahead = [x for x, y in zip(first, gains[name]) if y.interval()[0] > 0]
+        won.append(f"in {name}: {', '.join(ahead) or 'nowhere'}")
+    title = f"Starts from which the forward KL is surely better, {'; '.join(won)}"
     about = (
         "By the accuracy that students start from: accuracy behind the training (means "
         "over seeds; dotted: the teacher's, dashed: at the start), and what the "
@@ -341,10 +340,11 @@ def show(study: kit.Study, scores: kit.Scores, rates, first, teacher: float) -> 
         axes[0].plot(x, x, "--", color="grey", lw=1)
         given = {"marker": "o", "xlabel": label, "ylabel": "accuracy, %"}
         kit.figures.lines(axes[0], ends, levels={"teacher": teacher}, **given)
-        given["ylabel"] = "forward minus reverse KL, points"
-        ends = {k: (x, [one.value for one in found]) for k, found in gains.items()}
-        kit.figures.lines(axes[1], ends, **given)
-        for found in gains.values():
-            ends = np.transpose([one.interval() for one in found])
-            axes[1].fill_between(x, *ends, alpha=0.2)
         axes[1].axhline(0, color="black", lw=1)
+        axes[1].set(xlabel=label, ylabel="forward minus reverse KL, points")
+        for name, found in gains.items():
+            style = {"color": kit.figures.colors(MAIN)[name]}
+            ends = np.transpose([one.interval() for one in found])
+            axes[1].fill_between(x, *ends, alpha=0.2, **style)
+            axes[1].plot(x, [one.value for one in found], "o-", label=name, **style)
+        axes[1].legend(fontsize=8)

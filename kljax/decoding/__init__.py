@@ -9,7 +9,7 @@ says what is asked of a model, `settings` how a text is continued.
 from kljax.decoding.decoders import Decoder
 from kljax.decoding.fusion import Fusion, Weights, fuse, preset, solve_weights
 from kljax.decoding.generation import Generation, generate, stream
-from kljax.decoding.rollouts import Rollouts, log_probs, roll_out
+from kljax.decoding.rollouts import Rollouts, log_probs, roll_out, token_logits
 from kljax.decoding.sampling import Sample, Sampling, greedy, sample, warp
 from kljax.decoding.settings import Decoding
 from kljax.decoding.speculative import Speculation, speculate
@@ -34,5 +34,6 @@ __all__ = [
     "solve_weights",
     "speculate",
     "stream",
+    "token_logits",
     "warp",
 ]

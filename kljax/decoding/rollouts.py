@@ -18,7 +18,7 @@ from kljax.decoding.sampling import Sampling, warp
 from kljax.decoding.settings import Decoding
 from kljax.typing import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
-__all__ = ["Rollouts", "log_probs", "roll_out"]
+__all__ = ["Rollouts", "log_probs", "roll_out", "token_logits"]
 
 
 @jax.tree_util.register_dataclass
@@ -161,13 +161,36 @@ def log_probs(
             f"sampling is {sampling}: expected a temperature above 0 and no repetition "
             "penalty, one law for all tokens"
         )
-    apply, params = model
-    ids, where = found.text()
-    start = found.prompt.shape[1] - 1
-    logits = apply(params, ids[:, :-1], where[:, :-1])[:, start:]
-    chosen = ids[:, start + 1 :, None]
+    logits = token_logits(model, found)
+    chosen = jnp.where(found.where, found.tokens, 0)[..., None]
     if sampling is not None:
         own = jnp.arange(logits.shape[-1]) == chosen
         logits = jnp.where(own, logits / law.temperature, warp(logits, law))
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), chosen, axis=-1)[..., 0]
-    return jnp.where(found.where, log_p.reshape(found.tokens.shape), 0)
+    return jnp.where(found.where, log_p, 0)
+
+
+def token_logits(
+    model: tuple[Callable[..., Array], PyTree], found: Rollouts
+) -> Float[Array, "b g t v"]:
+    """A policy's logits at every token of rollouts, before it was drawn.
+
+    Args:
+      model, found: as in `log_probs`.
+
+    Returns:
+      Logits before temperature and filters; meaningless where a token does not count.
+
+    Example:
+      >>> apply = lambda params, tokens, where: jnp.zeros((*tokens.shape, 7))
+      >>> ids, kept = jnp.ones((1, 2, 3), int), jnp.ones((1, 2, 3), bool)
+      >>> prompt, counted = ids[:, 0], kept[:, 0]
+      >>> found = Rollouts(prompt, counted, ids, kept, jnp.zeros((1, 2, 3)))
+      >>> token_logits((apply, None), found).shape
+      (1, 2, 3, 7)
+    """
+    apply, params = model
+    ids, where = found.text()
+    start = found.prompt.shape[1] - 1
+    logits = apply(params, ids[:, :-1], where[:, :-1])[:, start:]
+    return logits.reshape(*found.tokens.shape, logits.shape[-1])

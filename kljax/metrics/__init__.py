@@ -26,7 +26,7 @@ from kljax.metrics.rewards import (
     token_constraint,
 )
 from kljax.metrics.sliced import sliced_wasserstein2
-from kljax.metrics.text import cross_prompt_similarity, meteor
+from kljax.metrics.text import cross_prompt_similarity, meteor, token_similarity
 from kljax.metrics.tokens import ExactMatch, exact_match, token_measures
 
 __all__ = [
@@ -59,5 +59,6 @@ __all__ = [
     "sliced_wasserstein2",
     "token_constraint",
     "token_measures",
+    "token_similarity",
     "variance_ratios",
 ]

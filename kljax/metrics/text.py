@@ -6,13 +6,15 @@ References: Banerjee and Lavie 2005, "METEOR"; Mukobi et al. 2023, "SuperHF", ar
 """
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from kljax.arguments import expect, unlike, whole
-from kljax.typing import Float
+from kljax.typing import Array, ArrayLike, Bool, Float, Int
 
-__all__ = ["cross_prompt_similarity", "meteor"]
+__all__ = ["cross_prompt_similarity", "meteor", "token_similarity"]
 
 Text = str | Sequence[Hashable]
 
@@ -102,33 +104,70 @@ def _padded(texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray]:
     return ids, lengths
 
 
+def token_similarity(
+    tokens: Int[ArrayLike, "*b n t"], where: Bool[ArrayLike, "*b n t"] | None = None
+) -> Float[Array, "*b"]:
+    """`cross_prompt_similarity` of arrays, for a training loop: it can be jitted.
+
+    Args:
+      tokens: one answer for each of n >= 2 prompts.
+      where: which tokens count, from the first of an answer on; None: all.
+
+    Returns:
+      The mean over all ordered pairs, in [0, 1].
+
+    Raises:
+      ValueError: shapes, or fewer than two prompts.
+
+    Example:
+      >>> round(float(token_similarity([[1, 2], [1, 2], [3, 4]])), 4)
+      0.3125
+    """
+    ids = jnp.asarray(tokens)
+    kept = jnp.ones(ids.shape, bool) if where is None else jnp.asarray(where, bool)
+    if kept.shape != ids.shape or ids.ndim < 2 or ids.shape[-2] < 2:
+        raise ValueError(
+            f"tokens {ids.shape} and where {kept.shape}: expected the same [*b, n, t] "
+            "with n >= 2 prompts"
+        )
+    n, lengths = ids.shape[-2], kept.sum(axis=-1)
+    one, other = np.nonzero(~np.eye(n, dtype=bool))
+    scores = _meteor(
+        ids[..., one, :], lengths[..., one], ids[..., other, :], lengths[..., other],
+        0.9, 3.0, 0.5, jnp,
+    )  # fmt: skip
+    return scores.mean(axis=-1)
+
+
 def _meteor(
-    candidate: np.ndarray,
-    its_length: np.ndarray,
-    reference: np.ndarray,
-    other_length: np.ndarray,
+    candidate: Any,
+    its_length: Any,
+    reference: Any,
+    other_length: Any,
     alpha: float,
     beta: float,
     gamma: float,
-) -> Float[np.ndarray, "n"]:
-    """Of pairs of padded rows."""
-    rows, most = candidate.shape
-    free = np.arange(reference.shape[1]) < other_length[:, None]
-    partner = np.full((rows, most), -1)
+    xp: Any = np,
+) -> Any:
+    """Of pairs of padded rows `[*b, t]`, in NumPy's or JAX's functions."""
+    most, width = candidate.shape[-1], reference.shape[-1]
+    places = xp.arange(width)
+    free = places < other_length[..., None]
+    partners = []
     for i in reversed(range(most)):
-        equal = free & (reference == candidate[:, i : i + 1])
-        equal &= (i < its_length)[:, None]
-        last = equal.shape[1] - 1 - equal[:, ::-1].argmax(axis=1)
-        found = np.flatnonzero(equal.any(axis=1))
-        partner[found, i] = last[found]
-        free[found, last[found]] = False
+        equal = free & (reference == candidate[..., i : i + 1])
+        equal &= (i < its_length)[..., None]
+        last = width - 1 - xp.argmax(xp.flip(equal, axis=-1), axis=-1)
+        partners.append(xp.where(equal.any(axis=-1), last, -1))
+        free = free & (places != partners[-1][..., None])
+    partner = xp.stack(partners[::-1], axis=-1)
     matched = partner >= 0
-    goes_on = matched[:, 1:] & matched[:, :-1] & (np.diff(partner, axis=1) == 1)
-    matches = matched.sum(axis=1)
-    chunks = matches - goes_on.sum(axis=1)
-    count = np.maximum(matches, 1)
-    precision = count / np.maximum(its_length, 1)
-    recall = count / np.maximum(other_length, 1)
+    goes_on = matched[..., 1:] & matched[..., :-1] & (xp.diff(partner, axis=-1) == 1)
+    matches = matched.sum(axis=-1)
+    count = xp.maximum(matches, 1)
+    chunks = matches - goes_on.sum(axis=-1)
+    precision = count / xp.maximum(its_length, 1)
+    recall = count / xp.maximum(other_length, 1)
     mean = precision * recall / (alpha * precision + (1 - alpha) * recall)
     score = mean * (1 - gamma * (chunks / count) ** beta)
-    return np.where(matches > 0, score, 0.0)
+    return xp.where(matches > 0, score, 0.0)

@@ -11,10 +11,10 @@ References: Mukobi et al. 2023, "SuperHF", arXiv 2310.16763; Beirami et al. 2024
 import jax
 import jax.numpy as jnp
 
-from kljax.arguments import floating, rows_shaped
+from kljax.arguments import fitting, floating, rows_shaped
 from kljax.typing import Array, ArrayLike, Float
 
-__all__ = ["best_of_n", "best_of_n_bound"]
+__all__ = ["best_of_n", "best_of_n_bound", "best_of_n_round"]
 
 
 def best_of_n(
@@ -84,3 +84,46 @@ def best_of_n_bound(n: ArrayLike) -> Float[Array, "*b"]:
     """
     n = floating("n", n)
     return jnp.log(n) - (n - 1) / n
+
+
+def best_of_n_round(
+    log_p: Float[ArrayLike, "*#b k"],
+    log_prior: Float[ArrayLike, "*#b k"],
+    reward: Float[ArrayLike, "*#b k"],
+    n: ArrayLike,
+    coefficient: ArrayLike,
+) -> Float[Array, "*b k"]:
+    """``(q_n + λ prior)/(1 + λ)``, q_n the best of n: a round of SuperHF, exactly.
+
+    It is the minimizer of ``E_{q_n}[−log q] + λ KL(prior‖q)``. Where one outcome is the
+    best, rounds end at about ``1/(1 + λ)`` for it; nothing ever falls below
+    ``λ/(1 + λ)`` of its prior.
+
+    Args:
+      log_p: log-probabilities of what is sampled from.
+      log_prior: of what the policy is to stay near.
+      reward, n: as in `best_of_n`.
+      coefficient: λ >= 0; one number, or one for each row; 0 is `best_of_n`.
+
+    Returns:
+      Log-probabilities.
+
+    Raises:
+      ValueError: shapes.
+
+    Example:
+      >>> p, reward = jnp.log(jnp.full(4, 0.25)), jnp.arange(4.0)
+      >>> q = p
+      >>> for _ in range(20):
+      ...     q = best_of_n_round(q, p, reward, 16, 1.0)
+      >>> [round(float(x), 3) for x in jnp.exp(q)]
+      [0.125, 0.125, 0.125, 0.625]
+
+    Reference: derived from the loss of Mukobi et al. 2023, section 3.
+    """
+    kept, prior = best_of_n(log_p, reward, n), floating("log_prior", log_prior)
+    rows = jnp.broadcast_shapes(kept.shape, prior.shape)[:-1]
+    weight = jnp.broadcast_to(fitting("coefficient", coefficient, rows), rows)
+    weight = floating("coefficient", weight)[..., None]
+    with_prior = jnp.where(weight > 0, jnp.log(weight) + prior, -jnp.inf)
+    return jnp.logaddexp(kept, with_prior) - jnp.log1p(weight)

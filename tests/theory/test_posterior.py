@@ -12,7 +12,7 @@ import references
 from scipy import optimize, special
 
 from kljax.theory import sequences as all_of
-from kljax.theory.best_of_n import best_of_n, best_of_n_bound
+from kljax.theory.best_of_n import best_of_n, best_of_n_bound, best_of_n_round
 from kljax.theory.budget import beta_at, budget, compared, efficiency
 from kljax.theory.posterior import (
     conditioned,
@@ -310,6 +310,32 @@ def test_best_of_n_at_its_limits(x64):
     narrow = best_of_n(jnp.float32([-1e-7, -16.0]), jnp.array([0.0, 1.0]), 64)
     share = -np.expm1(64 * np.log1p(-np.exp(-16.0)))
     np.testing.assert_allclose(np.exp(narrow[1]), share, rtol=1e-5)
+
+
+def test_rounds_of_the_best_of_n_with_a_prior(x64):
+    """A round minimizes its objective; rounds end where a scalar equation says."""
+    rng = np.random.default_rng(11)
+    prior, p = law(rng), law(rng)
+    reward, n, c = rng.normal(size=N), 16, np.array([0.0, 0.1, 0.35, 3.0])
+
+    @jax.jit
+    def run(p):
+        step = lambda q, _: (best_of_n_round(q, prior, reward, n, c),) * 2
+        end, path = jax.lax.scan(step, jnp.tile(p, (4, 1)), None, 300)
+        return jnp.exp(best_of_n(p, reward, n)), jnp.exp(path[0]), jnp.exp(end)
+
+    kept, q, end = map(np.asarray, run(p))
+    np.testing.assert_allclose(q.sum(axis=-1), 1, rtol=1e-12)
+    for weight, one in zip(c, q):  # the slope in q is the same for all outcomes
+        slope = (kept + weight * np.exp(prior)) / one
+        np.testing.assert_allclose(slope[one > 0], 1 + weight, rtol=1e-9)
+    first, top = np.exp(prior[reward.argmax()]), reward.argmax()
+    for weight, one in zip(c[1:], end[1:]):
+        rest = lambda m, w=weight: (1 - (1 - m) ** n + w * first) / (1 + w) - m
+        root = optimize.brentq(rest, 0.5 / (1 + weight), 1 - 1e-12)
+        np.testing.assert_allclose(one[top], root, rtol=1e-9)
+        assert (one >= weight / (1 + weight) * np.exp(prior) * (1 - 1e-12)).all()
+    assert abs(end[0, top] - 1) < 1e-12
 
 
 # -------------------------------------------------------------------------- sequences

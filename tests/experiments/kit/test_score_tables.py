@@ -94,3 +94,25 @@ def test_pictures_of_a_run_that_decides_nothing_say_so(tmp_path):
         assert (made.title == "Ours is best") == decides
         assert "Ours is best" in made.title and ("nothing" in made.title) != decides
         assert (tmp_path / "one.png").is_file()
+
+
+def test_a_setting_is_chosen_on_other_seeds():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 6))
+    pick = kit.tuned(values)
+    for seed in range(6):
+        others = np.delete(values, seed, axis=1).mean(axis=1)
+        assert pick[seed] == others.argmax()
+        changed = values.copy()
+        changed[:, seed] = rng.normal(size=4) * 100
+        assert kit.tuned(changed)[seed] == pick[seed]
+    assert kit.tuned(values[:, :1])[0] == values[:, 0].argmax()  # there are no others
+    values[pick[0], 1] = np.nan
+    assert kit.tuned(values)[0] != pick[0]
+
+
+def test_where_a_curve_reaches_a_level():
+    x = np.array([[0.0, 0.0, 3.0], [2.0, 1.0, 4.0], [1.0, 1.5, 5.0], [4.0, 1.8, 5.0]])
+    y = np.arange(12.0).reshape(4, 3)
+    found = kit.at_level(x, y, np.array([1.0, 2.0, 2.0]))
+    assert found[0] == 1.5 and np.isnan(found[1]) and found[2] == 2

@@ -3,6 +3,7 @@
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from kljax.metrics import (
     rewards,
     sentiment_reward,
     token_constraint,
+    token_similarity,
 )
 
 # Matches, precision, recall, chunks, all by hand.
@@ -62,6 +64,15 @@ def test_similarity_does_not_know_an_order():
     assert found == {np.mean(both)}
     drawn = [cross_prompt_similarity(texts, pairs=12, seed=s) for s in range(300)]
     assert abs(np.mean(drawn) - every) < 4 * np.std(drawn) / 300**0.5
+    # The same of padded arrays, in a program.
+    ids = np.stack([np.resize(text, 7) for text in texts])
+    inside = np.arange(7) < np.array([len(text) for text in texts])[:, None]
+    found = jax.jit(token_similarity)(
+        np.stack([ids, ids[::-1]]), inside[[range(9)] * 2]
+    )
+    assert abs(found[0] - every) < 1e-6 and found[1] != found[0]
+    with pytest.raises(ValueError, match="n >= 2 prompts"):
+        token_similarity(ids[:1])
     with pytest.raises(ValueError, match="two at least"):
         cross_prompt_similarity(["a"])
 
