@@ -6,7 +6,7 @@ import numpy as np
 from kljax import data, metrics
 from kljax.data import arithmetic, batching, images, splits, text
 from kljax.data.readers import labels, raw, values
-from kljax.metrics import calibration
+from kljax.metrics import calibration, frontier
 
 RNG = np.random.default_rng(0)
 
@@ -109,6 +109,10 @@ PLAIN = {
     ),
     "byte_levels": (lambda x: values.byte_levels("here", x), {"x": BYTES}),
     "held_out": (splits.held_out, {"examples": BYTES, "labels": CLASSES}),
+    "frontier_gain": (
+        frontier.frontier_gain,
+        dict.fromkeys(("cost", "value", "other_cost", "other_value"), np.arange(3.0)),
+    ),
     "modular": (arithmetic.modular, {}),
     "sums": (lambda: arithmetic.sums(1), {}),
     "mistaken": (

@@ -314,6 +314,7 @@ TRACED = {
     "conditioned": (exact.conditioned, ALLOWED),
     "budget": (budget.budget, TILTED),
     "beta_at": (budget.beta_at, {"kl": ones(3), **ENUMERATED}),
+    "efficiency": (budget.efficiency, {"log_q": ones(3, 5), **ENUMERATED}),
     "compared": (
         lambda first, second: budget.compared(
             {"first": first, "second": second}, ones(5), 0.5, "first"
