@@ -272,9 +272,8 @@ def trained(study: kit.Study, world: World, name: str, members: list, begun: dic
         params, key = {"student": own["first"]}, jax.random.key(own["seed"])
         return init_state(key, params, world.practice(own))
 
-    own, steps = {one: setting(*one) for one in members}, study.config.steps
-    given = name, world.practice, own, state
-    ends = study.sweep(*given, frozen=begun["teachers"], steps=steps)
+    given = name, world.practice, {one: setting(*one) for one in members}, state
+    ends = study.sweep(*given, frozen=begun["teachers"], steps=study.config.steps)
     right = jax.jit(jax.vmap(lambda params: world.right(world.student, params)))
     found = study.once((name, "scores"), lambda: right(ends.params["student"]))
     return dict(zip(members, map(float, found)))
@@ -308,8 +307,8 @@ def run(study: kit.Study) -> kit.Scores:
     mean = lambda of, x: float(jax.vmap(lambda x: world.right(of, x))(x).mean())  # noqa: E731
     first = {name: mean(world.student, begun[name]) for name in starts}
     show(study, scores, rates, first, mean(world.teacher, begun["teachers"]))
-    size = parameter_count(begun["teachers"]) // len(seeds)
-    study.scale = f"{world.count:,} questions, a teacher of {size:,} weights"
+    weights = f"{parameter_count(begun['teachers']) // len(seeds):,} weights"
+    study.scale = f"{world.count:,} questions, a teacher of {weights}"
     return scores
 
 
@@ -326,7 +325,8 @@ def show(study: kit.Study, scores: kit.Scores, rates, first, teacher: float) -> 
     gains, won = {}, []
     for name in ("KD", "KDRL"):
         gains[name] = [gain(f"{name} forward", name, x)(scores) for x in first]
-        ahead = [x for x, y in zip(first, gains[name]) if y.interval()[0] > 0]
+        low = [y.interval()[0] if y.count > 1 else 0 for y in gains[name]]
+        ahead = [x for x, least in zip(first, low) if least > 0]
         won.append(f"in {name}: {', '.join(ahead) or 'nowhere'}")
     title = f"Starts from which the forward KL is surely better, {'; '.join(won)}"
     about = (
@@ -344,7 +344,7 @@ def show(study: kit.Study, scores: kit.Scores, rates, first, teacher: float) -> 
         axes[1].set(xlabel=label, ylabel="forward minus reverse KL, points")
         for name, found in gains.items():
             style = {"color": kit.figures.colors(MAIN)[name]}
-            ends = np.transpose([one.interval() for one in found])
-            axes[1].fill_between(x, *ends, alpha=0.2, **style)
+            ends = [one.interval() if one.count > 1 else (0, 0) for one in found]
+            axes[1].fill_between(x, *np.transpose(ends), alpha=0.2, **style)
             axes[1].plot(x, [one.value for one in found], "o-", label=name, **style)
         axes[1].legend(fontsize=8)
