@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax import data, metrics
-from kljax.data import batching, images, splits, text
+from kljax.data import arithmetic, batching, images, splits, text
 from kljax.data.readers import labels, raw, values
 from kljax.metrics import calibration
 
@@ -109,6 +109,12 @@ PLAIN = {
     ),
     "byte_levels": (lambda x: values.byte_levels("here", x), {"x": BYTES}),
     "held_out": (splits.held_out, {"examples": BYTES, "labels": CLASSES}),
+    "modular": (arithmetic.modular, {}),
+    "sums": (lambda: arithmetic.sums(1), {}),
+    "mistaken": (
+        lambda answers: arithmetic.mistaken(answers, 2, 0.5, RNG),
+        {"answers": CLASSES[:, None]},
+    ),
     "windows": (
         lambda: text.windows(iter(["abcd", "ab"]), lambda t: [*t.encode()], 0, 6, 3),
         {},

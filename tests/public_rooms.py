@@ -14,7 +14,7 @@ import numpy as np
 
 from kljax import decoding, metrics
 from kljax.divergences import Hidden, Logits
-from kljax.models import attention, embedding, layers, mlp
+from kljax.models import answering, attention, embedding, layers, mlp
 from kljax.models.functional import pure
 from kljax.models.language import rope, task_arithmetic
 from kljax.models.language.transformer import TransformerConfig, transformer
@@ -34,7 +34,14 @@ from kljax.objectives import (
     ratio,
     targets,
 )
-from kljax.objectives.policy import advantages, losses, penalty, references, superhf
+from kljax.objectives.policy import (
+    advantages,
+    dpg,
+    losses,
+    penalty,
+    references,
+    superhf,
+)
 from kljax.objectives.policy.arguments import counted
 from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
 from kljax.theory import posterior as exact
@@ -187,6 +194,14 @@ TRACED = {
         )
         for name, form in (("score", penalty.score), ("value", penalty.value))
     },
+    "f_dpg": (
+        lambda alpha, **arrays: dpg.f_dpg("alpha", alpha=alpha, **arrays),
+        {
+            **{k: ones(2, 3) for k in ("log_q", "log_score", "log_behavior")},
+            **{k: ones(2) for k in ("log_partition", "baseline")},
+            "alpha": ones(),
+        },
+    ),
     "counted": (counted, {"where": mask(2, 3), "x": ones(2, 3)}),
     "policy_loss": (
         partial(losses.policy_loss, advantages=ones(2)),
@@ -397,7 +412,17 @@ MODULES = {
         ones(2),
     ),
 }
+POLICY_OF = answering.perceptron_policy(2, 3, 4, 5)
+ANSWERING = {"params": POLICY_OF[1](KEY), "questions": ids(6, 2)}
 TRACED |= {
+    "answer_log_probs": (
+        partial(answering.answer_log_probs, POLICY_OF[0]),
+        {**ANSWERING, "answers": ids(6, 4, 3)},
+    ),
+    "sample_answers": (
+        partial(answering.sample_answers, POLICY_OF[0], samples=4, length=3, key=KEY),
+        ANSWERING,
+    ),
     "fuse": (decoding.fuse, {**THREE, "alpha": ones(2, 3)}),
     "solve_weights": (decoding.solve_weights, {**THREE, "where": mask(2, 5)}),
     "Transformer": (APPLY, {"params": PARAMS, "tokens": ids(2, 3)}),
@@ -471,10 +496,12 @@ OTHERS = {
     "targets",
     "bd_kd",
     "condensation_bandwidth",
+    "descended",
     "drawn",
     "likeliest_bandwidth",
     "mixed",
     "momentum",
+    "perceptron_policy",
     "prompts",
     "stable_index",
     "widened",
@@ -495,6 +522,7 @@ OTHERS = {
     "rotation",
     "standardized",
     "transformer",
+    "transformer_policy",
     "write_safetensors",
     "choose",
     "decoding_call",

@@ -7,6 +7,7 @@
     study    one run: stages that are stored and read back, training, sweeps
     display  its pictures and tables; `figures` draws them in one look
     judge    for generators of images: a classifier of real ones
+    language a language model to start from, and rewards of its texts
 
 A paper is `experiments/papers/NAME.py`, or `NAME/__init__.py` with two modules beside
 it at most. It binds `PAPER`, `Config(kit.Settings)`, `PRESETS` (`smoke` and `cpu` at
@@ -21,6 +22,7 @@ A whole paper in 40 lines stands in `experiments/kit/example.py`. In general:
     study.each("scores", work_of_seed, study.seeds)     # a stage for every one
     study.fit(("train", method, seed), players, state, batches, steps=100)
     study.sweep("train", players_of, {(m, s): own}, state_of, batches, steps=100)
+    study.learn("train", loss, {(m, s): own}, optax.adam(0.1), steps=100)   # no data
     study.curve("train", "student/loss")            # steps, values [k, members]
     scores = kit.Scores({(method, seed): {"acc": 0.9}}, titles={"acc": "accuracy, %"})
     scores.difference("acc", "a", "b")              # paired, with an interval

@@ -86,6 +86,11 @@ class Scores:
         """A value at every level, for bars over levels (`every`, `holds_for`)."""
         return {str(level): value(self.at(level)) for level in self.levels}
 
+    def by_levels(self, metric: str, method: str) -> Float[np.ndarray, "seeds levels"]:
+        """All seeds of a method at every level, in their order: curves."""
+        found = self._every(metric, method)
+        return found.reshape(*found.shape[:2], -1).mean(axis=-1)
+
     # ------------------------------------------------------------ numbers
 
     def title(self, metric: str) -> str:

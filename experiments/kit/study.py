@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import optax
 
 import kljax
 from experiments import harness
@@ -25,15 +26,18 @@ from experiments.kit.stages import Label, Stages, slug
 from kljax.errors import CheckpointError
 from kljax.training import (
     Every,
+    Loss,
     Player,
     Progress,
     RunFolder,
     Step,
     TrainState,
     fit,
+    init_state,
     jit_step,
     make_step,
     stacked,
+    taken,
 )
 from kljax.training.sweep import Batches, Sweep
 from kljax.typing import PyTree
@@ -62,7 +66,7 @@ class Settings:
             raise ValueError(f"seeds must be at least 1, 100 at most, got {self.seeds}")
 
 
-def grid(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+def grid(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
     """All combinations, the last axis fastest: labels of a sweep's members."""
     return list(itertools.product(*axes))
 
@@ -240,6 +244,37 @@ class Study(Display):
             for name, arguments in zip(labels, one.apart())
         ]
         return stacked(trained)
+
+    def learn(
+        self,
+        label: Label,
+        loss: Callable[..., Loss],
+        members: Mapping[Name, dict[str, Any]],
+        rule: optax.GradientTransformation,
+        *,
+        steps: int,
+    ) -> dict[Name, PyTree]:
+        """`sweep` of members that learn alone and without data: their parameters.
+
+        Args:
+            label: of the stage.
+            loss: `loss(params, own, key)` of a member's own settings.
+            members: label to own settings: "start", the first parameters; "seed", of
+                the keys; and what the loss asks for.
+            rule: of all of them.
+            steps: in all.
+        """
+
+        def players(own: dict[str, Any]) -> list[Player]:
+            of_own = lambda params, **given: loss(params, own, given["key"])  # noqa: E731
+            return [Player("model", of_own, rule)]
+
+        def state(own: dict[str, Any]) -> TrainState:
+            start = {"model": own["start"]}
+            return init_state(jax.random.key(own["seed"]), start, players(own))
+
+        ends = self.sweep(label, players, members, state, steps=steps).params["model"]
+        return {name: taken(ends, i) for i, name in enumerate(members)}
 
     @staticmethod
     def _member(label: Label, name: Label) -> Label:

@@ -119,6 +119,7 @@ class _Probe:
 
     def __init__(self, name: str, f: Callable[[Array], Array]) -> None:
         self.name, self.f = name, f
+        self._tails: dict[float, _Tail] = {}
         for shape in ((), (3,), (2, 3)):
             u = jax.ShapeDtypeStruct(shape, jnp.float64)
             found = self._call(lambda u: jax.eval_shape(f, u), u)
@@ -140,18 +141,35 @@ class _Probe:
                 f"two derivatives: {str(error).splitlines()[0]}"
             ) from error
 
-    def __call__(self, u: np.ndarray, order: int = 0) -> np.ndarray:
-        """The derivative of that order, elementwise."""
-        f = self.f
-        for _ in range(order):
-            f = jax.grad(f)
+    def __call__(self, u: np.ndarray) -> np.ndarray:
+        """f, elementwise."""
+        return self._at(self.f, u)[0]
+
+    def derivatives(self, u: np.ndarray) -> np.ndarray:
+        """f, f' and f'', ``[3, n]``."""
+
+        def first(u):
+            value, slope = jax.value_and_grad(self.f)(u)
+            return slope, value
+
+        def both(u):
+            (slope, value), second = jax.value_and_grad(first, has_aux=True)(u)
+            return value, slope, second
+
+        return self._at(both, u)
+
+    def _at(self, function: Callable, u: np.ndarray) -> np.ndarray:
         full = jnp.asarray(np.pad(u, (0, _SIZE - len(u)), constant_values=1.5))
         with np.errstate(all="ignore"):
-            return self._call(lambda u: np.asarray(jax.vmap(f)(u)), full)[: len(u)]
+            found = self._call(jax.vmap(function), full)
+            return np.asarray(np.atleast_2d(found))[:, : len(u)]
 
     def printed(self, l: np.ndarray) -> np.ndarray:
+        return self._normalized(self(np.exp(l)), l)
+
+    def _normalized(self, f: np.ndarray, l: np.ndarray) -> np.ndarray:
         level, slope = self.tangent
-        return self(np.exp(l)) - level - slope * np.expm1(l)
+        return f - level - slope * np.expm1(l)
 
     def _check_convex(self) -> None:
         u = np.exp(_GRID)
@@ -174,9 +192,9 @@ class _Probe:
 
     def _at_one(self) -> tuple[_Tangent, float]:
         """The tangent at 1, and half of the gap between the slopes there."""
-        level = float(self(np.ones(1))[0])
-        beside = 1 + _STEP * np.array([-1.0, 1.0])
-        left, right = self(beside, 1) - (beside - 1) * self(beside, 2)
+        step = _STEP * np.array([-1.0, 1.0])
+        f, first, second = self.derivatives(1 + np.append(step, 0))
+        level, (left, right) = float(f[2]), first[:2] - step * second[:2]
         if not np.isfinite([level, left, right]).all():
             raise ValueError(
                 f"{self.name} must be finite at u = 1, with slopes there; got value "
@@ -200,13 +218,13 @@ class _Probe:
     def _side(self, end: float) -> tuple[float, ...] | None:
         """Coefficients between l = 0 and the end, if they give f."""
         l = end * (1 + np.polynomial.chebyshev.chebpts1(_DEGREE + 1)) / 2
-        fitted = np.polynomial.Chebyshev.fit(
-            l, self._bend(l), _DEGREE, domain=sorted((0, end))
-        )
+        checked = end * np.linspace(0.03, 1, 14)
+        bend, bend_there = self._bends(l, checked)
+        fitted = np.polynomial.Chebyshev.fit(l, bend, _DEGREE, domain=sorted((0, end)))
         series = fitted.convert(kind=np.polynomial.Polynomial).coef
         series = np.pad(series, (0, _DEGREE + 1 - len(series)))
-        l = end * np.linspace(0.03, 1, 14)
-        bend, found = self._bend(l), np.polynomial.polynomial.polyval(l, series)
+        l, bend = checked, bend_there
+        found = np.polynomial.polynomial.polyval(l, series)
         scale = 1 + abs(self.tangent.level) + abs(self.tangent.slope) + self.kink
         fits = abs(found - bend) <= 1e-8 * np.max(abs(bend)) + 1e-12 * scale
         printed = self.printed(l)
@@ -214,19 +232,30 @@ class _Probe:
         right = off <= 1e-7 * abs(printed) + 1e-10 * scale
         return tuple(series.tolist()) if (fits & right).all() else None
 
-    def _bend(self, l: np.ndarray) -> np.ndarray:
-        """``(u − 1)²/l² ∫₀¹ (1 − t) f''(1 + t (u − 1)) dt``."""
+    def _bends(self, *points: np.ndarray) -> list[np.ndarray]:
+        """``(u − 1)²/l² ∫₀¹ (1 − t) f''(1 + t (u − 1)) dt`` at each of them."""
         nodes, weights = np.polynomial.legendre.leggauss(16)
-        t, x = (1 + nodes) / 2, np.expm1(l)
-        second = self(1 + np.outer(x, t).ravel(), 2).reshape(len(l), -1)
-        return (x / l) ** 2 * (second @ (weights / 2 * (1 - t)))
+        t = (1 + nodes) / 2
+        u = [1 + np.outer(np.expm1(l), t) for l in points]
+        second = self.derivatives(np.concatenate(u).ravel())[2].reshape(-1, len(t))
+        parts = np.split(second, np.cumsum([len(l) for l in points])[:-1])
+        return [
+            (np.expm1(l) / l) ** 2 * (part @ (weights / 2 * (1 - t)))
+            for l, part in zip(points, parts)
+        ]
 
     def tail(self, farthest: float) -> _Tail:
+        if farthest not in self._tails:
+            self._tails[farthest] = self._tail(farthest)
+        return self._tails[farthest]
+
+    def _tail(self, farthest: float) -> _Tail:
         l = -farthest * 0.8 ** np.arange(24)
         u = np.exp(l)
         with np.errstate(all="ignore"):
-            level, second = self.printed(l), self(u, 2)
-            gap = self(u, 1) - self.tangent.slope
+            f, first, second = self.derivatives(u)
+            level = self._normalized(f, l)
+            gap = first - self.tangent.slope
             rate = 1 + u * second / np.where(gap == 0, 1, gap)
         known = np.all(np.isfinite([level, gap, rate, second]), axis=0)
         # The farthest point of those up to which all is finite.

@@ -8,6 +8,7 @@ from kljax.metrics.calibration import (
     classwise_calibration_error,
     reliability,
 )
+from kljax.metrics.frontier import frontier_gain
 from kljax.metrics.images import (
     PrecisionRecall,
     frechet_distance,
@@ -45,6 +46,7 @@ __all__ = [
     "exact_match",
     "frechet_distance",
     "frechet_distance_from_moments",
+    "frontier_gain",
     "lexical_reward",
     "meteor",
     "mode_coverage",

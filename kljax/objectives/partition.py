@@ -153,8 +153,9 @@ class RunningPartition:
         return jnp.where(none, jnp.nan, self.log_sum - log_count)
 
     def delayed(self, log_weights: Float[Array, "*c n"]) -> Float[Array, "*c"]:
-        """`value`, or before the first sample that of these weights."""
-        return jnp.where(self.count == 0, self.update(log_weights).value, self.value)
+        """`value`; that after the update while no sample has had any weight."""
+        empty = self.log_sum == -jnp.inf
+        return jnp.where(empty, self.update(log_weights).value, self.value)
 
     def update(self, log_weights: Float[Array, "*c n"]) -> "RunningPartition":
         """With the weights log P − log q of n more samples of each context."""

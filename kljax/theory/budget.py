@@ -16,7 +16,7 @@ from kljax.errors import unknown
 from kljax.theory.posterior import expected, log_partition, posterior
 from kljax.typing import Array, ArrayLike, Float
 
-__all__ = ["Budget", "Reference", "beta_at", "budget", "compared"]
+__all__ = ["Budget", "Reference", "beta_at", "budget", "compared", "efficiency"]
 
 
 class Budget(NamedTuple):
@@ -106,6 +106,34 @@ def beta_at(
 
     low, high = jax.lax.fori_loop(0, 60, halve, (-most, most))
     return scale * jnp.exp((low + high) / 2)
+
+
+def efficiency(
+    log_q: Float[ArrayLike, "*#b n"],
+    log_prior: Float[ArrayLike, "*#b n"],
+    reward: Float[ArrayLike, "*#b n"],
+) -> Float[Array, "*b"]:
+    """What a law gains over the prior, as a share of the posterior's at equal KL.
+
+    Args:
+      log_q: log-probabilities of a policy, or of what a sampler returns.
+      log_prior, reward: as in `log_partition`.
+
+    Returns:
+      At most 1, which posteriors of any β have; NaN for the prior itself. Where q is
+      further away than any β reaches, a share of the largest gain that there is.
+
+    Example:
+      >>> prior, reward = jnp.log(jnp.full(2, 0.5)), jnp.array([0.0, 1.0])
+      >>> worse = jnp.log(jnp.array([0.8, 0.2]))
+      >>> round(float(efficiency(worse, prior, reward)), 4)
+      -1.0
+    """
+    kl = forward_kl(log_q, log_prior)
+    prior, r = floating("log_prior", log_prior), floating("reward", reward)
+    gain = expected(log_q, r) - expected(prior, r)
+    prior, r = (jnp.broadcast_to(x, (*kl.shape, x.shape[-1])) for x in (prior, r))
+    return gain / budget(prior, r, beta_at(kl, prior, r)).gain
 
 
 class Reference(NamedTuple):

@@ -63,12 +63,22 @@ def test_memory_is_small_and_flat_in_rows(name, use):
 
 
 @pytest.mark.inspected
-def test_memory_of_16_bits_is_at_most_a_gradient_more():
+def test_memory_of_16_bits_is_at_most_a_gradient_more(monkeypatch):
+    monkeypatch.setattr(blocks, "cores", lambda: 1)
     value = partial(total, "forward_kl")
     assert temporaries(value, 2048, dtype=jnp.bfloat16) <= 2 * MIB  # not widened: 512
     result = 2 * 2048 * V
     gradient = USES["model"]("forward_kl")
     assert temporaries(gradient, 2048, dtype=jnp.bfloat16) <= result + 2 * MIB
+
+
+@pytest.mark.inspected
+def test_memory_of_many_cores_is_bounded(monkeypatch):
+    monkeypatch.setattr(blocks, "cores", lambda: 64)
+    rows = 2040  # of no other test: what was traced before would be run again
+    assert temporaries(partial(total, "forward_kl"), rows) <= 4 * MIB
+    result, gradient = 2 * rows * V, USES["model"]("jensen_shannon")
+    assert temporaries(gradient, rows, dtype=jnp.bfloat16) <= result + 8 * MIB
 
 
 @pytest.mark.inspected
@@ -117,7 +127,9 @@ def test_the_gradient_is_for_the_side_that_is_asked_for():
     assert logarithms(1) < logarithms((0, 1))
 
 
-def test_blocks():
+def test_blocks(monkeypatch):
+    monkeypatch.setattr(blocks, "cores", lambda: 1)
+    assert blocks.chains(V) == 1
     assert blocks.block_rows(2048, V) == 2
     assert blocks.block_rows(600, 2 * V) == 2
     assert blocks.block_rows(600, V // 2) == 4
@@ -125,6 +137,39 @@ def test_blocks():
     assert blocks.block_rows(5, V // 2) == 3  # of equal size: less is done twice
     assert blocks.block_rows(64, 10**6) == 2
     assert blocks.block_rows(512, 100) == 512
+
+
+def test_blocks_of_several_cores(monkeypatch):
+    monkeypatch.setattr(blocks, "cores", lambda: 2)
+    assert [blocks.chains(v) for v in (8, V, 2 * V, 4 * V, 10**6)] == [2, 2, 2, 1, 1]
+    assert blocks.block_rows(2048, V, 2) == 4
+    assert blocks.block_rows(2048, V) == 8  # a block for all cores
+    assert blocks.block_rows(300, 2048, 2) == 50  # six of them, in whole turns
+    assert blocks.block_rows(64, 2048, 2) == 64
+    monkeypatch.setattr(blocks, "cores", lambda: 64)
+    assert blocks.chains(V) == 4
+    assert blocks.block_rows(5, V, 4) == 2  # two again would be one too few
+
+
+@pytest.mark.parametrize("cores", [1, 2, 8])
+def test_cores_change_no_value_and_no_gradient(cores, monkeypatch):
+    monkeypatch.setattr(blocks, "cores", lambda: cores)
+    monkeypatch.setattr(blocks, "_BLOCK", 256)
+    monkeypatch.setattr(blocks, "_TURN", 512)
+    # Another number of rows for each, or what was traced before would be run again.
+    p, q = np.float32(np.random.default_rng(0).normal(size=(2, 37 + cores, 32)) * 2)
+    assert blocks.block_rows(len(p), 32, blocks.chains(32)) < len(p) / 2
+    mass_p, mass_q = references.softmax(p), references.softmax(q)
+    weight = np.arange(1.0, 1 + len(p), dtype=np.float32)
+
+    def weighted(p, q):
+        value = kd.divergence(p, q, "forward_kl")
+        return jnp.sum(weight * value), value
+
+    gradient, value = jax.jit(jax.grad(weighted, 1, has_aux=True))(p, q)
+    np.testing.assert_allclose(value, references.kl(mass_p, mass_q), rtol=3e-6)
+    want = weight[:, None] * (mass_q - mass_p)
+    np.testing.assert_allclose(gradient, want, atol=1e-6 * np.max(weight))
 
 
 def test_blocked_rows_are_those_of_one_row_at_a_time():

@@ -13,7 +13,7 @@ from scipy import optimize, special
 
 from kljax.theory import sequences as all_of
 from kljax.theory.best_of_n import best_of_n, best_of_n_bound, best_of_n_round
-from kljax.theory.budget import beta_at, budget, compared
+from kljax.theory.budget import beta_at, budget, compared, efficiency
 from kljax.theory.posterior import (
     conditioned,
     distances,
@@ -82,7 +82,10 @@ def test_gradient_is_that_of_the_divergence(x64):
     mean = np.sum(np.exp(q) * score, axis=-1, keepdims=True)
     exact = -beta[:, None] * np.exp(q) * (score - mean)
     of_logits = lambda z: objective(jax.nn.log_softmax(z), prior, reward, beta).sum()
-    found = jax.jit(jax.grad(of_logits))(jnp.asarray(q) + 3.0)
+    slope = jax.jit(jax.grad(of_logits))
+    best = slope(posterior(prior, reward, beta))  # S3 of SALSA: it is stationary
+    np.testing.assert_array_less(np.linalg.norm(best, axis=-1), 1e-8)
+    found = slope(jnp.asarray(q) + 3.0)
     error = np.linalg.norm(found - exact, axis=-1) / np.linalg.norm(exact, axis=-1)
     np.testing.assert_array_less(error, 1e-10)
 
@@ -187,6 +190,24 @@ def test_budget(x64):
         np.testing.assert_allclose(
             getattr(small, name), getattr(exact, name), rtol=1e-5
         )
+
+
+def test_efficiency(x64):
+    """A gain over that of the posterior as far away, found by root finding."""
+    rng = np.random.default_rng(7)
+    prior, reward = law(rng), rng.normal(size=N)
+    policies = np.stack(
+        [law(rng), tilted(prior, reward, 0.4)[0], tilted(prior, -reward, 1)[0]]
+    )
+    found = efficiency(policies, prior, reward)
+    for q, share in zip(policies, found):
+        far = lambda b, q=q: kl(tilted(prior, reward, b)[0], prior) - kl(q, prior)
+        best = tilted(prior, reward, optimize.brentq(far, 1e-2, 1e2, xtol=1e-13))[0]
+        gain = (np.exp(q) - np.exp(prior)) @ reward
+        most = (np.exp(best) - np.exp(prior)) @ reward
+        np.testing.assert_allclose(share, gain / most, rtol=1e-9)
+    np.testing.assert_allclose(found[1], 1, rtol=1e-9)
+    assert -1 <= found[2] < 0 < found[0] < 1
 
 
 def test_extremes_in_float32():

@@ -1,9 +1,14 @@
 """Rows in blocks that stay in the cache on a CPU, all at once elsewhere.
 
-The choice is made when a program is lowered for its platform.
+The choice is made when a program is lowered for its platform, for as many cores as the
+process may use then. XLA's CPU runtime starts an operation on a block in a few
+microseconds on its own core, and in ten or more on others: with several cores blocks
+are larger, and several are worked on in one turn of the loop, as chains of operations
+that do not wait for each other.
 """
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +19,42 @@ from kljax.typing import Array
 
 _BLOCK = 2**16
 """Elements of one array in a block: a few such arrays are alive at a time."""
+_TURN = 2**18
+"""The same of all blocks of a turn, where there are several cores."""
+_CHAINS = 4
+"""Blocks in a turn, at most, as each takes compiling: XLA gives an operation several
+cores where there are more."""
 
 
-def block_rows(rows: int, width: int) -> int:
+def cores() -> int:
+    """How many of them this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def chains(width: int) -> int:
+    """Blocks in a turn: as many as there are cores, of at least 2 rows each."""
+    return max(1, min(cores(), _CHAINS, _TURN // (2 * max(width, 1))))
+
+
+def block_rows(rows: int, width: int, together: int = 1) -> int:
     """Rows in a block, or `rows` where one block is all.
 
     At least 2, however wide the row and whatever divides `rows`; blocks are as many as
-    the largest size needs, and equal.
+    the largest size needs, in whole turns, and equal.
+
+    Args:
+      rows: how many there are.
+      width: elements of one.
+      together: blocks in a turn.
     """
-    most = max(2, _BLOCK // max(width, 1))
-    return rows if rows <= most else -(-rows // -(-rows // most))
+    block = _BLOCK if cores() == 1 else _TURN // together
+    most = max(2, block // max(width, 1))
+    if rows <= most:
+        return rows
+    turns = -(-rows // (most * together))
+    return max(2, -(-rows // (turns * together)))
 
 
 def by_rows(function: Callable[[Any], Any], rows: Any, lead: int) -> Any:
@@ -50,7 +81,7 @@ def filled_by_rows(
 
     With a function of its own for all other platforms.
     """
-    split = _Split(function, rows, lead)
+    split = _Split(function, rows, lead, chained=True)
     whole = split.size == split.count
     if whole and elsewhere is None:
         return function(rows)
@@ -59,16 +90,24 @@ def filled_by_rows(
 
 
 class _Split:
-    """Rows in blocks of `size`, of `count` in all."""
+    """Rows in blocks of `size`, of `count` in all, some of them `together`.
 
-    def __init__(self, function: Callable[[Any], Any], rows: Any, lead: int):
+    But one by one where they are differentiated: the transpose of several cuts of an
+    array would add up arrays as large as that.
+    """
+
+    def __init__(
+        self, function: Callable[[Any], Any], rows: Any, lead: int, *, chained=False
+    ):
         arrays = jax.tree.leaves(rows)
         self.function, self.lead = function, lead
         self.shape = arrays[0].shape[:lead]
         self.count = math.prod(self.shape)
         width = max(math.prod(x.shape[lead:]) for x in arrays)
-        self.size = block_rows(self.count, width)
+        together = chains(width) if chained else 1
+        self.size = block_rows(self.count, width, together)
         self.blocks = -(-self.count // self.size)
+        self.together = min(together, self.blocks)
 
     def _cut(self, rows: Any) -> Callable[[Array], Any]:
         flat = self._reshaped(rows, self.lead, (self.count,))
@@ -114,17 +153,26 @@ class _Split:
             lambda x: _as_bits(jnp.zeros((self.count, *x.shape[1:]), x.dtype)), types
         )
 
-        def one(block, results):
-            start = self._start(block)
+        def put(start, results, new):
             return jax.tree.map(
                 lambda x, new: jax.lax.dynamic_update_slice_in_dim(
                     x, _as_bits(new), start, 0
                 ),
                 results,
-                self.function(cut(start)),
+                new,
             )
 
-        results = jax.lax.fori_loop(0, self.blocks, one, results)
+        def turn(index, results):
+            first, some = index * self.together, range(self.together)
+            starts = [self._start(first + i) for i in some]
+            # All of them before any is written, which would have the others wait.
+            found = [self.function(cut(start)) for start in starts]
+            for start, new in zip(starts, found):
+                results = put(start, results, new)
+            return results
+
+        turns = -(-self.blocks // self.together)
+        results = jax.lax.fori_loop(0, turns, turn, results)
         results = jax.tree.map(
             lambda x, like: (
                 jax.lax.bitcast_convert_type(x, like.dtype) if _narrow(like) else x

@@ -60,7 +60,7 @@ def _certify(*, off: float, **parts: str) -> None:
 
     formula = Formula(**parts)
     with jax.enable_x64(True):
-        found = certify(formula, Space.drawn(jax.random.key(0), 4, 4, off=off))
+        found = certify(formula, Space.drawn(jax.random.key(0), 4, 5, off=off))
     sampled = f"sampled {off:.0%} off policy" if off else "sampled on policy"
     print(f"{formula}, {sampled}:\n{found}")
     if found.label != formula.wanted:

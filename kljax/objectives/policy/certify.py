@@ -158,17 +158,11 @@ def targets(space: Space) -> dict[str, Float[np.ndarray, "d"]]:
         for table, sums in zip((space.log_p, space.log_q), whole)
     )
 
-    @jax.jit
-    def terms(log_p, log_q):
-        # Each term is a function of its own mass alone.
-        return {
-            name: jax.value_and_grad(lambda q, p, of: of.term(p, q).sum())(
-                log_q, log_p, get(name)
-            )
-            for name in dict.fromkeys(("reverse_kl", "forward_kl", *names()))
-        }
-
-    each = {n: np.asarray(x) for n, (v, x) in terms(log_p, log_q).items() if v < np.inf}
+    each = {
+        name: np.asarray(slopes)
+        for name, (value, slopes) in _terms(log_p, log_q).items()
+        if value < np.inf
+    }
     reached = space.gathered(np.broadcast_to(space.weights[:, None], space.where.shape))
     local, sequence = {}, {}
     for name, slopes in each.items():
@@ -177,6 +171,17 @@ def targets(space: Space) -> dict[str, Float[np.ndarray, "d"]]:
         local[f"local {short}"] = space.gradient(None, reached[:, None] * table)
         sequence[f"sequence {short}"] = space.gradient(slopes[count:, None], 0)
     return local | sequence
+
+
+@jax.jit
+def _terms(log_p: Array, log_q: Array) -> dict[str, tuple[Array, Array]]:
+    """Every divergence and its derivative; each term sees its own mass alone."""
+    return {
+        name: jax.value_and_grad(lambda q, p, of: of.term(p, q).sum())(
+            log_q, log_p, get(name)
+        )
+        for name in dict.fromkeys(("reverse_kl", "forward_kl", *names()))
+    }
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -229,5 +229,9 @@ def certificate(formula: Formula, on_policy: bool = True) -> Certificate:
       'local forward'
     """
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        space = Space.drawn(jax.random.key(0), 3, 3, off=0.0 if on_policy else 0.3)
-        return certify(formula, space)
+        return certify(formula, _space(on_policy))
+
+
+@functools.cache
+def _space(on_policy: bool) -> Space:
+    return Space.drawn(jax.random.key(0), 3, 3, off=0.0 if on_policy else 0.3)

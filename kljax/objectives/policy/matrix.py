@@ -4,6 +4,7 @@ import jax
 
 from kljax.objectives.policy.certify import Certificate, certify_all
 from kljax.objectives.policy.legacy import Formula, formulas
+from kljax.objectives.policy.scorecard import USES
 from kljax.objectives.policy.space import Space
 
 __all__ = ["page"]
@@ -27,6 +28,19 @@ the teacher does not enter the gradient at all.
 | --- | --- | --- | --- | --- | --- |
 """
 
+LIBRARIES = """
+## What libraries have
+
+As read in their code at the named commit, and not run; later versions may differ.
+Coefficients and defaults of 0 are left out, and what is clamped (verl and OpenRLHF
+clamp at ±10) has no gradient beyond. A library that updates several times on one batch
+is off policy from the second time on. *To go* stands for rewards per token under GAE
+with discount and decay 1.
+
+| library | commit | read | setting | formula | on policy | off policy |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+
 
 def page(vocab: int = 4, length: int = 5, off: float = 0.1, seed: int = 0) -> str:
     """The page, in Markdown.
@@ -44,6 +58,11 @@ def page(vocab: int = 4, length: int = 5, off: float = 0.1, seed: int = 0) -> st
         cells = [_cell(one, column[name]) for column in columns]
         parts = one.estimator, one.placement, one.level, one.ratio
         lines.append(f"| {' | '.join([*parts, *cells])} |\n")
+    lines.append(LIBRARIES)
+    for use in USES:
+        one, words = use.formula, str(use.formula)
+        cells = [_cell(one, column[words]) for column in columns]
+        lines.append(f"| {' | '.join([*use[:4], words, *cells])} |\n")
     return "".join(lines)
 
 

@@ -38,6 +38,7 @@ def test_levels_are_scores_of_their_own():
     assert found.levels == LEVELS and found.at("sort").levels == (None,)
     means = found.by_level(lambda s: s.mean("x", "b"))
     assert means == pytest.approx(dict(zip(LEVELS, VALUES[1].mean(axis=(0, 2)))))
+    np.testing.assert_allclose(found.by_levels("x", "b"), VALUES[1].mean(axis=-1))
     bar = kit.holds_for(3, kit.above(0))
     assert not bar.test({"a": 1.0, "b": -1.0, "c": 2.0})
     assert bar.test({"a": 1.0, "b": 3.0, "c": 2.0})

@@ -23,6 +23,28 @@ PENALTIES = {
     for name in names()
 }
 PENALTIES["score", "to_go", "reverse_kl"] = score("reverse_kl", "to_go")
+# Apart, so that what tests ask of the finite ones is one program.
+FINITE = {key: f for key, f in PENALTIES.items() if key[2] not in INFINITE}
+OTHERS = {key: f for key, f in PENALTIES.items() if key[2] in INFINITE}
+
+
+@jax.jit
+def of_all(logs, where):
+    """Losses and slopes of every penalty, of [log_q, log_p, log_behavior]."""
+    given = {"log_p": logs[1], "log_behavior": logs[2], "where": where}
+    found = {}
+    for key, penalty in PENALTIES.items():
+        losses, pull = jax.vjp(lambda x, f=penalty: f(log_q=x, **given), logs[0])
+        found["/".join(key)] = losses, *pull(jnp.ones_like(losses))
+    return found
+
+
+def set_in(logs):
+    """Fewer rows and tokens in the shape that the program above is made for."""
+    rows, tokens = logs.shape[1:]
+    where = (jnp.arange(6) < rows)[:, None] & (jnp.arange(7) < tokens)
+    room = (0, 0), (0, 6 - rows), (0, 7 - tokens)
+    return jnp.pad(logs, room, constant_values=jnp.nan), where
 
 
 def named(credit, name):
@@ -85,7 +107,7 @@ def test_targets_are_the_derivatives_of_printed_generators(spaces, which):
 
 @pytest.mark.parametrize("which", ["on", "off", "another", "ended"])
 def test_every_divergence_in_both_forms_and_credits(spaces, which):
-    found = certify_all(PENALTIES, spaces[which])
+    found = certify_all(FINITE, spaces[which]) | certify_all(OTHERS, spaces[which])
     for (form, credit, name), one in found.items():
         assert one.label == named(credit, name), (form, credit, name, str(one))
         assert one.residual <= 1e-10 and one.teacher
@@ -108,17 +130,19 @@ def test_an_impossible_token_is_legal_where_the_divergence_is_finite(spaces):
     space = spaces["off"]
     log_p = jnp.where(jnp.arange(4) == 2, -jnp.inf, space.log_p)
     hard = dataclasses.replace(space, log_p=jax.nn.log_softmax(log_p))
-    finite = {key: f for key, f in PENALTIES.items() if key[2] not in INFINITE}
-    for (_, credit, name), one in certify_all(finite, hard).items():
+    for (_, credit, name), one in certify_all(FINITE, hard).items():
         assert one.label == named(credit, name)
-    assert len(finite) == 2 * 2 * 9 and len(targets(hard)) == 18
-    for (_, _, name), refused in PENALTIES.items():
-        if name in INFINITE:
-            kind = name.replace("_", "").replace("kl", "KL")
-            with pytest.raises(ValueError, match=f"(?i)log_p is −inf at .*{kind}"):
-                refused(**hard.samples._asdict())
-            seen = jax.jit(refused)(**hard.samples._asdict())
-            assert jnp.isnan(seen).any() and not jnp.isnan(seen).all()
+    assert len(FINITE) == 2 * 2 * 9 and len(targets(hard)) == 18
+    some = jax.tree.map(lambda x: x[-6:], hard.samples)
+    refused_here = (some.log_p == -jnp.inf).any(axis=-1)
+    assert refused_here.any() and not refused_here.all()
+    traced = of_all(*set_in(jnp.stack(some[:3])))
+    for key, refused in OTHERS.items():
+        kind = key[2].replace("_", "").replace("kl", "KL")
+        with pytest.raises(ValueError, match=f"(?i)log_p is −inf at .*{kind}"):
+            refused(**some._asdict())
+        seen = traced["/".join(key)][0]
+        assert jnp.isnan(seen).any() and not jnp.isnan(seen).all()
     with pytest.raises(ValueError, match="ReverseKL is infinite"):
         certify(value("reverse_kl"), hard)
 
@@ -130,17 +154,7 @@ def test_padding_changes_nothing_at_all():
     wide = jnp.concatenate([jnp.where(counts, logs, jnp.nan), logs + jnp.inf], -1)
     mask = jnp.concatenate([counts, jnp.zeros_like(counts)], -1)
 
-    @jax.jit
-    def of(logs, where):
-        found = {}
-        for key, penalty in PENALTIES.items():
-            given = {"log_p": logs[1], "log_behavior": logs[2], "where": where}
-            total = lambda x, f=penalty, given=given: f(log_q=x, **given).sum()
-            losses = penalty(log_q=logs[0], **given)
-            found["/".join(key)] = losses, jax.grad(total)(logs[0])
-        return found
-
-    narrow, padded = of(logs, counts), of(wide, mask)
+    narrow, padded = of_all(logs, counts), of_all(wide, mask)
     for name, (losses, slopes) in narrow.items():
         more, steeper = padded[name]
         if losses.ndim == 2:
@@ -149,6 +163,10 @@ def test_padding_changes_nothing_at_all():
         assert (more == losses).all() and jnp.isfinite(losses).all(), name
         assert not jnp.where(counts, 0, slopes).any() and not steeper[:, 7:].any()
         assert (steeper[:, :7] == slopes).all() and slopes.any(), name
+        # Both forms have one gradient, sample by sample.
+        same = narrow[name.replace("score", "value").replace("to_go", "token")][1]
+        if "to_go" not in name:
+            np.testing.assert_allclose(slopes, same, rtol=1e-7, atol=1e-12)
 
 
 def test_a_joint_loss_is_an_advantage_sample_by_sample():
@@ -159,7 +177,7 @@ def test_a_joint_loss_is_an_advantage_sample_by_sample():
     beta, k2 = jnp.float32(0.3), lambda x: 0.5 * (p - x) ** 2
 
     def slope(f):
-        return np.asarray(jax.grad(lambda x: f(x).sum())(q))
+        return np.asarray(jax.jit(jax.grad(lambda x: f(x).sum()))(q))
 
     def same(f, g):
         np.testing.assert_allclose(slope(f), slope(g), atol=2e-6)
@@ -189,17 +207,7 @@ def test_parameters_may_be_traced():
 def test_samples_that_cannot_be_drawn_count_nothing():
     """Neither those of the sampling policy, nor tokens that the policy has dropped."""
     q, p = jnp.array([[-1.0, -jnp.inf]]), jnp.array([[-2.0, -1.0]])
-    here = {"log_p": p, "log_behavior": jnp.array([[-1.0, -jnp.inf]])}
-
-    @jax.jit
-    def of(q):
-        found = {}
-        for key, penalty in PENALTIES.items():
-            total = lambda x, f=penalty: f(log_q=x, **here).sum()
-            found["/".join(key)] = penalty(log_q=q, **here), jax.grad(total)(q)
-        return found
-
-    for name, (losses, slopes) in of(q).items():
+    for name, (losses, slopes) in of_all(*set_in(jnp.stack([q, p, q]))).items():
         assert jnp.isfinite(slopes).all() and slopes[0, 1] == 0, name
         assert losses.ndim == 1 or losses[0, 1] == 0, name
 
