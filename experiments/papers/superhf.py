@@ -282,7 +282,7 @@ def scored(base: dict[str, np.ndarray], curves: dict[str, np.ndarray]) -> tuple:
 
 def matched(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> kit.Estimate:
     """Similarity, one minus other, at nine tenths of the smaller of both gains."""
-    # Straight lines between evaluations lie above a convex path: the faster looks alike.
+    # Straight lines between evaluations lie above a convex path: fast ones look alike.
     start, (a, b) = one["proxy"][0], (p["proxy"].max(axis=0) for p in (one, other))
     level = start + 0.9 * (np.minimum(a, b) - start)
     at = [kit.at_level(p["proxy"], p["similarity"], level) for p in (one, other)]
