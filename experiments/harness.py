@@ -185,8 +185,14 @@ def spelling(field: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         head, dot, tail = field.rpartition(".")
         return [f"--{head}{dot}{tail if value else f'no-{tail}'}"]
-    values = value if isinstance(value, list) else [value]
-    return [f"--{field}", *map(str, values)]
+    return [f"--{field}", *map(str, _flat(value))]
+
+
+def _flat(value: Any) -> list[Any]:
+    """What lists hold, and the lists in them."""
+    if not isinstance(value, list):
+        return [value]
+    return [one for part in value for one in _flat(part)]
 
 
 def config_hash(config: Any) -> str:

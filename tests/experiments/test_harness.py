@@ -61,6 +61,8 @@ def test_settings_are_spelt_like_options():
     assert harness.spelling("rates", flat["rates"]) == ["--rates", "0.1", "0.2"]
     assert harness.spelling("a_b.fast_one", False) == ["--a-b.no-fast-one"]
     assert harness.spelling("fast", True) == ["--fast"]
+    pairs = harness.spelling("pairs", [["a", 1], ["b", 2]])
+    assert pairs == ["--pairs", "a", "1", "b", "2"]
 
 
 def test_stored_values_are_strict_json(tmp_path):

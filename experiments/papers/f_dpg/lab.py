@@ -158,6 +158,13 @@ def trained(config: Any, problem: Problem, options: tuple, index, seeds, bases, 
     return jax.vmap(policy)(seeds, bases, rates)
 
 
+@jax.jit
+@jax.vmap
+def tables(seed):
+    """Normal numbers, one row for each token before."""
+    return jax.random.normal(jax.random.key(seed), (V + 1, V))
+
+
 def tuned(study: Any, name: str, divergence: str, options: tuple) -> dict:
     """The rate that base models of their own choose, and what it comes to on ours."""
     config, rates = study.config, np.array(study.config.rates)
@@ -166,8 +173,7 @@ def tuned(study: Any, name: str, divergence: str, options: tuple) -> dict:
 
     def ends(seeds, rates):
         with jax.enable_x64(True):  # in float32 other bits make another model
-            draw = lambda seed: jax.random.normal(jax.random.key(seed), (V + 1, V))  # noqa: E731
-            bases = 0.8 * np.asarray(jax.jit(jax.vmap(draw))(np.array(seeds)))
+            bases = 0.8 * np.asarray(tables(np.array(seeds)))
         exact = not PROBLEMS[name].sampled
         kind = np.float64 if exact else np.float32
         with jax.enable_x64(exact):

@@ -64,8 +64,8 @@ class Config(kit.Settings):
 
 PRESETS = {
     "smoke": Config(
-        seeds=2, tuned_on=1, pictures=100, tests=20, examples=20, width=8,
-        pretraining=10, steps=10, batch=4, constants=(0.0, 0.1), rates=(3e-3,),
+        seeds=2, tuned_on=2, pictures=100, tests=20, examples=20, width=8,
+        pretraining=10, steps=10, batch=4, constants=(0.0,), rates=(3e-3,),
         decide=False,
     ),
     "cpu": Config(),

@@ -234,4 +234,4 @@ def certificate(formula: Formula, on_policy: bool = True) -> Certificate:
 
 @functools.cache
 def _space(on_policy: bool) -> Space:
-    return Space.drawn(jax.random.key(0), 3, 3, off=0.0 if on_policy else 0.3)
+    return Space.drawn(jax.random.key(0), 4, 5, off=0.0 if on_policy else 0.3)

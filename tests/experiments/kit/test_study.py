@@ -60,6 +60,30 @@ def test_a_stage_is_worked_out_once_and_comes_back_as_it_was(open_study):
         study.once("other", lambda: object())
 
 
+def test_members_that_learn_alone_come_back_by_their_names(open_study):
+    """Steps of SGD on ½ (w − goal)² with noise of their own keys, in NumPy."""
+
+    def loss(params, own, key):
+        noise = own["scale"] * jax.random.normal(key, ())
+        return Loss(0.5 * (params["w"] - own["goal"]) ** 2 + noise * params["w"], {})
+
+    kinds = (("near", 1.0, 0.0), ("far", 4.0, 0.0), ("loud", 1.0, 1.0))
+    members = {
+        (name, seed): {"start": {"w": np.zeros(3, np.float32)}, "seed": seed,
+                       "goal": np.full(3, goal, np.float32), "scale": scale}
+        for seed in (0, 1)
+        for name, goal, scale in kinds
+    }  # fmt: skip
+    found = open_study().learn("alone", loss, members, optax.sgd(0.3), steps=2)
+    assert set(found) == set(members)
+    for seed in (0, 1):
+        # The mean over three weights has a third of each one's slope.
+        for name, goal in (("near", 1.0), ("far", 4.0)):
+            want = np.full(3, goal * (1 - (1 - 0.3 / 3) ** 2))
+            np.testing.assert_allclose(found[name, seed]["w"], want, rtol=1e-6)
+    assert abs(found["loud", 0]["w"] - found["loud", 1]["w"]).max() > 1e-3
+
+
 def test_a_table_of_levels_shows_every_level_and_their_average(open_study):
     rows = {
         (m, s, t): {"x": s + 2.0 * (m == "b") + 10 * (t == "sort")}
