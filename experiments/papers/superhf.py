@@ -41,9 +41,9 @@ OURS = "SuperHF 0.35"
 EXACT = {f"λ={c:g}": c for c in (0.0, 0.025, 0.1, 0.35, 1.0, 3.0)}
 MEASURES = {
     "proxy": "proxy reward", "gold": "gold reward", "gap": "proxy minus gold",
-    "similarity": "similarity across prompts", "kl": "KL from the prior, nats/token",
+    "similarity": "similarity across prompts", "kl": "KL from the prior",
 }  # fmt: skip
-TITLES = MEASURES | {"improved": "rates that improve the proxy, %"}
+TITLES = MEASURES | {"improved": "improving rates, %"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,7 +328,8 @@ def show(study: kit.Study, found: dict[str, Any], paths: dict[str, Any]) -> None
     scores, exact, rates = found["scores"], found["exact"], study.config.rates
     study.metrics |= scores.flat() | exact.flat()
     study.scale = f"{len(paths)} settings at {len(rates)} rates, 16 tokens"
-    study.score_table("Policies at the rate that the other seeds choose", scores)
+    title, shown = "At the rate that the other seeds choose", [*TITLES]
+    study.score_table(title, scores, shown[:4], every=shown, spread=False)
     study.difference_table(f"Minus {OURS}", scores, OURS, [*MEASURES], detail=True)
     study.score_table("Where exact rounds end", exact, spread=False)
     pairs = kit.grid(("gap", "similarity"), ("SuperHF 0", OURS))
