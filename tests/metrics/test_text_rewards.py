@@ -176,12 +176,12 @@ def test_a_package_that_is_there_scores(monkeypatch):
 
 
 def test_sentiment_of_words():
-    pytest.importorskip("vaderSentiment")
     glad, sad = sentiment_reward("I love it!"), sentiment_reward("I do not love it.")
     assert -1 <= sad < 0 < glad <= 1 and sentiment_reward("a table") == 0
 
 
 def test_problems_of_reasoning_gym():
+    # Twenty packages of its own, so that no extra of the tests brings it.
     pytest.importorskip("reasoning_gym")
     found = reasoning_gym("chain_sum", 3, 0)
     assert all(one.reward(one.answer) == 1 > one.reward("no") for one in found)
