@@ -271,6 +271,7 @@ OTHERS = {
     "names",
     "categorical.checked",
     "dense_logits",
+    "estimate",
     "token_arguments.check_side",
     "token_arguments.is_number",
     "top_outcomes",

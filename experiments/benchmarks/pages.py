@@ -83,6 +83,10 @@ def write(results: pathlib.Path, package: str) -> list[pathlib.Path]:
     for path in folder.glob("*.png"):
         if path not in written:
             path.unlink()
+    others = sorted(path.parent.name for path in folder.glob("*/README.md"))
+    if others:
+        links = ", ".join(f"[{name}]({name}/README.md)" for name in others)
+        text.insert(2, f"Not of time, on a page of its own: {links}.")
     page.write_text("\n\n".join(text) + "\n", encoding="utf-8")
     return written
 

@@ -1,6 +1,8 @@
 """Runs the groups of a benchmark; results go to one file for all benchmarks.
 
-A run takes the place of the one before of the same benchmark, preset and device.
+A run takes the place of the one before of the same benchmark, preset and device. A
+benchmark of something else than time, memory and floors binds `study` in place of
+`groups`: it stores and shows its own, in a folder of its name.
 """
 
 import argparse
@@ -30,17 +32,21 @@ _SAME_RUN = ("benchmark", "preset", "device")
 
 def names(package: str = "experiments") -> tuple[str, ...]:
     """The benchmarks of a package, found without importing them."""
-    found = []
-    folder = discovery.folder_of(package) / "benchmarks"
-    for path in sorted(folder.glob("*.py")):
+    return tuple(sorted({*_with("groups", package), *_with("study", package)}))
+
+
+def _with(function: str, package: str) -> list[str]:
+    """The benchmarks that bind a function of this name."""
+    folder, found = discovery.folder_of(package) / "benchmarks", []
+    for path in (*folder.glob("*.py"), *folder.glob("*/__init__.py")):
         functions = {
             node.name
             for node in ast.parse(path.read_text(encoding="utf-8")).body
             if isinstance(node, ast.FunctionDef)
         }
-        if "groups" in functions:
-            found.append(path.stem)
-    return tuple(found)
+        if function in functions:
+            found.append(path.stem if path.stem != "__init__" else path.parent.name)
+    return sorted(found)
 
 
 def command(arguments: Sequence[str], package: str) -> int:
@@ -59,7 +65,7 @@ def command(arguments: Sequence[str], package: str) -> int:
     )
     options = parser.parse_args(arguments)
     if options.name is None:
-        for path in pages.write(options.results, package):
+        for path in _written(options.results, package):
             print(path)
         return 0
     if options.name not in known:
@@ -71,11 +77,26 @@ def command(arguments: Sequence[str], package: str) -> int:
     module = importlib.import_module(f"{package}.benchmarks.{options.name}")
     if options.preset not in module.PRESETS:
         raise discovery.UsageError(unknown("preset", options.preset, module.PRESETS))
+    if hasattr(module, "study"):
+        for path in module.study(
+            options.preset, options.results / "benchmarks" / options.name
+        ):
+            print(path)
+        return 0
     rows = _measure(options.name, module, options.preset, options.seconds)
     _show(rows)
     for path in _store(rows, options.results, package):
         print(path)
     return 0
+
+
+def _written(results: pathlib.Path, package: str) -> list[pathlib.Path]:
+    """The pages of everything stored."""
+    found = pages.write(results, package)
+    for name in _with("study", package):
+        module = importlib.import_module(f"{package}.benchmarks.{name}")
+        found += module.write(results / "benchmarks" / name)
+    return found
 
 
 def _store(rows: list[dict], results: pathlib.Path, package: str) -> list[pathlib.Path]:

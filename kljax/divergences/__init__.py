@@ -4,9 +4,9 @@
 Logits: `divergence`, ``forward_kl`` and its siblings here. Tokens, given as `Logits`,
 as `Hidden` states and heads or as lists: `token_divergence`, also here. Gaussians:
 `gaussian`.
-Log-probabilities of samples: `estimators`. Samples alone: `samples`, their `counts`, a
-critic at them: `bounds`. Discrete measures with a cost: `transport`. Score functions:
-`scores`.
+Log-probabilities of samples: `estimators`. Samples alone: `estimate`, which says how far
+it can be trusted, `samples`, their `counts`, a critic at them: `bounds`. Discrete
+measures with a cost: `transport`. Score functions: `scores`.
 """
 
 from kljax import generators as _generators
@@ -18,12 +18,14 @@ from kljax.divergences.categorical import (
     entropy,
     renyi,
 )
+from kljax.divergences.estimation import DivergenceEstimate, estimate
 from kljax.divergences.sharded import divergence_sharded
 from kljax.divergences.sides import Hidden, Logits, Restricted, TopK, dense_logits
 from kljax.divergences.tokens import label_cross_entropy, token_divergence, top_outcomes
 from kljax.generators import *
 
 __all__ = [
+    "DivergenceEstimate",
     "Hidden",
     "Logits",
     "Restricted",
@@ -34,6 +36,7 @@ __all__ = [
     "divergence",
     "divergence_sharded",
     "entropy",
+    "estimate",
     "label_cross_entropy",
     "renyi",
     "token_divergence",

@@ -1,0 +1,184 @@
+"""What two samples look like before anything is fitted: what is wrong is said by name."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kljax.typing import ArrayLike
+
+__all__ = ["Refused", "Samples", "inspected", "smoothed"]
+
+_COPIES = 0.01
+"""Share of rows that may occur twice."""
+_TIED = 0.05
+"""Share of a column's values that repeat others from which on it counts as rounded."""
+_LEAST, _PER_DIMENSION = 30, 8
+_FLAT = 1e-9
+
+
+class Refused(Exception):
+    """No number: why, and what would help."""
+
+    def __init__(
+        self, reason: str, remedy: str, diagnostics: Mapping[str, float] | None = None
+    ):
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+        self.diagnostics = diagnostics or {}
+
+
+class Samples(NamedTuple):
+    """Both samples `[n, d]` in float64, without columns that say nothing."""
+
+    p: np.ndarray
+    q: np.ndarray
+    tied: np.ndarray
+    """Which columns hold whole numbers, `[d]`."""
+    notes: Sequence[str]
+
+    @property
+    def discrete(self) -> bool:
+        return bool(self.tied.all())
+
+
+def inspected(x_p: ArrayLike, x_q: ArrayLike) -> Samples:
+    """Both samples, checked.
+
+    Raises:
+      ValueError: shapes that do not fit; NaN or infinity.
+      TypeError: something else than numbers.
+      Refused: what no estimate can be made of.
+    """
+    p, q = _numbers("x_p", x_p), _numbers("x_q", x_q)
+    if p.shape[1] != q.shape[1]:
+        raise ValueError(
+            "x_p and x_q must be [n, d] and [m, d] with one d, got "
+            f"{p.shape} and {q.shape}"
+        )
+    notes: list[str] = []
+    flat_p, flat_q = ((x == x[0]).all(axis=0) for x in (p, q))
+    same = flat_p & flat_q & (p[0] == q[0])
+    if same.all():
+        raise Refused(
+            "all rows of x_p and x_q are one and the same point",
+            "samples that vary",
+        )
+    if same.any():
+        notes.append(f"{_columns(same)} left out: constant and the same in both samples")
+        p, q, flat_p, flat_q = p[:, ~same], q[:, ~same], flat_p[~same], flat_q[~same]
+    p, q, tied = p.copy(), q.copy(), np.zeros(p.shape[1], bool)
+    for i in range(p.shape[1]):
+        found = _whole(p[:, i], q[:, i])
+        if found is not None:
+            p[:, i], q[:, i] = found
+            tied[i] = True
+    flat = (flat_p | flat_q) & ~tied
+    if flat.any():
+        where = "both samples" if (flat_p & flat_q & flat).any() else "one sample"
+        raise Refused(
+            f"{_columns(flat)} constant in {where}: one law has no density where the "
+            "other has one, and a divergence between them is the largest there is",
+            "leave the column out, or add what noise it was measured with",
+        )
+    _check_size(p, q)
+    if not tied.all():
+        p, q = (_without_copies(n, x, notes) for n, x in (("x_p", p), ("x_q", q)))
+        _check_rank(p, q)
+    if tied.any():
+        notes.append(f"{_columns(tied)}: values repeat, taken as whole numbers")
+    return Samples(p, q, tied, notes)
+
+
+def _numbers(name: str, x: ArrayLike) -> np.ndarray:
+    x = np.asarray(x)
+    if x.dtype.kind not in "biuf" and x.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must hold real numbers, got an array of {x.dtype}")
+    x = x.astype(float)
+    if x.ndim == 1:
+        x = x[:, None]
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"{name} must be [n, d] with a point at least, got {x.shape}")
+    bad = ~np.isfinite(x).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{name} holds NaN or infinity in {bad.sum()} of {len(x)} rows, first in "
+            f"row {int(bad.argmax())}: leave these rows out"
+        )
+    return x
+
+
+def _columns(chosen: np.ndarray) -> str:
+    at = np.flatnonzero(chosen)
+    words = ", ".join(map(str, at[:5])) + ", ..." * (len(at) > 5)
+    return f"column{'s' * (len(at) > 1)} {words}"
+
+
+def _whole(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """A column with ties as whole numbers from 0 on; None where there are few ties.
+
+    On an even lattice these are its steps, elsewhere ranks.
+    """
+    both = np.concatenate([p, q])
+    values, ranks = np.unique(both, return_inverse=True)
+    if len(values) > (1 - _TIED) * len(both):
+        return None
+    if len(values) > 1:
+        steps = (values - values[0]) / np.diff(values).min()
+        even = np.abs(steps - np.round(steps)).max() < 1e-3 and steps[-1] < len(both)
+        ranks = np.round(steps)[ranks] if even else ranks
+    return ranks[: len(p)].astype(float), ranks[len(p) :].astype(float)
+
+
+def _check_size(p: np.ndarray, q: np.ndarray) -> None:
+    n, d = min(len(p), len(q)), p.shape[1]
+    need = max(_LEAST, _PER_DIMENSION * d)
+    if n < need:
+        raise Refused(
+            f"{n} points in {d} dimensions: too few to fit anything",
+            f"at least {need} points of each, or fewer dimensions",
+        )
+
+
+def _without_copies(name: str, x: np.ndarray, notes: list[str]) -> np.ndarray:
+    rows = np.unique(x, axis=0)
+    copies = len(x) - len(rows)
+    if copies > _COPIES * len(x):
+        raise Refused(
+            f"{copies} of {len(x)} rows of {name} are copies of others: they are no "
+            "independent draws of a law with a density",
+            "each row once, if they are copies; if the law has atoms, the counts "
+            "themselves (`kljax.divergences.counts`)",
+        )
+    if not copies:
+        return x
+    notes.append(f"{copies} rows of {name} occur twice and were taken once")
+    _, first = np.unique(x, axis=0, return_index=True)
+    return x[np.sort(first)]
+
+
+def _check_rank(p: np.ndarray, q: np.ndarray) -> None:
+    pooled = np.concatenate([p, q])
+    scale = np.maximum(pooled.std(axis=0), 1e-300)
+    center = pooled.mean(axis=0)
+    covs = [np.atleast_2d(np.cov(((x - center) / scale).T)) for x in (pooled, p, q)]
+    least, most = (f(np.linalg.eigvalsh(covs[0])) for f in (np.min, np.max))
+    if least < _FLAT * most:
+        raise Refused(
+            "the columns depend on each other linearly: no density in all of them",
+            "leave the columns out that follow from others",
+        )
+    root = np.linalg.inv(np.linalg.cholesky(covs[0]))
+    for name, cov in zip(("x_p", "x_q"), covs[1:]):
+        if np.linalg.eigvalsh(root @ cov @ root.T).min() < 1e-7:
+            raise Refused(
+                f"{name} lies on a plane of fewer dimensions than the other sample: "
+                "a divergence between them is the largest there is",
+                "fewer dimensions, or the noise that the data were measured with",
+            )
+
+
+def smoothed(samples: Samples, rng: np.random.Generator) -> Samples:
+    """Whole numbers spread evenly over their cells: no divergence changes."""
+    spread = lambda x: x + samples.tied * rng.uniform(-0.5, 0.5, x.shape)  # noqa: E731
+    return samples._replace(p=spread(samples.p), q=spread(samples.q))
