@@ -90,7 +90,7 @@ def test_every_family_of_densities_has_mass_one():
     log_proposal = proposal.logpdf(x)
     curves = Curves.of(np.concatenate([x_p, x_q]))
     fits = {
-        "gaussian": densities.gaussian(0.5),
+        "gaussian": densities.gaussian(shared=False),
         "student": densities.student,
         "elliptical": densities.elliptical,
         "margins": densities.margins,
@@ -125,7 +125,7 @@ def test_curves_find_dependence_that_a_covariance_does_not_show():
     new = x[1000:]
     curves = Curves.of(x)
     fitted, _ = autoregression(curves, np.arange(3))(x[:1000], x[:1000], r)
-    plain, _ = densities.gaussian(0.0)(x[:1000], x[:1000], r)
+    plain, _ = densities.gaussian(shared=False)(x[:1000], x[:1000], r)
     noise = stats.norm.logpdf
     exact = noise(new[:, 0]) + noise(new[:, 1] - 1.5 * np.sin(2 * new[:, 0]))
     exact += noise(new[:, 2] - new[:, 0] * new[:, 1])

@@ -13,14 +13,18 @@ from kljax.divergences.estimation.outcomes import cells, discrete_families
 from kljax.divergences.estimation.regression import Curves, autoregression
 from kljax.divergences.estimation.residual import residual
 from kljax.divergences.estimation.stack import (
+    KERNELS,
     Held,
     Space,
+    credits,
     held_out,
     likeliest,
     logistic,
     ratios,
     spaces,
 )
+from kljax.divergences.estimation.verdict import Answer
+from kljax.generators import FDivergence
 
 _KERNEL_DIMENSIONS, _KERNEL_POINTS = 4, 20_000
 
@@ -47,15 +51,15 @@ def continuous(z: np.ndarray, n: int) -> Mapping[str, tuple[Space, Fit]]:
     plain, scores = seen[""], seen["scores"]
     straight, back = np.arange(d), np.arange(d)[::-1]
     found: dict[str, tuple[Space, Fit]] = {
-        "normal, one covariance": (plain, densities.gaussian(1.0)),
-        "normal, covariances drawn together": (plain, densities.gaussian(0.5)),
-        "normal": (plain, densities.gaussian(0.0)),
+        "normal, one covariance": (plain, densities.gaussian(shared=True)),
+        "normal": (plain, densities.gaussian(shared=False)),
         "Student": (plain, densities.student),
-        "normal scores": (scores, densities.gaussian(0.0)),
-        "normal scores, one covariance": (scores, densities.gaussian(1.0)),
-        "mixture of 2": (plain, densities.mixture(2)),
-        "mixture of 4": (plain, densities.mixture(4)),
+        "normal scores": (scores, densities.gaussian(shared=False)),
+        "normal scores, one covariance": (scores, densities.gaussian(shared=True)),
     }
+    for k in (2, 4, 8):
+        if k < 4 or k * d * d / 2 <= n / 4:
+            found[f"mixture of {k}"] = plain, densities.mixture(k)
     if d > 1:
         curves = Curves.of(z)
         found["copula"] = plain, densities.copula
@@ -75,11 +79,13 @@ def continuous(z: np.ndarray, n: int) -> Mapping[str, tuple[Space, Fit]]:
             scores,
             autoregression(among, straight, sparse=True),
         )
-        found["mixture of 3 of scores"] = scores, densities.mixture(3)
+        for k in (3, 8):
+            if k < 4 or k * d * d / 2 <= n / 4:
+                found[f"mixture of {k} of scores"] = scores, densities.mixture(k)
     else:
         found["smoothed counts"] = plain, densities.margins
     if 1 < d <= _KERNEL_DIMENSIONS and n <= _KERNEL_POINTS:
-        found["kernels"] = plain, densities.kernel
+        found[KERNELS] = plain, densities.kernel
     return found
 
 
@@ -112,7 +118,10 @@ def fitted(samples: Samples, rng: np.random.Generator) -> Fitted:
     if not few:
         families |= continuous(z, n)
     held = held_out(x_p, x_q, families, rng, 3 if n >= 1500 else 5)
-    both = np.concatenate([held.p_at_p, held.q_at_q], axis=1)
+    credit = credits(held.names, held.excess)
+    both = np.concatenate(
+        [held.p_at_p + credit[:, :1], held.q_at_q + credit[:, 1:]], axis=1
+    )
     there_p, there_q = held.fold_p >= 0, held.fold_q >= 0
     keep = np.concatenate([there_p, there_q])
     weights = likeliest(both[:, keep])

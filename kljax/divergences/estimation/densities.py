@@ -59,14 +59,18 @@ class _Whitened:
         return -0.5 * (self.squared(x) + d * np.log(2 * np.pi)) - self.log_det
 
 
-def gaussian(shared: float) -> Fit:
-    """Normal laws whose covariances are drawn towards their mean by a share."""
+def gaussian(*, shared: bool) -> Fit:
+    """Normal laws, of one covariance or of two.
+
+    Nothing between: covariances drawn together are likelier with few points, and make
+    every divergence too small.
+    """
 
     def fit(x_p, x_q, rng):
         covs = [np.atleast_2d(np.cov(x.T)) for x in (x_p, x_q)]
         both = (len(x_p) * covs[0] + len(x_q) * covs[1]) / (len(x_p) + len(x_q))
         laws = [
-            _Whitened(x.mean(axis=0), (1 - shared) * cov + shared * both)
+            _Whitened(x.mean(axis=0), both if shared else cov)
             for x, cov in zip((x_p, x_q), covs)
         ]
         return laws[0].normal, laws[1].normal

@@ -17,8 +17,12 @@ from kljax.divergences.estimation.lines import Lines
 __all__ = ["Curves", "autoregression"]
 
 _WAVES = 8
+_SINGLE = _WAVES + 2
+"""Curves of one coordinate: waves of its share, its square and its cube."""
 _PAIRS = 150
 """Products of coordinates that stand near each other, at most."""
+_FAR = 5.0
+"""Scales from the median at which squares, cubes and products grow no more."""
 _BLOCKS = 12
 """That a coordinate may take, at most."""
 _LEVEL = 0.02
@@ -42,24 +46,25 @@ class Curves(NamedTuple):
         lag = max(1, min(d - 1, _PAIRS // max(d, 1)))
         found = [(i, j) for j in range(d) for i in range(max(0, j - lag), j)]
         pairs = np.array(found[:_PAIRS], int).reshape(-1, 2)
-        half = _WAVES // 2
+        parts = np.split(np.arange(_SINGLE), [2, 2 + _WAVES // 2])
         owners, columns = [], []
         for i in range(d):
-            for part in range(2):
-                owners.append(np.array([i]))
-                columns.append(i * _WAVES + part * half + np.arange(half))
+            owners += [np.array([i])] * len(parts)
+            columns += [i * _SINGLE + part for part in parts]
         for c, pair in enumerate(pairs):
             owners.append(pair)
-            columns.append(np.array([d * _WAVES + c]))
+            columns.append(np.array([d * _SINGLE + c]))
         return Curves(Lines.fit(pooled), pairs, owners, columns)
 
     def at(self, x: np.ndarray) -> np.ndarray:
         """`[n, curves]`."""
         shares = self.lines.shares(x)
-        waves = np.cos(np.pi * shares[:, :, None] * np.arange(1, _WAVES + 1))
-        z = np.clip(self.lines.scores(x), -3, 3)
-        products = z[:, self.pairs[:, 0]] * z[:, self.pairs[:, 1]]
-        return np.concatenate([waves.reshape(len(x), -1), products], axis=1)
+        u = np.clip((x - self.lines.center) / self.lines.scale, -_FAR, _FAR)
+        single = np.empty((*x.shape, _SINGLE))
+        single[..., 0], single[..., 1] = u**2, u**3
+        single[..., 2:] = np.cos(np.pi * shares[..., None] * np.arange(1, _WAVES + 1))
+        products = u[:, self.pairs[:, 0]] * u[:, self.pairs[:, 1]]
+        return np.concatenate([single.reshape(len(x), -1), products], axis=1)
 
 
 def autoregression(curves: Curves, order: np.ndarray, *, sparse: bool = False) -> Fit:

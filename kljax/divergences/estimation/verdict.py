@@ -57,11 +57,11 @@ class DivergenceEstimate:
     """Why it abstains."""
     remedy: str = ""
     """What would help."""
-    families: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    families: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     """Weights of the families fitted, for ``p`` and ``q``."""
     chosen: str = ""
     """Which families count, and why."""
-    diagnostics: Mapping[str, float] = MappingProxyType({})
+    diagnostics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
     """What was done to the data."""
 
