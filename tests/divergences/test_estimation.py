@@ -39,9 +39,7 @@ def exact(kind):
         "jensen_shannon": lambda x: (
             sum(kl(law.pdf(x), (p.pdf(x) + q.pdf(x)) / 2) for law in (p, q)) / 2
         ),
-        "squared_hellinger": lambda x: (
-            (np.sqrt(p.pdf(x)) - np.sqrt(q.pdf(x))) ** 2 / 2
-        ),
+        "squared_hellinger": lambda x: (np.sqrt(p.pdf(x)) - np.sqrt(q.pdf(x))) ** 2 / 2,
         "total_variation": lambda x: abs(p.pdf(x) - q.pdf(x)) / 2,
     }
     return integrate.quad(terms[kind], -7, 9, points=[-1, 0, 1], limit=200)[0]
@@ -76,7 +74,9 @@ def test_averages_of_the_exact_log_ratio_are_the_divergences():
 def test_a_bound_of_a_wrong_log_ratio_lies_below():
     r = rng(2)
     p, q = stats.norm(MEAN, SCALE), stats.norm()
-    v = [0.5 * (p.logpdf(x) - q.logpdf(x)) for x in (p.rvs(20_000, r), q.rvs(20_000, r))]
+    v = [
+        0.5 * (p.logpdf(x) - q.logpdf(x)) for x in (p.rvs(20_000, r), q.rvs(20_000, r))
+    ]
     for kind in ("forward_kl", "jensen_shannon", "squared_hellinger"):
         assert ratio.averages(get(kind), *v).bound < exact(kind)
 
@@ -136,9 +136,9 @@ def test_curves_find_dependence_that_a_covariance_does_not_show():
 def test_weights_are_the_likeliest_ones():
     logs = rng(7).normal(size=(3, 200))
     weights = stack.likeliest(logs, steps=3000)
-    loss = lambda z: -special.logsumexp(  # noqa: E731
-        logs + special.log_softmax(z)[:, None], axis=0
-    ).sum()
+    loss = lambda z: (
+        -special.logsumexp(logs + special.log_softmax(z)[:, None], axis=0).sum()
+    )
     best = optimize.minimize(loss, np.zeros(3), tol=1e-10)
     np.testing.assert_allclose(weights, special.softmax(best.x), atol=2e-3)
 
@@ -149,7 +149,9 @@ def test_logistic_regression_is_scikit_learns():
     at_p, at_q = r.normal(0.5, size=(80, 2)), r.normal(size=(80, 2))
     x, y = np.concatenate([at_p, at_q]), np.repeat([1, 0], 80)
     peer = linear.LogisticRegression(C=1e6, fit_intercept=False, tol=1e-10).fit(x, y)
-    np.testing.assert_allclose(stack.logistic(at_p, at_q, 0.0), peer.coef_[0], rtol=1e-3)
+    np.testing.assert_allclose(
+        stack.logistic(at_p, at_q, 0.0), peer.coef_[0], rtol=1e-3
+    )
 
 
 def test_the_plug_in_is_corrected_by_leaving_points_out_one_by_one():

@@ -157,6 +157,10 @@ def _peer(peer: Callable) -> Callable:
             value, error = peer(x_p, x_q, seed)
         except (np.linalg.LinAlgError, ValueError) as failure:
             return {"value": math.nan, "low": 0.0, "high": 0.0, "reason": str(failure)}
-        return {"value": value, "low": value - 1.96 * error, "high": value + 1.96 * error}
+        return {
+            "value": value,
+            "low": value - 1.96 * error,
+            "high": value + 1.96 * error,
+        }
 
     return call

@@ -53,7 +53,9 @@ def normal(mean: np.ndarray, variance: np.ndarray) -> Law:
         terms = ((x - mean) / scale) ** 2 + np.log(2 * np.pi * variance)
         return -terms.sum(-1) / 2
 
-    return Law(lambda rng, n: mean + scale * rng.normal(size=(n, len(mean))), log_density)
+    return Law(
+        lambda rng, n: mean + scale * rng.normal(size=(n, len(mean))), log_density
+    )
 
 
 def mixture(weights: np.ndarray, means: np.ndarray, variances: np.ndarray) -> Law:

@@ -14,17 +14,15 @@ from kljax.divergences.estimation.regression import Curves, autoregression
 from kljax.divergences.estimation.residual import residual
 from kljax.divergences.estimation.stack import (
     KERNELS,
+    NORMAL,
+    Chosen,
     Held,
     Space,
-    credits,
+    chosen,
     held_out,
-    likeliest,
     logistic,
-    ratios,
     spaces,
 )
-from kljax.divergences.estimation.verdict import Answer
-from kljax.generators import FDivergence
 
 _KERNEL_DIMENSIONS, _KERNEL_POINTS = 4, 20_000
 
@@ -33,14 +31,16 @@ class Fitted(NamedTuple):
     """Log-ratios at points held out of everything that they are made of."""
 
     held: Held
-    w_p: np.ndarray
-    w_q: np.ndarray
+    chosen: Chosen
     raw: tuple[np.ndarray, np.ndarray]
-    """Of the stacked densities, at p and q."""
+    """Of the families, at p and q."""
     calibrated: tuple[np.ndarray, np.ndarray]
+    """Straightened by logistic regression."""
     corrected: tuple[np.ndarray, np.ndarray]
+    """With what a network found beside it."""
     line: np.ndarray
     gain: float
+    """Nats a point that the network's part is worth, and its standard error."""
     gain_error: float
 
 
@@ -52,14 +52,19 @@ def continuous(z: np.ndarray, n: int) -> Mapping[str, tuple[Space, Fit]]:
     straight, back = np.arange(d), np.arange(d)[::-1]
     found: dict[str, tuple[Space, Fit]] = {
         "normal, one covariance": (plain, densities.gaussian(shared=True)),
-        "normal": (plain, densities.gaussian(shared=False)),
+        NORMAL: (plain, densities.gaussian(shared=False)),
         "Student": (plain, densities.student),
         "normal scores": (scores, densities.gaussian(shared=False)),
         "normal scores, one covariance": (scores, densities.gaussian(shared=True)),
     }
-    for k in (2, 4, 8):
-        if k < 4 or k * d * d / 2 <= n / 4:
+    for k in (2, 3, 5, 8):
+        if k < 4 or k * d * d / 2 <= n / 3:
             found[f"mixture of {k}"] = plain, densities.mixture(k)
+    for k in (3, 6):
+        found[f"mixture of {k}, one covariance"] = (
+            plain,
+            densities.mixture(k, tied=True),
+        )
     if d > 1:
         curves = Curves.of(z)
         found["copula"] = plain, densities.copula
@@ -74,13 +79,12 @@ def continuous(z: np.ndarray, n: int) -> Mapping[str, tuple[Space, Fit]]:
             autoregression(curves, back, sparse=True),
         )
         among = Curves.of(lines.scores(z))
-        found["autoregression of scores"] = scores, autoregression(among, straight)
         found["sparse autoregression of scores"] = (
             scores,
             autoregression(among, straight, sparse=True),
         )
         for k in (3, 8):
-            if k < 4 or k * d * d / 2 <= n / 4:
+            if k < 4 or k * d * d / 2 <= n / 3:
                 found[f"mixture of {k} of scores"] = scores, densities.mixture(k)
     else:
         found["smoothed counts"] = plain, densities.margins
@@ -118,16 +122,10 @@ def fitted(samples: Samples, rng: np.random.Generator) -> Fitted:
     if not few:
         families |= continuous(z, n)
     held = held_out(x_p, x_q, families, rng, 3 if n >= 1500 else 5)
-    credit = credits(held.names, held.excess)
-    both = np.concatenate(
-        [held.p_at_p + credit[:, :1], held.q_at_q + credit[:, 1:]], axis=1
-    )
     there_p, there_q = held.fold_p >= 0, held.fold_q >= 0
-    keep = np.concatenate([there_p, there_q])
-    weights = likeliest(both[:, keep])
-    w_p = w_q = weights
-    v_p, v_q = ratios(held, w_p, w_q)
-    raw = v_p[there_p], v_q[there_q]
+    held = held.where(there_p, there_q)
+    choice = chosen(held)
+    raw = choice.at_p, choice.at_q
     one = lambda v: np.stack([np.ones(len(v)), v], axis=1)  # noqa: E731
     line = logistic(*(one(np.clip(v, -40, 40)) for v in raw))
     calibrated = tuple(line[0] + line[1] * v for v in raw)
@@ -146,15 +144,10 @@ def fitted(samples: Samples, rng: np.random.Generator) -> Fitted:
     ]
     gain = float(np.mean([g.mean() for g in gains]))
     error = float(np.sqrt(sum(g.var() / len(g) for g in gains)) / 2)
-    return Fitted(held, w_p, w_q, raw, calibrated, corrected, line, gain, error)
+    return Fitted(held, choice, raw, calibrated, corrected, line, gain, error)
 
 
 def _whitened(x: np.ndarray) -> np.ndarray:
     x = np.clip(x - x.mean(axis=0), -4, 4)
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))
     return x @ vectors / np.sqrt(np.maximum(values, 1e-6))
-
-
-def answer(samples: Samples, divergence: FDivergence, level: float) -> Answer:
-    """The verdict of everything above."""
-    raise NotImplementedError

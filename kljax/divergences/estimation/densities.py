@@ -25,7 +25,9 @@ __all__ = [
 ]
 
 LogDensity = Callable[[np.ndarray], np.ndarray]
-Fit = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[LogDensity, LogDensity]]
+Fit = Callable[
+    [np.ndarray, np.ndarray, np.random.Generator], tuple[LogDensity, LogDensity]
+]
 
 _FITTED = 10_000
 """Points that a mixture is fitted to, at most."""
@@ -44,7 +46,10 @@ class _Whitened:
     def __init__(self, mean: np.ndarray, cov: np.ndarray):
         d = len(mean)
         root = np.linalg.cholesky(cov + 1e-10 * np.trace(cov) / d * np.eye(d))
-        self.mean, self.root = mean, linalg.solve_triangular(root, np.eye(d), lower=True)
+        self.mean, self.root = (
+            mean,
+            linalg.solve_triangular(root, np.eye(d), lower=True),
+        )
         self.log_det = -np.log(np.diag(self.root)).sum()
 
     def white(self, x: np.ndarray) -> np.ndarray:
@@ -149,8 +154,11 @@ def copula(x: np.ndarray, rng: np.random.Generator) -> LogDensity:
     return log_density
 
 
-def mixture(k: int) -> Fit:
-    """k normal components, covariances drawn towards the mean one within them."""
+def mixture(k: int, *, tied: bool = False) -> Fit:
+    """k normal components, covariances drawn towards the mean one within them.
+
+    `tied`: all the way.
+    """
 
     def one(x: np.ndarray, rng: np.random.Generator) -> LogDensity:
         if len(x) > _FITTED:
@@ -166,7 +174,7 @@ def mixture(k: int) -> Fit:
             gaps = [(x - m) * np.sqrt(s)[:, None] for m, s in zip(means, shares.T)]
             sums = [gap.T @ gap for gap in gaps]
             within = sum(sums) / n
-            prior = d + 1.0
+            prior = 1e9 if tied else d + 1.0
             laws = [
                 _Whitened(m, (s + prior * within) / (c + prior))
                 for m, s, c in zip(means, sums, mass)

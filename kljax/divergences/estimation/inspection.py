@@ -65,7 +65,9 @@ def inspected(x_p: ArrayLike, x_q: ArrayLike) -> Samples:
             "samples that vary",
         )
     if same.any():
-        notes.append(f"{_columns(same)} left out: constant and the same in both samples")
+        notes.append(
+            f"{_columns(same)} left out: constant and the same in both samples"
+        )
         p, q, flat_p, flat_q = p[:, ~same], q[:, ~same], flat_p[~same], flat_q[~same]
     p, q, tied = p.copy(), q.copy(), np.zeros(p.shape[1], bool)
     for i in range(p.shape[1]):

@@ -10,8 +10,8 @@ import numpy as np
 
 from kljax.divergences import samples as of_samples
 from kljax.divergences import transport
-from kljax.divergences.estimation import auto
 from kljax.divergences.estimation.inspection import Refused, Samples, smoothed
+from kljax.divergences.estimation.judged import auto
 from kljax.divergences.estimation.lines import centered
 from kljax.divergences.estimation.ratio import (
     averages,
@@ -71,9 +71,7 @@ def neighbors(samples: Samples, divergence: FDivergence, level: float) -> Answer
 
     v = ratios(x_p, x_q)
     half_p, half_q = rng.permutation(x_p), rng.permutation(x_q)
-    halves = [
-        ratios(half_p[i::2], half_q[i::2]).mean() for i in range(2)
-    ]
+    halves = [ratios(half_p[i::2], half_q[i::2]).mean() for i in range(2)]
     rate = 1 / max(x_p.shape[1] / 2, 1.0)
     shift = (v.mean() - np.mean(halves)) / (2**rate - 1)
     shift = float(np.clip(shift, -abs(v.mean()) - 1, abs(v.mean()) + 1))
@@ -105,7 +103,9 @@ def kernels(samples: Samples, divergence: FDivergence, level: float) -> Answer:
     looked = {h: density(held_p, fit_p, h).mean() + density(held_q, fit_q, h).mean()
               for h in grid}  # fmt: skip
     h = max(grid, key=looked.__getitem__)
-    v_p, v_q = (density(at, fit_p, h) - density(at, fit_q, h) for at in (held_p, held_q))
+    v_p, v_q = (
+        density(at, fit_p, h) - density(at, fit_q, h) for at in (held_p, held_q)
+    )
     found = averages(divergence, v_p, v_q)
     gaps = ((held_p[:200, None] - fit_p[None, :_PAIRS]) ** 2).sum(axis=-1)
     indices = [tail_index(-row / (2 * h * h)) for row in gaps]
@@ -197,7 +197,7 @@ def _blocked(of: Callable, x_p, x_q, rng, z: float, name: str) -> Answer:
 
 
 METHODS: Mapping[str, Method] = {
-    "auto": auto.answer,
+    "auto": auto,
     "knn": neighbors,
     "kde": kernels,
     "classifier": classifier,

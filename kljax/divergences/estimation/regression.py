@@ -19,8 +19,8 @@ __all__ = ["Curves", "autoregression"]
 _WAVES = 8
 _SINGLE = _WAVES + 2
 """Curves of one coordinate: waves of its share, its square and its cube."""
-_PAIRS = 150
-"""Products of coordinates that stand near each other, at most."""
+_PAIRS, _MIXED = 100, 4
+"""Pairs of coordinates that stand near each other, at most, and curves of each."""
 _FAR = 5.0
 """Scales from the median at which squares, cubes and products grow no more."""
 _BLOCKS = 12
@@ -53,7 +53,7 @@ class Curves(NamedTuple):
             columns += [i * _SINGLE + part for part in parts]
         for c, pair in enumerate(pairs):
             owners.append(pair)
-            columns.append(np.array([d * _SINGLE + c]))
+            columns.append(d * _SINGLE + c * _MIXED + np.arange(_MIXED))
         return Curves(Lines.fit(pooled), pairs, owners, columns)
 
     def at(self, x: np.ndarray) -> np.ndarray:
@@ -63,8 +63,15 @@ class Curves(NamedTuple):
         single = np.empty((*x.shape, _SINGLE))
         single[..., 0], single[..., 1] = u**2, u**3
         single[..., 2:] = np.cos(np.pi * shares[..., None] * np.arange(1, _WAVES + 1))
-        products = u[:, self.pairs[:, 0]] * u[:, self.pairs[:, 1]]
-        return np.concatenate([single.reshape(len(x), -1), products], axis=1)
+        i, j = self.pairs.T
+        mixed = np.empty((len(x), len(i), _MIXED))
+        mixed[..., 0] = u[:, i] * u[:, j]
+        first, second = single[..., 2], single[..., 3]
+        mixed[..., 1] = first[:, i] * first[:, j]
+        mixed[..., 2] = first[:, i] * second[:, j]
+        mixed[..., 3] = second[:, i] * first[:, j]
+        flat = [part.reshape(len(x), -1) for part in (single, mixed)]
+        return np.concatenate(flat, axis=1)
 
 
 def autoregression(curves: Curves, order: np.ndarray, *, sparse: bool = False) -> Fit:
@@ -128,7 +135,9 @@ def _solved(moments: np.ndarray, columns: np.ndarray, target: np.ndarray) -> np.
     return np.linalg.solve(matrix + np.diag(ridge), target[columns])
 
 
-def _significant(moments: np.ndarray, n: int, columns: np.ndarray, i: int) -> np.ndarray:
+def _significant(
+    moments: np.ndarray, n: int, columns: np.ndarray, i: int
+) -> np.ndarray:
     """Of the linear terms of coordinate i."""
     inverse = np.linalg.inv(moments[np.ix_(columns, columns)])
     line = inverse @ moments[columns, i]

@@ -42,7 +42,9 @@ def residual(
     n, m = len(z_p), len(z_q)
     z, v = np.concatenate([z_p, z_q]), np.concatenate([v_p, v_q])
     y = np.concatenate([np.ones(n), -np.ones(m)])
-    mass = np.concatenate([np.full(n, 0.5 * (n + m) / n), np.full(m, 0.5 * (n + m) / m)])
+    mass = np.concatenate(
+        [np.full(n, 0.5 * (n + m) / n), np.full(m, 0.5 * (n + m) / m)]
+    )
     v = np.clip(v, -30, 30)
     fold = rng.permutation(n + m) % _FOLDS
     train, check = [], []
@@ -65,7 +67,9 @@ def residual(
             net.step(z[rows], v[rows], y[rows], mass[rows])
         found = net.losses(z[check], v[check], y[check], mass[check])
         better = found < best - 1e-5
-        kept = [np.where(better.reshape(-1, 1, 1), a, b) for a, b in zip(net.weights, kept)]
+        kept = [
+            np.where(better.reshape(-1, 1, 1), a, b) for a, b in zip(net.weights, kept)
+        ]
         best = np.where(better, found, best)
         waited = 0 if better.any() else waited + 1
         if waited >= _PATIENCE:

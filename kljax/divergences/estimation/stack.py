@@ -1,6 +1,6 @@
 """Densities of both samples at points they were not fitted to, weighted together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,22 +10,26 @@ from kljax.divergences.estimation.lines import Lines
 
 __all__ = [
     "KERNELS",
+    "NORMAL",
+    "Chosen",
     "Held",
     "Space",
+    "chosen",
     "credits",
     "held_out",
     "likeliest",
     "logistic",
-    "ratios",
     "spaces",
 ]
 
 _FIT = 30_000
 """Points of a side that anything is fitted to, at most; more are all held out."""
 _AT_ONCE = 10_000
-KERNELS = "kernels"
+NORMAL, KERNELS = "normal", "kernels"
 _LOOKED = 2_000
 """Points of those fitted to that are looked at again, at most."""
+_MERIT = 0.05
+"""Nats of both sides together by which a family must be better to count e times."""
 _RACE = 6.0
 """Standard errors behind the best one at which a family is given up early."""
 
@@ -40,7 +44,7 @@ class Space(NamedTuple):
 class Held(NamedTuple):
     """Log-densities of p and q by family, `[families, n]`, at points of each."""
 
-    names: Sequence[str]
+    names: list[str]
     p_at_p: np.ndarray
     q_at_p: np.ndarray
     p_at_q: np.ndarray
@@ -52,6 +56,15 @@ class Held(NamedTuple):
     """By how much the log-density is larger where it was fitted, `[families, 2]`."""
     spent: Mapping[str, float]
     """Seconds by family."""
+
+    def where(self, p: np.ndarray, q: np.ndarray) -> "Held":
+        """At these points alone."""
+        return self._replace(
+            p_at_p=self.p_at_p[:, p],
+            q_at_p=self.q_at_p[:, p],
+            p_at_q=self.p_at_q[:, q],
+            q_at_q=self.q_at_q[:, q],
+        )
 
 
 def spaces(pooled: np.ndarray) -> tuple[Mapping[str, Space], Lines]:
@@ -113,7 +126,10 @@ def held_out(
             except np.linalg.LinAlgError:
                 alive[name] = False
                 continue
-            for held, x, keys in ((held_p, x_p, ("pp", "qp")), (held_q, x_q, ("pq", "qq"))):
+            for held, x, keys in (
+                (held_p, x_p, ("pp", "qp")),
+                (held_q, x_q, ("pq", "qq")),
+            ):
                 first, second = _evaluated(space, log_p, log_q, x[held])
                 found[keys[0]][j, held] = first
                 found[keys[1]][j, held] = second
@@ -138,15 +154,18 @@ def held_out(
     return Held(kept, *arrays, fold_p, fold_q, excess[keep], spent)
 
 
-def credits(names: Sequence[str], excess: np.ndarray) -> np.ndarray:
+def credits(names: list[str], excess: np.ndarray) -> np.ndarray:
     """What a family's held-out log-density would gain with endless data, `[families, 2]`.
 
     Half of its excess where it was fitted: by the likelihood of held-out points alone a
     law of few parameters wins over a true one, and the divergence comes out too small.
+    No more than the normal law's, for a mixture that overfits earns nothing by it.
     Kernels find themselves where they were fitted, and get nothing.
     """
-    earned = np.array([name != KERNELS for name in names])
-    return np.where(earned[:, None], np.maximum(excess, 0) / 2, 0.0)
+    found = np.maximum(excess, 0) / 2
+    if NORMAL in names:
+        found = np.minimum(found, found[names.index(NORMAL)])
+    return np.where([[name == KERNELS] for name in names], 0.0, found)
 
 
 def _evaluated(
@@ -181,13 +200,51 @@ def likeliest(logs: np.ndarray, steps: int = 200) -> np.ndarray:
     return weights
 
 
-def ratios(held: Held, w_p: np.ndarray, w_q: np.ndarray) -> list[np.ndarray]:
-    """log p − log q of the two mixtures, at points of p and of q."""
-    mixed = lambda logs, w: _log_mean(logs, w)  # noqa: E731
-    return [
-        mixed(held.p_at_p, w_p) - mixed(held.q_at_p, w_q),
-        mixed(held.p_at_q, w_p) - mixed(held.q_at_q, w_q),
-    ]
+class Chosen(NamedTuple):
+    """One log-ratio of all families."""
+
+    weights: np.ndarray
+    """`[families + 1]`, the last that of their mixture."""
+    mixed: np.ndarray
+    """Weights of the families in the mixture."""
+    at_p: np.ndarray
+    at_q: np.ndarray
+    shift: float
+    """What E_p[log p − log q] would gain with endless data."""
+    noise: float
+    """Variance of the log-ratio that comes from fitting, about."""
+    spread: float
+    """Of the families' own means of the log-ratio over p."""
+
+
+def chosen(held: Held) -> Chosen:
+    """Log-ratios of the families, and of their likeliest mixture, averaged by merit.
+
+    Merit is the mean held-out log-density of both sides with its credit. Averages of
+    densities would draw every log-ratio towards the smallest; those of log-ratios do
+    not, and noise that families do not share goes down.
+    """
+    mixed = likeliest(np.concatenate([held.p_at_p, held.q_at_q], axis=1))
+    arrays = held.p_at_p, held.q_at_p, held.p_at_q, held.q_at_q
+    pp, qp, pq, qq = (np.concatenate([a, _log_mean(a, mixed)[None]]) for a in arrays)
+    both = lambda x: np.concatenate([x, (mixed @ x)[None]])  # noqa: E731
+    credit = both(credits(held.names, held.excess)).sum(axis=1)
+    known = np.array([[name != KERNELS] for name in held.names])
+    excess = both(np.where(known, held.excess, 0))
+    merit = pp.mean(axis=1) + qq.mean(axis=1) + credit
+    weights = np.exp((merit - merit.max()) / _MERIT)
+    weights /= weights.sum()
+    own = (pp - qp).mean(axis=1)
+    spread = np.sqrt(weights @ (own - weights @ own) ** 2)
+    return Chosen(
+        weights,
+        mixed,
+        weights @ (pp - qp),
+        weights @ (pq - qq),
+        float(weights @ (excess[:, 0] - excess[:, 1])) / 2,
+        float(weights @ np.maximum(excess, 0).sum(axis=1)),
+        float(spread),
+    )
 
 
 def _log_mean(logs: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -204,8 +261,9 @@ def logistic(
     """
     x = np.concatenate([at_p, at_q])
     y = np.concatenate([np.ones(len(at_p)), -np.ones(len(at_q))])
-    mass = np.concatenate([np.full(len(at_p), 0.5 / len(at_p)),
-                           np.full(len(at_q), 0.5 / len(at_q))])
+    mass = np.concatenate(
+        [np.full(len(at_p), 0.5 / len(at_p)), np.full(len(at_q), 0.5 / len(at_q))]
+    )
     penalty = np.broadcast_to(ridge, x.shape[1])
     beta = np.zeros(x.shape[1])
 

@@ -57,7 +57,9 @@ class DivergenceEstimate:
     """Why it abstains."""
     remedy: str = ""
     """What would help."""
-    families: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    families: Mapping[str, Mapping[str, float]] = dataclasses.field(
+        default_factory=dict
+    )
     """Weights of the families fitted, for ``p`` and ``q``."""
     chosen: str = ""
     """Which families count, and why."""
