@@ -4,8 +4,8 @@
 Logits: `divergence`, ``forward_kl`` and its siblings here. Tokens, given as `Logits`,
 as `Hidden` states and heads or as lists: `token_divergence`, also here. Gaussians:
 `gaussian`.
-Log-probabilities of samples: `estimators`. Samples alone: `estimate`, which says how far
-it can be trusted, `samples`, their `counts`, a critic at them: `bounds`. Discrete
+Log-probabilities of samples: `estimators`. Samples alone: `estimate`, which says how
+far it can be trusted, `samples`, their `counts`, a critic at them: `bounds`. Discrete
 measures with a cost: `transport`. Score functions: `scores`.
 """
 

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.benchmarks import estimators
 from experiments.benchmarks.estimators import peers
-from experiments.benchmarks.estimators.families import FAMILIES, Case, truth
+from experiments.benchmarks.estimators.cases import Case, truth
+from experiments.benchmarks.estimators.families import FAMILIES
 
 ANSWERED = [name for name, family in FAMILIES.items() if not family.refused]
 

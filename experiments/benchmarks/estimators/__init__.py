@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.estimators import page
-from experiments.benchmarks.estimators.families import DRAWS, FAMILIES, Case, truth
+from experiments.benchmarks.estimators.cases import DRAWS, Case, truth
+from experiments.benchmarks.estimators.families import FAMILIES
 from experiments.benchmarks.estimators.peers import PEERS
 from kljax.divergences import estimate
 
@@ -93,12 +94,20 @@ def cases(sizes: Sizes) -> Iterator[Case]:
 
 
 def study(preset: str, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Runs every case, stores it at once, writes the page; what is stored is kept."""
+    """Runs every case, stores it at once, writes the page.
+
+    A run that was cut off is gone on with: delete what is stored to begin anew.
+    """
     sizes = PRESETS[preset]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{preset}.jsonl"
-    path.unlink(missing_ok=True)
-    for case in cases(sizes):
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    done = {json.loads(line)["seed"] for line in lines}
+    left = [case for case in cases(sizes) if case.seed not in done]
+    if not left:  # it was whole
+        path.unlink()
+        left = list(cases(sizes))
+    for case in left:
         row = measured(case, sizes)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -108,9 +108,9 @@ def product(parts: Sequence[Law]) -> Law:
 
 
 def autoregression(d: int, mean: Map, scale: Map, noise: Law, order: int = 1) -> Law:
-    """x_i = mean(h) + scale(h)·e_i, h `[n, order]` the coordinates before, newest first.
+    """x_i = mean(h) + scale(h)·e_i, with h `[n, order]` the coordinates before.
 
-    Before the first coordinate there are zeros.
+    The newest comes first; before the first coordinate there are zeros.
     """
 
     def before(x: np.ndarray, i: int) -> np.ndarray:

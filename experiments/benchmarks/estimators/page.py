@@ -1,4 +1,4 @@
-"""The page of the estimators' benchmark: tables and one picture, from what is stored."""
+"""The page of the estimators' benchmark, from what is stored: tables, one picture."""
 
 import dataclasses
 import json
@@ -66,7 +66,7 @@ def _answered(rows: Sequence[Row], name: str = "kljax") -> list[Row]:
     return [row for row in rows if not np.isnan(_error(row, name))]
 
 
-def _share(flags: Sequence[bool]) -> float | None:
+def _share(flags: Sequence[bool] | np.ndarray) -> float | None:
     return float(np.mean(flags)) if len(flags) else None
 
 
@@ -74,7 +74,7 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
 
 
-def _number(x: float) -> str:
+def _number(x: Any) -> str:
     return "" if np.isnan(x) else f"{x:.3f}"
 
 

@@ -109,7 +109,7 @@ def wang(x_p: np.ndarray, x_q: np.ndarray, seed: int) -> Found:
 
 @_alike
 def kliep(x_p: np.ndarray, x_q: np.ndarray, seed: int) -> Found:
-    """KLIEP: a mixture of kernels as the ratio (Sugiyama et al. 2008), width held out."""
+    """KLIEP: a mixture of kernels as the ratio (Sugiyama et al. 2008)."""
     x_p = _some(x_p, 20_000, seed)
     half, test = x_p[::2], x_p[1::2]
     centers = half[:100]

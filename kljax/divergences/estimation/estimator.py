@@ -1,7 +1,6 @@
 """`estimate`: the one door to every way of estimating a divergence from samples."""
 
 import math
-from types import MappingProxyType
 
 from kljax.arguments import expect
 from kljax.divergences.estimation.verdict import DivergenceEstimate
@@ -19,14 +18,12 @@ from kljax.typing import ArrayLike, Float, Int
 
 __all__ = ["estimate"]
 
-_DIVERGENCES = MappingProxyType(
-    {
-        ForwardKL: "forward_kl",
-        ReverseKL: "reverse_kl",
-        JensenShannon: "jensen_shannon",
-        SquaredHellinger: "squared_hellinger",
-        TotalVariation: "total_variation",
-    }
+_DIVERGENCES = (
+    (ForwardKL, "forward_kl"),
+    (ReverseKL, "reverse_kl"),
+    (JensenShannon, "jensen_shannon"),
+    (SquaredHellinger, "squared_hellinger"),
+    (TotalVariation, "total_variation"),
 )
 
 Points = Float[ArrayLike, "n d"] | Int[ArrayLike, "n d"]
@@ -83,10 +80,11 @@ def estimate(
     """
     expect("level", level, 0 < level < 1, "it must lie between 0 and 1")
     form = get(divergence)
-    name = _DIVERGENCES.get(type(form))
+    name = next((word for kind, word in _DIVERGENCES if isinstance(form, kind)), None)
     if name is None:
         given = divergence if isinstance(divergence, str) else type(form).__name__
-        raise ValueError(unknown("divergence of samples", given, _DIVERGENCES.values()))
+        known = [word for _, word in _DIVERGENCES]
+        raise ValueError(unknown("divergence of samples", given, known))
     # SciPy loads with what fits: `import kljax.divergences` stays light.
     from kljax.divergences.estimation import inspection, methods
 

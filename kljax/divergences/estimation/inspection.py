@@ -1,4 +1,4 @@
-"""What two samples look like before anything is fitted: what is wrong is said by name."""
+"""What two samples look like before anything is fitted; what is wrong has a name."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -50,9 +50,8 @@ def auto(samples: Samples, divergence: FDivergence, level: float) -> Answer:
 
 
 def _bounded(divergence: FDivergence) -> bool:
-    return bool(
-        np.isfinite(divergence.at_zero) and np.isfinite(divergence.dual_at_zero)
-    )
+    most = float(divergence.at_zero) + float(divergence.dual_at_zero)
+    return bool(np.isfinite(most))
 
 
 def _counted(
@@ -69,8 +68,7 @@ def _counted(
         raise Refused(
             f"{found.unseen:.1%} of x_p are outcomes beyond those that x_q shows: the "
             "divergence may be infinite",
-            "more samples of q, or a bounded divergence (jensen_shannon, "
-            "squared_hellinger, total_variation)",
+            "more samples of q, or a bounded divergence, such as jensen_shannon",
             seen,
         )
     width = quantile(level) * found.error + abs(found.bias)
@@ -108,8 +106,8 @@ def _judged(found: Fitted, divergence: FDivergence, level: float) -> Answer:
     seen |= {f"misfit, {k}": abs(float(v)) for k, v in misfit.items()}
     if not bounded and half > _APART * max(1.0, value):
         raise Refused(
-            f"the families disagree by more than the divergence itself (about {value:.2g}"
-            f", half-width {half:.2g})",
+            f"the families disagree by more than the divergence itself, {value:.2g} "
+            f"± {half:.2g}",
             "more samples, fewer dimensions, or a bounded divergence",
             seen,
         )
@@ -160,9 +158,7 @@ def _diagnostics(found: Fitted) -> tuple[dict[str, float], str]:
 
 
 def _refuse(seen: Mapping[str, float]) -> None:
-    bounded = (
-        "a bounded divergence (jensen_shannon, squared_hellinger, total_variation)"
-    )
+    bounded = "a bounded divergence, such as jensen_shannon or total_variation"
     least = f"; it is at least about {max(seen['lower bound'], 0):.2g}"
     if seen["share of p beyond q"] > _BEYOND:
         raise Refused(

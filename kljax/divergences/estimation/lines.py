@@ -1,4 +1,4 @@
-"""Densities on the line, of all coordinates at once: normal, Student or smoothed counts.
+"""Densities on the line, of all coordinates at once: normal, Student, smoothed counts.
 
 Counts stand on a grid of asinh((x − median)/scale), on which heavy tails fall off
 exponentially; every candidate is fitted to the counts, and each coordinate takes the
@@ -94,7 +94,7 @@ def _cumulative(log_grid: np.ndarray) -> np.ndarray:
 
 def _binned(at: np.ndarray) -> np.ndarray:
     """Counts on the grid, each point shared by the two nodes beside it, `[d, grid]`."""
-    n, d = at.shape
+    d = at.shape[1]
     left = np.clip(at.astype(int), 0, _GRID - 2)
     share = at - left
     flat = (left + _GRID * np.arange(d)).ravel()

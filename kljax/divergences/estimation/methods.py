@@ -1,6 +1,6 @@
 """Methods of their own: neighbors, kernels, a classifier, Cauchy–Schwarz, Sinkhorn.
 
-Each says which divergences it is for, what it assumes, and what its interval leaves out.
+Each says which divergences it is for, and what its interval leaves out.
 """
 
 from collections.abc import Callable, Mapping

@@ -155,7 +155,7 @@ def held_out(
 
 
 def credits(names: list[str], excess: np.ndarray) -> np.ndarray:
-    """What a family's held-out log-density would gain with endless data, `[families, 2]`.
+    """What held-out log-densities would gain with endless data, `[families, 2]`.
 
     Half of its excess where it was fitted: by the likelihood of held-out points alone a
     law of few parameters wins over a true one, and the divergence comes out too small.
