@@ -97,6 +97,7 @@ def test_every_family_of_densities_has_mass_one():
         "mixture": densities.mixture(3),
         "kernel": densities.kernel,
         "copula": densities.copula,
+        "components": densities.components,
         "autoregression": autoregression(curves, np.arange(2)),
     }
     for name, fit in fits.items():

@@ -43,7 +43,8 @@ class Case:
         words = [1, self.seed, self.d, self.n, *map(ord, self.family)]
         rng = np.random.default_rng([*words, int(1000 * self.target)])
         pair = self.pair
-        return tuple(pair.push(law.sample(rng, self.n)) for law in (pair.p, pair.q))
+        p, q = (pair.push(law.sample(rng, self.n)) for law in (pair.p, pair.q))
+        return p, q
 
 
 def _strength(built: Built, target: float) -> float:

@@ -102,7 +102,7 @@ def product(parts: Sequence[Law]) -> Law:
 
     def log_density(x: np.ndarray) -> np.ndarray:
         pieces = zip(parts, ends - widths, ends)
-        return sum(part.log_density(x[:, a:b]) for part, a, b in pieces)
+        return np.sum([part.log_density(x[:, a:b]) for part, a, b in pieces], axis=0)
 
     return Law(sample, log_density)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kljax.divergences.estimation import densities
+from kljax.divergences.estimation.components import rotated
 from kljax.divergences.estimation.densities import Fit
 from kljax.divergences.estimation.inspection import Samples, smoothed
 from kljax.divergences.estimation.lines import centered
@@ -67,6 +68,10 @@ def continuous(z: np.ndarray, n: int) -> Mapping[str, tuple[Space, Fit]]:
         )
     if d > 1:
         curves = Curves.of(z)
+        turned = _turned(z)
+        found["components of both"] = turned, densities.margins
+        found["copula of components of both"] = turned, densities.copula
+        found["components"] = plain, densities.components
         found["copula"] = plain, densities.copula
         found["elliptical"] = plain, densities.elliptical
         found["autoregression"] = plain, autoregression(curves, straight)
@@ -91,6 +96,13 @@ def continuous(z: np.ndarray, n: int) -> Mapping[str, tuple[Space, Fit]]:
     if 1 < d <= _KERNEL_DIMENSIONS and n <= _KERNEL_POINTS:
         found[KERNELS] = plain, densities.kernel
     return found
+
+
+def _turned(pooled: np.ndarray) -> Space:
+    """The pooled sample's independent components."""
+    mean, matrix = rotated(pooled, np.random.default_rng(0))
+    log_det = np.linalg.slogdet(matrix)[1]
+    return Space(lambda x: (x - mean) @ matrix, lambda x: np.full(len(x), log_det))
 
 
 def fitted(samples: Samples, rng: np.random.Generator) -> Fitted:
@@ -128,16 +140,16 @@ def fitted(samples: Samples, rng: np.random.Generator) -> Fitted:
     raw = choice.at_p, choice.at_q
     one = lambda v: np.stack([np.ones(len(v)), v], axis=1)  # noqa: E731
     line = logistic(*(one(np.clip(v, -40, 40)) for v in raw))
-    calibrated = tuple(line[0] + line[1] * v for v in raw)
+    calibrated = line[0] + line[1] * raw[0], line[0] + line[1] * raw[1]
     white = _whitened(spaces(z)[1].scores(z))
     z_p, z_q = white[: len(x_p)][there_p], white[len(x_p) :][there_q]
-    extra = residual(z_p, z_q, *calibrated, rng)
+    extra = residual(z_p, z_q, calibrated[0], calibrated[1], rng)
     with_extra = [
         np.stack([np.ones(len(v)), v, g], axis=1)
         for v, g in zip(calibrated, (extra.at_p, extra.at_q))
     ]
     more = logistic(*with_extra)
-    corrected = tuple(f @ more for f in with_extra)
+    corrected = with_extra[0] @ more, with_extra[1] @ more
     gains = [
         np.logaddexp(0, -sign * a) - np.logaddexp(0, -sign * b)
         for sign, a, b in zip((1, -1), calibrated, corrected)

@@ -5,15 +5,18 @@ that share what both samples have in common differ in what parts them alone.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg, special
+from scipy import special
 
+from kljax.divergences.estimation.components import rotated
 from kljax.divergences.estimation.lines import Lines
 
 __all__ = [
     "Fit",
     "LogDensity",
+    "components",
     "copula",
     "each",
     "elliptical",
@@ -46,14 +49,12 @@ class _Whitened:
     def __init__(self, mean: np.ndarray, cov: np.ndarray):
         d = len(mean)
         root = np.linalg.cholesky(cov + 1e-10 * np.trace(cov) / d * np.eye(d))
-        self.mean, self.root = (
-            mean,
-            linalg.solve_triangular(root, np.eye(d), lower=True),
-        )
-        self.log_det = -np.log(np.diag(self.root)).sum()
+        self.mean = mean
+        self.inverse = np.linalg.inv(root).T
+        self.log_det = np.log(np.diag(root)).sum()
 
     def white(self, x: np.ndarray) -> np.ndarray:
-        return (x - self.mean) @ self.root.T
+        return (x - self.mean) @ self.inverse
 
     def squared(self, x: np.ndarray) -> np.ndarray:
         z = self.white(x)
@@ -138,6 +139,15 @@ def margins(x: np.ndarray, rng: np.random.Generator) -> LogDensity:
 
 
 @each
+def components(x: np.ndarray, rng: np.random.Generator) -> LogDensity:
+    """Independent coordinates after a rotation of its own."""
+    mean, matrix = rotated(x, rng)
+    lines = Lines.fit((x - mean) @ matrix)
+    log_det = np.linalg.slogdet(matrix)[1]
+    return lambda y: lines.log_density((y - mean) @ matrix).sum(axis=-1) + log_det
+
+
+@each
 def copula(x: np.ndarray, rng: np.random.Generator) -> LogDensity:
     """A normal copula of margins of any form."""
     lines = Lines.fit(x)
@@ -163,44 +173,57 @@ def mixture(k: int, *, tied: bool = False) -> Fit:
     def one(x: np.ndarray, rng: np.random.Generator) -> LogDensity:
         if len(x) > _FITTED:
             x = x[rng.choice(len(x), _FITTED, replace=False)]
-        n, d = x.shape
         whole = _Whitened(x.mean(axis=0), np.atleast_2d(np.cov(x.T)))
-        hard = _clusters(whole.white(x), k, rng)
-        shares = np.eye(k)[hard] * 0.9 + 0.1 / k
-        last = -np.inf
-        for _ in range(25):
-            mass = shares.sum(axis=0) + 1e-9
-            means = (shares.T @ x) / mass[:, None]
-            gaps = [(x - m) * np.sqrt(s)[:, None] for m, s in zip(means, shares.T)]
-            sums = [gap.T @ gap for gap in gaps]
-            within = sum(sums) / n
-            prior = 1e9 if tied else d + 1.0
-            laws = [
-                _Whitened(m, (s + prior * within) / (c + prior))
-                for m, s, c in zip(means, sums, mass)
-            ]
-            logs = np.log(mass / n)
-            joint = np.stack([law.normal(x) for law in laws], axis=1) + logs
-            total = special.logsumexp(joint, axis=1)
-            shares = np.exp(joint - total[:, None])
-            if total.mean() < last + 1e-4:
-                break
-            last = total.mean()
-
-        def log_density(y: np.ndarray) -> np.ndarray:
-            joint = np.stack([law.normal(y) for law in laws], axis=1) + logs
-            return special.logsumexp(joint, axis=1)
-
-        return log_density
+        # Whitening hides clusters that are far apart, scales hide those along a line.
+        starts = [_clusters(z, k, rng) for z in (x, whole.white(x))]
+        found = [_expected(x, np.eye(k)[hard], tied, 6) for hard in starts]
+        best = max(found, key=lambda one: one.mean)
+        return _expected(x, best.shares, tied, 25).log_density
 
     return each(one)
 
 
+class _Components(NamedTuple):
+    laws: list[_Whitened]
+    logs: np.ndarray
+    shares: np.ndarray
+    """Of the components in each point."""
+    mean: float
+    """Log-likelihood of a point."""
+
+    def log_density(self, y: np.ndarray) -> np.ndarray:
+        joint = np.stack([law.normal(y) for law in self.laws], axis=1) + self.logs
+        return special.logsumexp(joint, axis=1)
+
+
+def _expected(x: np.ndarray, shares: np.ndarray, tied: bool, most: int) -> _Components:
+    """Steps of expectation and maximization, until they gain nothing."""
+    n, d = x.shape
+    last = -np.inf
+    while True:
+        mass = shares.sum(axis=0) + 1e-9
+        means = (shares.T @ x) / mass[:, None]
+        gaps = [(x - m) * np.sqrt(s)[:, None] for m, s in zip(means, shares.T)]
+        sums = np.stack([gap.T @ gap for gap in gaps])
+        within = sums.sum(axis=0) / n
+        prior = 1e9 if tied else d + 1.0
+        covs = (sums + prior * within) / (mass + prior)[:, None, None]
+        laws = [_Whitened(m, cov) for m, cov in zip(means, covs)]
+        logs = np.log(mass / n)
+        joint = np.stack([law.normal(x) for law in laws], axis=1) + logs
+        total = special.logsumexp(joint, axis=1)
+        shares = np.exp(joint - total[:, None])
+        most -= 1
+        if not most or total.mean() < last + 1e-4:
+            return _Components(laws, logs, shares, float(total.mean()))
+        last = total.mean()
+
+
 def _clusters(x: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means from spread-out seeds, the best of four starts."""
+    """k-means from spread-out seeds, the best of three starts."""
     best, found = np.inf, np.zeros(len(x), int)
     squares = (x**2).sum(axis=1)
-    for _ in range(4):
+    for _ in range(3):
         centers = x[rng.integers(len(x))][None]
         for _ in range(k - 1):
             gap = squares[:, None] - 2 * x @ centers.T + (centers**2).sum(axis=1)
@@ -212,6 +235,8 @@ def _clusters(x: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
             nearest = gap.argmin(axis=1)
             hot = np.eye(k)[nearest]
             centers = (hot.T @ x) / np.maximum(hot.sum(axis=0), 1)[:, None]
+        gap = squares[:, None] - 2 * x @ centers.T + (centers**2).sum(axis=1)
+        nearest = gap.argmin(axis=1)
         cost = gap.min(axis=1).sum()
         if cost < best:
             best, found = cost, nearest

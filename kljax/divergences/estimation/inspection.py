@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kljax.divergences.estimation.thin import is_thin
 from kljax.typing import ArrayLike
 
 __all__ = ["Refused", "Samples", "inspected", "smoothed"]
@@ -163,18 +164,16 @@ def _check_rank(p: np.ndarray, q: np.ndarray) -> None:
     pooled = np.concatenate([p, q])
     scale = np.maximum(pooled.std(axis=0), 1e-300)
     center = pooled.mean(axis=0)
-    covs = [np.atleast_2d(np.cov(((x - center) / scale).T)) for x in (pooled, p, q)]
-    least, most = (f(np.linalg.eigvalsh(covs[0])) for f in (np.min, np.max))
-    if least < _FLAT * most:
+    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(((pooled - center) / scale).T)))
+    if values[0] < _FLAT * values[-1]:
         raise Refused(
             "the columns depend on each other linearly: no density in all of them",
             "leave the columns out that follow from others",
         )
-    root = np.linalg.inv(np.linalg.cholesky(covs[0]))
-    for name, cov in zip(("x_p", "x_q"), covs[1:]):
-        if np.linalg.eigvalsh(root @ cov @ root.T).min() < 1e-7:
+    for name, x, other in (("x_p", p, q), ("x_q", q, p)):
+        if is_thin(x, other):
             raise Refused(
-                f"{name} lies on a plane of fewer dimensions than the other sample: "
+                f"{name} lies on a surface of fewer dimensions than the other sample: "
                 "a divergence between them is the largest there is",
                 "fewer dimensions, or the noise that the data were measured with",
             )

@@ -97,8 +97,8 @@ def kernels(samples: Samples, divergence: FDivergence, level: float) -> Answer:
     grid = n ** (-1 / (d + 4)) * np.array([0.25, 0.35, 0.5, 0.7, 1.0, 1.4])
 
     def density(at: np.ndarray, of: np.ndarray, h: float) -> np.ndarray:
-        arrays = (jnp.asarray(a, jnp.float32) for a in (at, of))
-        return np.asarray(of_samples.kde_log_density(*arrays, jnp.float32(h)), float)
+        x, y = (jnp.asarray(a, jnp.float32) for a in (at, of))
+        return np.asarray(of_samples.kde_log_density(x, y, jnp.float32(h)), float)
 
     looked = {h: density(held_p, fit_p, h).mean() + density(held_q, fit_q, h).mean()
               for h in grid}  # fmt: skip
@@ -131,8 +131,7 @@ def classifier(samples: Samples, divergence: FDivergence, level: float) -> Answe
     rng, z = np.random.default_rng(0), quantile(level)
     x_p, x_q = _whitened(*_prepared(samples, rng))
     x_p, x_q = (np.clip(x, -6, 6) for x in (x_p, x_q))
-    zero = [np.zeros(len(x)) for x in (x_p, x_q)]
-    logit = residual(x_p, x_q, *zero, rng)
+    logit = residual(x_p, x_q, np.zeros(len(x_p)), np.zeros(len(x_q)), rng)
     line = [np.stack([np.ones(len(g)), g], axis=1) for g in logit]
     beta = logistic(*line)
     v_p, v_q = (f @ beta for f in line)
@@ -155,8 +154,8 @@ def cauchy_schwarz(samples: Samples, divergence: FDivergence, level: float) -> A
 
     def of(x_p: np.ndarray, x_q: np.ndarray) -> float:
         h = min(len(x_p), len(x_q)) ** (-1 / (d + 4))
-        arrays = (jnp.asarray(a, jnp.float32) for a in (x_p, x_q))
-        return float(of_samples.cauchy_schwarz(*arrays, jnp.float32(h)))
+        x, y = (jnp.asarray(a, jnp.float32) for a in (x_p, x_q))
+        return float(of_samples.cauchy_schwarz(x, y, jnp.float32(h)))
 
     return _blocked(of, x_p, x_q, rng, z, "cauchy_schwarz")
 
@@ -170,9 +169,8 @@ def sinkhorn(samples: Samples, divergence: FDivergence, level: float) -> Answer:
     epsilon = jnp.float32(0.1 * np.median(gaps))
 
     def of(x_p: np.ndarray, x_q: np.ndarray) -> float:
-        arrays = (jnp.asarray(a, jnp.float32) for a in (x_p, x_q))
-        found = transport.sinkhorn_divergence(*arrays, epsilon, iterations=100)
-        return float(getattr(found, "value", found))
+        x, y = (jnp.asarray(a, jnp.float32) for a in (x_p, x_q))
+        return float(transport.sinkhorn_divergence(x, y, epsilon, iterations=100))
 
     return _blocked(of, x_p, x_q, rng, z, "sinkhorn_divergence")
 

@@ -108,7 +108,7 @@ def _columns(sizes: np.ndarray) -> Callable:
         for column, size in zip(x.T, sizes):
             counts = np.bincount(column, minlength=size) + 0.5
             tables.append(np.log(counts / counts.sum()))
-        return lambda y: sum(table[c] for table, c in zip(tables, y.T))
+        return lambda y: np.sum([t[c] for t, c in zip(tables, y.T)], axis=0)
 
     return one
 
@@ -152,7 +152,8 @@ def _chain(sizes: np.ndarray, order: int, same: bool) -> Callable:
             logs.append(np.log(base).ravel())
 
         def log_mass(y: np.ndarray) -> np.ndarray:
-            return sum(logs[i][index(y, i, min(order, i))] for i in range(d))
+            each = [logs[i][index(y, i, min(order, i))] for i in range(d)]
+            return np.sum(each, axis=0)
 
         return log_mass
 

@@ -149,9 +149,9 @@ def held_out(
             )
             alive = {name: alive[name] and r for name, r in zip(names, race)}
     keep = [j for j, name in enumerate(names) if alive[name]]
-    arrays = (found[key][keep] for key in ("pp", "qp", "pq", "qq"))
+    pp, qp, pq, qq = (found[key][keep] for key in ("pp", "qp", "pq", "qq"))
     kept = [names[j] for j in keep]
-    return Held(kept, *arrays, fold_p, fold_q, excess[keep], spent)
+    return Held(kept, pp, qp, pq, qq, fold_p, fold_q, excess[keep], spent)
 
 
 def credits(names: list[str], excess: np.ndarray) -> np.ndarray:
@@ -176,7 +176,8 @@ def _evaluated(
     for piece in pieces:
         z, jacobian = space.to(piece), space.log_jacobian(piece)
         found.append((log_p(z) + jacobian, log_q(z) + jacobian))
-    return tuple(np.concatenate(side) for side in zip(*found))
+    first, second = (np.concatenate(side) for side in zip(*found))
+    return first, second
 
 
 def _alive(pp: np.ndarray, qq: np.ndarray) -> list[bool]:
