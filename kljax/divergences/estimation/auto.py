@@ -58,14 +58,11 @@ def continuous(z: np.ndarray, n: int) -> Mapping[str, tuple[Space, Fit]]:
         "normal scores": (scores, densities.gaussian(shared=False)),
         "normal scores, one covariance": (scores, densities.gaussian(shared=True)),
     }
-    for k in (2, 3, 5, 8):
+    for k in (2, 3, 6):
         if k < 4 or k * d * d / 2 <= n / 3:
             found[f"mixture of {k}"] = plain, densities.mixture(k)
-    for k in (3, 6):
-        found[f"mixture of {k}, one covariance"] = (
-            plain,
-            densities.mixture(k, tied=True),
-        )
+    tied = densities.mixture(4, tied=True)
+    found["mixture of 4, one covariance"] = plain, tied
     if d > 1:
         curves = Curves.of(z)
         turned = _turned(z)

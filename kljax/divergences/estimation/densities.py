@@ -220,17 +220,17 @@ def _expected(x: np.ndarray, shares: np.ndarray, tied: bool, most: int) -> _Comp
 
 
 def _clusters(x: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means from spread-out seeds, the best of three starts."""
+    """k-means from spread-out seeds, the best of two starts."""
     best, found = np.inf, np.zeros(len(x), int)
     squares = (x**2).sum(axis=1)
-    for _ in range(3):
+    for _ in range(2):
         centers = x[rng.integers(len(x))][None]
         for _ in range(k - 1):
             gap = squares[:, None] - 2 * x @ centers.T + (centers**2).sum(axis=1)
             near = np.maximum(gap.min(axis=1), 1e-12)
             pick = rng.choice(len(x), p=near / near.sum())
             centers = np.concatenate([centers, x[pick][None]])
-        for _ in range(12):
+        for _ in range(10):
             gap = squares[:, None] - 2 * x @ centers.T + (centers**2).sum(axis=1)
             nearest = gap.argmin(axis=1)
             hot = np.eye(k)[nearest]

@@ -70,23 +70,22 @@ def inspected(x_p: ArrayLike, x_q: ArrayLike) -> Samples:
             f"{_columns(same)} left out: constant and the same in both samples"
         )
         p, q, flat_p, flat_q = p[:, ~same], q[:, ~same], flat_p[~same], flat_q[~same]
-    p, q, tied = p.copy(), q.copy(), np.zeros(p.shape[1], bool)
-    for i in range(p.shape[1]):
-        found = _whole(p[:, i], q[:, i])
-        if found is not None:
-            p[:, i], q[:, i] = found
-            tied[i] = True
-    flat = (flat_p | flat_q) & ~tied
-    if flat.any():
-        where = "both samples" if (flat_p & flat_q & flat).any() else "one sample"
+    _check_size(p, q)
+    for name, x in (("x_p", p), ("x_q", q)):
+        _check_copies(name, x)
+    tied_p, tied_q = (_tied(x, flat) for x, flat in ((p, flat_p), (q, flat_q)))
+    odd = tied_p != tied_q
+    if odd.any():
         raise Refused(
-            f"{_columns(flat)} constant in {where}: one law has no density where the "
-            "other has one, and a divergence between them is the largest there is",
+            f"{_columns(odd)} {_kind(odd, flat_p | flat_q)} in one sample alone: one "
+            "law has no density where the other has one, and a divergence between them "
+            "is the largest there is",
             "leave the column out, or add what noise it was measured with",
         )
-    _check_size(p, q)
+    tied, p, q = tied_p, p.copy(), q.copy()
+    for i in np.flatnonzero(tied):
+        p[:, i], q[:, i] = _whole(p[:, i], q[:, i])
     if not tied.all():
-        p, q = (_without_copies(n, x, notes) for n, x in (("x_p", p), ("x_q", q)))
         _check_rank(p, q)
     if tied.any():
         notes.append(f"{_columns(tied)}: values repeat, taken as whole numbers")
@@ -117,19 +116,30 @@ def _columns(chosen: np.ndarray) -> str:
     return f"column{'s' * (len(at) > 1)} {words}"
 
 
-def _whole(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """A column with ties as whole numbers from 0 on; None where there are few ties.
+def _kind(odd: np.ndarray, flat: np.ndarray) -> str:
+    return "constant" if (odd & flat).any() else "rounded"
 
-    On an even lattice these are its steps, elsewhere ranks.
-    """
+
+def _tied(x: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Which columns hold values that repeat, `[d]`; integers do."""
+    distinct = np.array([len(np.unique(column)) for column in x.T])
+    whole = (x == np.round(x)).all(axis=0) & ~flat
+    return whole | (distinct <= (1 - _TIED) * len(x))
+
+
+def _is_even(values: np.ndarray, most: int) -> bool:
+    """Whether sorted values lie on a lattice."""
+    steps = (values - values[0]) / np.diff(values).min()
+    return bool(np.abs(steps - np.round(steps)).max() < 1e-3 and steps[-1] < most)
+
+
+def _whole(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A column with ties as whole numbers: the steps of a lattice, or ranks."""
     both = np.concatenate([p, q])
     values, ranks = np.unique(both, return_inverse=True)
-    if len(values) > (1 - _TIED) * len(both):
-        return None
-    if len(values) > 1:
+    if len(values) > 1 and _is_even(values, len(both)):
         steps = (values - values[0]) / np.diff(values).min()
-        even = np.abs(steps - np.round(steps)).max() < 1e-3 and steps[-1] < len(both)
-        ranks = np.round(steps)[ranks] if even else ranks
+        ranks = np.round(steps)[ranks]
     return ranks[: len(p)].astype(float), ranks[len(p) :].astype(float)
 
 
@@ -143,21 +153,21 @@ def _check_size(p: np.ndarray, q: np.ndarray) -> None:
         )
 
 
-def _without_copies(name: str, x: np.ndarray, notes: list[str]) -> np.ndarray:
+def _check_copies(name: str, x: np.ndarray) -> None:
+    """Rows that repeat although no column is rounded."""
     rows = np.unique(x, axis=0)
     copies = len(x) - len(rows)
-    if copies > _COPIES * len(x):
+    if copies <= _COPIES * len(x) or len(rows) == 1:
+        return
+    distinct = [np.unique(column) for column in rows.T]
+    many = all(len(values) > (1 - _TIED) * len(rows) for values in distinct)
+    if many and not any(_is_even(values, 100 * len(x)) for values in distinct):
         raise Refused(
             f"{copies} of {len(x)} rows of {name} are copies of others: they are no "
             "independent draws of a law with a density",
-            "each row once, if they are copies; if the law has atoms, the counts "
-            "themselves (`kljax.divergences.counts`)",
+            "each row once, if they are copies; if the law has atoms, their counts "
+            "(`kljax.divergences.counts`)",
         )
-    if not copies:
-        return x
-    notes.append(f"{copies} rows of {name} occur twice and were taken once")
-    _, first = np.unique(x, axis=0, return_index=True)
-    return x[np.sort(first)]
 
 
 def _check_rank(p: np.ndarray, q: np.ndarray) -> None:

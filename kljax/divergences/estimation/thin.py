@@ -18,8 +18,8 @@ _BOX = 6.0
 def is_thin(x: np.ndarray, other: np.ndarray) -> bool:
     """Whether `x` `[n, d]` lies on a surface that the other sample fills.
 
-    A plane or a quadric, exactly; in two or three dimensions any surface, by distances to
-    neighbors, whose median falls as n^(−1/dimensions).
+    A plane or a quadric, exactly; in two or three dimensions any surface, by distances
+    to neighbors, whose median falls as n^(−1/dimensions).
     """
     return _algebraic(x, other) or _local(x, other)
 
