@@ -122,7 +122,7 @@ def study(preset: str, folder: pathlib.Path) -> list[pathlib.Path]:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         ours = row["found"]["kljax"]
-        words = f"{case.family}, d={case.d}, n={case.n}: {row['truth']:.3f}"
+        words = f"{case.family}, d={case.d}, n={case.n}: {row['truth']}"
         print(f"{words}, kljax {ours['value']}", file=sys.stderr, flush=True)
     return [path, *write(folder)]
 

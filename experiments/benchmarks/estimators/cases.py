@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.benchmarks.estimators.families import FAMILIES, Built
+from experiments.benchmarks.estimators.families import FAMILIES
 from experiments.benchmarks.estimators.laws import Pair
+from experiments.benchmarks.estimators.sequences import Built
 
 __all__ = ["DRAWS", "Case", "Truth", "truth"]
 

@@ -11,23 +11,21 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from experiments.benchmarks.estimators import sequences
 from experiments.benchmarks.estimators.laws import (
     Law,
     Pair,
-    autoregression,
-    categorical,
-    chain,
     coupling,
     linear,
     mixture,
     normal,
+    plain,
     product,
     student,
 )
+from experiments.benchmarks.estimators.sequences import Built
 
-__all__ = ["FAMILIES", "Built", "Family"]
-
-Built = Callable[[float], Pair]
+__all__ = ["FAMILIES", "Family"]
 
 
 class Family(NamedTuple):
@@ -45,10 +43,6 @@ def _normal_kl(mean: np.ndarray, variance: np.ndarray) -> float:
     return float((variance + mean**2 - 1 - np.log(variance)).sum() / 2)
 
 
-def _plain(d: int) -> Law:
-    return normal(np.zeros(d), np.ones(d))
-
-
 def _unit(rng: np.random.Generator, d: int) -> np.ndarray:
     x = rng.normal(size=d)
     return x / np.linalg.norm(x)
@@ -61,7 +55,7 @@ def _gaussian(move: float, stretch: float) -> Callable:
         def pair(s: float) -> Pair:
             mean, variance = move * s * u, np.exp(stretch * s * g)
             law = normal(mean, variance)
-            return Pair(law, _plain(d), push, _normal_kl(mean, variance))
+            return Pair(law, plain(d), push, _normal_kl(mean, variance))
 
         return pair
 
@@ -94,24 +88,6 @@ def _warp(rng: np.random.Generator, d: int) -> Callable:
     )
     chosen = rng.integers(len(curves), size=d)
     return lambda x: np.stack([curves[c](x[:, i]) for i, c in enumerate(chosen)], 1)
-
-
-def _correlation(rng: np.random.Generator, d: int) -> Built:
-    """A linear autoregression against white noise of the same variances."""
-    scale = np.exp(0.3 * rng.normal(size=d))
-
-    def pair(s: float) -> Pair:
-        rho = np.tanh(s)
-        rest = np.sqrt(1 - rho**2)
-
-        law = autoregression(
-            d, lambda h: rho * h[:, 0], lambda h: rest + 0 * h[:, 0], _plain(1)
-        )
-        variance = rest**2 * np.cumsum(rho ** (2 * np.arange(d)))
-        kl = np.log(variance).sum() / 2 - d * np.log(rest)
-        return Pair(law, normal(np.zeros(d), variance), lambda x: x * scale, float(kl))
-
-    return pair
 
 
 def _mixtures(rng: np.random.Generator, d: int) -> Built:
@@ -161,7 +137,7 @@ def _tails(rng: np.random.Generator, d: int) -> Built:
     push = linear(rng, d)
 
     def pair(s: float) -> Pair:
-        return Pair(_plain(d), student(2 / s**2, np.zeros(d), np.ones(d)), push)
+        return Pair(plain(d), student(2 / s**2, np.zeros(d), np.ones(d)), push)
 
     return pair
 
@@ -193,12 +169,12 @@ def _gaussian_copula(rng: np.random.Generator, d: int) -> Built:
         scale = np.sqrt(np.diag(matrix))
         root = np.linalg.cholesky(matrix / np.outer(scale, scale))
         inverse, log_det = np.linalg.inv(root), np.log(np.diag(root)).sum()
-        plain = _plain(d)
+        base = plain(d)
         p = Law(
             lambda rng, n: rng.normal(size=(n, d)) @ root.T,
-            lambda x: plain.log_density(x @ inverse.T) - log_det,
+            lambda x: base.log_density(x @ inverse.T) - log_det,
         )
-        return Pair(p, plain, warp, float(-log_det))
+        return Pair(p, base, warp, float(-log_det))
 
     return pair
 
@@ -229,49 +205,6 @@ def _clayton(rng: np.random.Generator, d: int) -> Built:
     return pair
 
 
-def _nonlinear(rng: np.random.Generator, d: int) -> Built:
-    """x_i = s·sin(b x_{i−1}) + e_i against independent noise."""
-    b = rng.uniform(1, 2.5)
-    one = lambda h: np.ones(len(h))  # noqa: E731
-
-    def pair(s: float) -> Pair:
-        law = autoregression(d, lambda h: s * np.sin(b * h[:, 0]), one, _plain(1))
-        return Pair(law, _plain(d))
-
-    return pair
-
-
-def _products(rng: np.random.Generator, d: int) -> Built:
-    """x_i = tanh(x_{i−1} x_{i−2})·s + e_i against an AR(1) of a coefficient near by."""
-    a = rng.uniform(-0.5, 0.5)
-    one = lambda h: np.ones(len(h))  # noqa: E731
-
-    def pair(s: float) -> Pair:
-        def mean(h: np.ndarray) -> np.ndarray:
-            return a * h[:, 0] + s * np.tanh(h[:, 0] * h[:, 1])
-
-        p = autoregression(d, mean, one, _plain(1), order=2)
-        return Pair(p, autoregression(d, lambda h: a * h[:, 0], one, _plain(1)))
-
-    return pair
-
-
-def _volatility(rng: np.random.Generator, d: int) -> Built:
-    """The spread depends on the coordinate before, against independent noise."""
-    heavy = student(rng.uniform(5, 9), np.zeros(1), np.ones(1))
-    zero = lambda h: np.zeros(len(h))  # noqa: E731
-
-    def pair(s: float) -> Pair:
-        def scale(h: np.ndarray) -> np.ndarray:
-            return np.exp(0.5 * s * np.tanh(np.abs(h[:, 0]) - 1))
-
-        one = lambda h: np.ones(len(h))  # noqa: E731
-        p = autoregression(d, zero, scale, heavy)
-        return Pair(p, autoregression(d, zero, one, heavy))
-
-    return pair
-
-
 def _banana(rng: np.random.Generator, d: int) -> Built:
     """Bent normal laws of different means: all in one map, as closed as normal ones."""
     c = rng.uniform(0.3, 0.8)
@@ -295,7 +228,7 @@ def _bent(rng: np.random.Generator, d: int) -> Built:
     zero = np.zeros(d)
 
     def pair(s: float) -> Pair:
-        plain = _plain(d)
+        base = plain(d)
 
         def back(y: np.ndarray) -> np.ndarray:
             x = y.copy()
@@ -303,14 +236,14 @@ def _bent(rng: np.random.Generator, d: int) -> Built:
             return x
 
         def sample(rng: np.random.Generator, n: int) -> np.ndarray:
-            y = plain.sample(rng, n)
+            y = base.sample(rng, n)
             y[:, 1] += s * (y[:, 0] ** 2 - 1)
             return y
 
         variance = np.ones(d)
         variance[1] += 2 * s**2
         kl = np.log1p(2 * s**2) / 2
-        p = Law(sample, lambda y: plain.log_density(back(y)))
+        p = Law(sample, lambda y: base.log_density(back(y)))
         return Pair(p, normal(zero, variance), kl=float(kl))
 
     return pair
@@ -340,58 +273,6 @@ def _betas(rng: np.random.Generator, d: int) -> Built:
     return pair
 
 
-def _outcomes(rng: np.random.Generator, d: int) -> Built:
-    """One integer of few to many outcomes, or several that are independent."""
-    base = rng.dirichlet(np.full(rng.integers(4, 40), 2.0), d) + 1e-4
-    base /= base.sum(-1, keepdims=True)
-    tilt = rng.normal(size=base.shape)
-
-    def pair(s: float) -> Pair:
-        other = base * np.exp(s * tilt)
-        other /= other.sum(-1, keepdims=True)
-        kl = float((base * np.log(base / other)).sum())
-        p, q = (product([categorical(row) for row in x]) for x in (base, other))
-        return Pair(p, q, kl=kl)
-
-    return pair
-
-
-def _chains(rng: np.random.Generator, d: int) -> Built:
-    """Markov chains of two to five letters."""
-    k = int(rng.integers(2, 6))
-    start, step = rng.dirichlet(np.full(k, 3.0)), rng.dirichlet(np.full(k, 2.0), k)
-    step = 0.95 * step + 0.05 / k
-    tilt = rng.normal(size=(k, k))
-
-    def pair(s: float) -> Pair:
-        other = step * np.exp(s * tilt)
-        other /= other.sum(-1, keepdims=True)
-        rows, at, kl = (step * np.log(step / other)).sum(-1), start, 0.0
-        for _ in range(d - 1):
-            kl, at = kl + at @ rows, at @ step
-        return Pair(chain(start, step, d), chain(start, other, d), kl=float(kl))
-
-    return pair
-
-
-def _counts(rng: np.random.Generator, d: int) -> Built:
-    """Poisson counts of different rates."""
-    rate, tilt = rng.uniform(1, 20, d), rng.normal(size=d) / np.sqrt(d)
-
-    def law(rate: np.ndarray) -> Law:
-        def log_density(x: np.ndarray) -> np.ndarray:
-            return (x * np.log(rate) - rate - special.gammaln(x + 1)).sum(-1)
-
-        return Law(lambda rng, n: rng.poisson(rate, (n, d)), log_density)
-
-    def pair(s: float) -> Pair:
-        other = rate * np.exp(s * tilt)
-        kl = (rate * np.log(rate / other) + other - rate).sum()
-        return Pair(law(rate), law(other), kl=float(kl))
-
-    return pair
-
-
 def _boxes(rng: np.random.Generator, d: int) -> Built:
     """Uniform laws on boxes that do not meet."""
     axis = int(rng.integers(d))
@@ -414,17 +295,17 @@ def _circle(rng: np.random.Generator, d: int) -> Built:
         return x / np.linalg.norm(x, axis=1, keepdims=True) * np.sqrt(d)
 
     law = Law(sample, lambda x: np.full(len(x), np.inf))
-    return lambda s: Pair(law, _plain(d), kl=np.inf)
+    return lambda s: Pair(law, plain(d), kl=np.inf)
 
 
 FAMILIES: Mapping[str, Family] = {
     "Gaussian, mean": Family(_gaussian(1.0, 0.0)),
     "Gaussian, covariance": Family(_gaussian(0.0, 0.5)),
     "Gaussian, both": Family(_gaussian(1.0, 0.4)),
-    "autoregression, linear": Family(_correlation, 2),
-    "autoregression, sine": Family(_nonlinear, 2),
-    "autoregression, products": Family(_products, 3),
-    "autoregression, spread": Family(_volatility, 2),
+    "autoregression, linear": Family(sequences.correlation, 2),
+    "autoregression, sine": Family(sequences.nonlinear, 2),
+    "autoregression, products": Family(sequences.products, 3),
+    "autoregression, spread": Family(sequences.volatility, 2),
     "mixtures": Family(_mixtures),
     "two humps": Family(_two_humps),
     "Student": Family(_students),
@@ -437,9 +318,9 @@ FAMILIES: Mapping[str, Family] = {
     "copula, Gaussian": Family(_gaussian_copula, 2),
     "copula, Clayton": Family(_clayton, 2, 20),
     "beta": Family(_betas),
-    "discrete outcomes": Family(_outcomes, 1, 10),
-    "discrete chain": Family(_chains, 2),
-    "counts": Family(_counts),
+    "discrete outcomes": Family(sequences.outcomes, 1, 10),
+    "discrete chain": Family(sequences.chains, 2),
+    "counts": Family(sequences.counts),
     "far": Family(_gaussian(1.0, 0.0), refused=True),
     "disjoint boxes": Family(_boxes, refused=True),
     "sphere": Family(_circle, 2, refused=True),

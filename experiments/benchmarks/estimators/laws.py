@@ -20,6 +20,7 @@ __all__ = [
     "linear",
     "mixture",
     "normal",
+    "plain",
     "product",
     "student",
 ]
@@ -56,6 +57,11 @@ def normal(mean: np.ndarray, variance: np.ndarray) -> Law:
     return Law(
         lambda rng, n: mean + scale * rng.normal(size=(n, len(mean))), log_density
     )
+
+
+def plain(d: int) -> Law:
+    """N(0, I)."""
+    return normal(np.zeros(d), np.ones(d))
 
 
 def mixture(weights: np.ndarray, means: np.ndarray, variances: np.ndarray) -> Law:

@@ -27,6 +27,8 @@ __all__ = ["auto"]
 
 _REPEATS = 5
 """Points of a side for every outcome from which on counts say it all."""
+_MANY = 20
+"""Values of a column from which on those between them are taken to be like them."""
 _UNSEEN = 0.02
 """Share of p in outcomes that q never shows, at most."""
 _BEYOND = 0.25
@@ -42,11 +44,19 @@ _HIDDEN = 0.04
 def auto(samples: Samples, divergence: FDivergence, level: float) -> Answer:
     """Families of densities, or counts where outcomes repeat often enough."""
     if samples.discrete:
-        counts = tallied(samples.p, samples.q)
-        if len(counts[0]) * _REPEATS <= min(len(samples.p), len(samples.q)):
-            return _counted(*counts, divergence, level)
+        counts_p, counts_q = tallied(samples.p, samples.q)
+        enough = len(counts_p) * _REPEATS <= min(len(samples.p), len(samples.q))
+        seen = counts_p[counts_q == 0].sum() <= _UNSEEN * len(samples.p)
+        if enough and (seen or not _is_ordered(samples)):
+            return _counted(counts_p, counts_q, divergence, level)
     found = fitted(samples, np.random.default_rng(0))
     return _judged(found, divergence, level)
+
+
+def _is_ordered(samples: Samples) -> bool:
+    """Whether numbers between those seen mean something: columns of many values."""
+    pooled = np.concatenate([samples.p, samples.q])
+    return any(len(np.unique(column)) >= _MANY for column in pooled.T)
 
 
 def _bounded(divergence: FDivergence) -> bool:

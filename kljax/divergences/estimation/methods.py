@@ -5,6 +5,7 @@ Each says which divergences it is for, and what its interval leaves out.
 
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -160,6 +161,11 @@ def cauchy_schwarz(samples: Samples, divergence: FDivergence, level: float) -> A
     return _blocked(of, x_p, x_q, rng, z, "cauchy_schwarz")
 
 
+@jax.jit
+def _sinkhorn(x: jax.Array, y: jax.Array, epsilon: jax.Array) -> jax.Array:
+    return transport.sinkhorn_divergence(x, y, epsilon, iterations=100)
+
+
 def sinkhorn(samples: Samples, divergence: FDivergence, level: float) -> Answer:
     """The Sinkhorn divergence of squared distances, at a tenth of their median."""
     rng, z = np.random.default_rng(0), quantile(level)
@@ -170,7 +176,7 @@ def sinkhorn(samples: Samples, divergence: FDivergence, level: float) -> Answer:
 
     def of(x_p: np.ndarray, x_q: np.ndarray) -> float:
         x, y = (jnp.asarray(a, jnp.float32) for a in (x_p, x_q))
-        return float(transport.sinkhorn_divergence(x, y, epsilon, iterations=100))
+        return float(_sinkhorn(x, y, epsilon))
 
     return _blocked(of, x_p, x_q, rng, z, "sinkhorn_divergence")
 
