@@ -23,6 +23,7 @@ from experiments.benchmarks.estimators import page
 from experiments.benchmarks.estimators.cases import DRAWS, Case, truth
 from experiments.benchmarks.estimators.families import FAMILIES
 from experiments.benchmarks.estimators.peers import PEERS
+from experiments.harness import commit
 from kljax.divergences import estimate
 
 __all__ = ["PRESETS", "cases", "measured", "study", "write"]
@@ -151,6 +152,7 @@ def measured(case: Case, sizes: Sizes) -> dict[str, Any]:
         } | {"seconds": round(time.process_time() - start, 3)}
     value = exact.value if math.isfinite(exact.value) else None
     return {
+        "commit": commit(),
         **dataclasses.asdict(case),
         "truth": value,
         "truth_error": exact.error,

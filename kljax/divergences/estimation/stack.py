@@ -22,7 +22,7 @@ __all__ = [
     "spaces",
 ]
 
-_FIT = 30_000
+_FIT = 20_000
 """Points of a side that anything is fitted to, at most; more are all held out."""
 _AT_ONCE = 10_000
 NORMAL, KERNELS = "normal", "kernels"
