@@ -16,7 +16,7 @@ README, CONTRIBUTING = "README.md", "CONTRIBUTING.md"
 
 
 def test_every_readme_block_is_a_program_of_its_own():
-    first, distilled, family, steered = (
+    first, distilled, family, sampled, steered = (
         executed(code, f"readme_{n}") for n, code in enumerate(blocks(README, "python"))
     )
     logits = np.arange(3.0)
@@ -28,6 +28,7 @@ def test_every_readme_block_is_a_program_of_its_own():
     after = distilled["loss"](distilled["state"].params["student"], **seen(x))
     assert float(after.per_example.mean()) < 0.1 * float(before)
     assert family["family"].shape == (7, 4) and np.isfinite(family["slope"])
+    assert sampled["low"] < 0.25 < sampled["high"]
     assert steered["per_token"].shape == (1, 8, 1)  # rows, tokens, experts
 
 
