@@ -52,7 +52,7 @@ def on_the_line():
     return MEAN + SCALE * r.normal(size=(500, 1)), r.normal(size=(400, 1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["forward_kl", "jensen_shannon", "total_variation"])
 def test_the_interval_holds_the_divergence_and_is_narrow(kind, on_the_line):
     found, want = kd.estimate(*on_the_line, kind), exact(kind)
     assert found.interval[0] < want < found.interval[1]

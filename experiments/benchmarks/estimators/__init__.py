@@ -26,7 +26,7 @@ from experiments.benchmarks.estimators.peers import PEERS
 from experiments.harness import commit
 from kljax.divergences import estimate
 
-__all__ = ["PRESETS", "cases", "measured", "study", "write"]
+__all__ = ["PRESETS", "cases", "left", "measured", "study", "write"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ PRESETS = {
     "smoke": Sizes(
         0,
         ("Gaussian, mean", "discrete chain", "disjoint boxes"),
-        {300: (2,)},
+        {200: (2,)},
         targets=(0.5,),
         draws=2_000,
         peers=("kNN (NPEET)", "KLIEP"),
@@ -112,13 +112,9 @@ def study(preset: str, folder: pathlib.Path) -> list[pathlib.Path]:
     sizes = PRESETS[preset]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{preset}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    done = {json.loads(line)["seed"] for line in lines}
-    left = [case for case in cases(sizes) if case.seed not in done]
-    if not left:  # it was whole
+    if not left(preset, folder):  # it was whole
         path.unlink()
-        left = list(cases(sizes))
-    for case in left:
+    for case in left(preset, folder):
         row = measured(case, sizes)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -128,9 +124,19 @@ def study(preset: str, folder: pathlib.Path) -> list[pathlib.Path]:
     return [path, *write(folder)]
 
 
+def left(preset: str, folder: pathlib.Path) -> list[Case]:
+    """Cases that are not stored yet."""
+    path = folder / f"{preset}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    done = {json.loads(line)["seed"] for line in lines}
+    return [case for case in cases(PRESETS[preset]) if case.seed not in done]
+
+
 def write(folder: pathlib.Path) -> list[pathlib.Path]:
     """The page of what is stored."""
-    return page.write(folder, {name for name, one in FAMILIES.items() if one.refused})
+    refused = {name for name, one in FAMILIES.items() if one.refused}
+    whole = {preset: len(list(cases(sizes))) for preset, sizes in PRESETS.items()}
+    return page.write(folder, refused, whole)
 
 
 def measured(case: Case, sizes: Sizes) -> dict[str, Any]:
