@@ -97,7 +97,7 @@ def _ordered(sizes: Sizes) -> Iterator[Case]:
                 continue
             high = (100,) if n == 2_000 and name in _HIGH else ()
             for d in (*dims, *high):
-                if not family.least <= d <= family.most or (family.refused and n < 300):
+                if not family.least <= d <= family.most or (family.refused and n < 200):
                     continue
                 target = sizes.refused if family.refused else next(turn)
                 seed = zlib.crc32(f"{sizes.seed} {name} {d} {n}".encode())

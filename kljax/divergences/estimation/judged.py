@@ -29,6 +29,9 @@ _REPEATS = 5
 """Points of a side for every outcome from which on counts say it all."""
 _MANY = 20
 """Values of a column from which on those between them are taken to be like them."""
+_OFTEN = 8
+"""Times that an outcome of p would be expected in q's sample, were the laws equal,
+from which on its absence is no chance."""
 _UNSEEN = 0.02
 """Share of p in outcomes that q never shows, at most."""
 _BEYOND = 0.25
@@ -46,8 +49,9 @@ def auto(samples: Samples, divergence: FDivergence, level: float) -> Answer:
     if samples.discrete:
         counts_p, counts_q = tallied(samples.p, samples.q)
         enough = len(counts_p) * _REPEATS <= min(len(samples.p), len(samples.q))
-        seen = counts_p[counts_q == 0].sum() <= _UNSEEN * len(samples.p)
-        if enough and (seen or not _is_ordered(samples)):
+        new = counts_p[counts_q == 0] / len(samples.p)
+        often = new[new * len(samples.q) >= _OFTEN].sum()
+        if enough and (new.sum() <= _UNSEEN or (often and not _is_ordered(samples))):
             return _counted(counts_p, counts_q, divergence, level)
     found = fitted(samples, np.random.default_rng(0))
     return _judged(found, divergence, level)

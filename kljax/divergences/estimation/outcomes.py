@@ -44,10 +44,10 @@ def plug_in(
 ) -> PlugIn:
     """Of the shares, with the jackknife's correction and standard error.
 
-    Outcomes that one sample lacks count as half a point there.
+    Where an outcome is lacking, or would be without one point, all get half a point.
     """
     n, m = counts_p.sum(), counts_q.sum()
-    empty = 0.5 * ((counts_p == 0).any() or (counts_q == 0).any())
+    empty = 0.5 * bool(min(counts_p.min(), counts_q.min()) < 2)
 
     def of(counts_p: np.ndarray, counts_q: np.ndarray) -> np.ndarray:
         """Leading axes are tables."""

@@ -1,5 +1,6 @@
 """Densities of both samples at points they were not fitted to, weighted together."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -88,6 +89,42 @@ def _folds(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return (np.argsort(order) * count) // n
 
 
+class _Side:
+    """One sample, its folds, and its own law's log-densities where it was fitted."""
+
+    def __init__(self, x: np.ndarray, count: int, families: int, rng):
+        self.x, self.fold = x, _folds(len(x), count, rng)
+        self.looked = rng.permutation(len(x))[:_LOOKED]
+        self.sums = np.zeros((families, len(self.looked)))
+        self.counts = np.zeros(len(self.looked))
+
+    def train(self, fold: int) -> np.ndarray:
+        split = self.fold.min() < 0
+        return self.x[self.fold < 0 if split else self.fold != fold]
+
+    def held(self, fold: int) -> np.ndarray:
+        return self.fold == fold
+
+    def again(self, fold: int) -> np.ndarray:
+        """Of the points looked at, those fitted to in this round."""
+        rows = self.fold[self.looked]
+        return (rows < 0) | ((rows != fold) & (self.fold.min() >= 0))
+
+    def excess(self, held: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """Of every family: the same points where fitted to and where held out."""
+        both = (self.counts > 0) & (self.fold[self.looked] >= 0)
+        if not both.any():
+            return np.zeros(len(keep))
+        fitted = self.sums[keep][:, both] / self.counts[both]
+        return (fitted - held[keep][:, self.looked[both]]).mean(axis=1)
+
+    def first_excess(self, held: np.ndarray) -> np.ndarray:
+        """After one round, when no point has been both."""
+        there = self.counts > 0
+        mean = held[:, self.held(0)].mean(axis=1)
+        return self.sums[:, there].mean(axis=1) - mean
+
+
 def held_out(
     x_p: np.ndarray,
     x_q: np.ndarray,
@@ -97,61 +134,47 @@ def held_out(
 ) -> Held:
     """Fits every family to all folds but one and evaluates it on that one.
 
-    A family that is far behind on the first fold is not fitted again; its densities are
-    0 from then on.
+    A family that is far behind on the first fold is not fitted again.
     """
-    import time
-
-    fold_p, fold_q = _folds(len(x_p), count, rng), _folds(len(x_q), count, rng)
     names = list(families)
+    p, q = (_Side(x, count, len(names), rng) for x in (x_p, x_q))
     shape = lambda x: np.full((len(names), len(x)), -np.inf)  # noqa: E731
-    found = {"pp": shape(x_p), "qp": shape(x_p), "pq": shape(x_q), "qq": shape(x_q)}
-    spent = dict.fromkeys(names, 0.0)
-    excess = np.zeros((len(names), 2))
-    rounds = max(fold_p.max(), fold_q.max()) + 1
-    alive = dict.fromkeys(names, True)
-    for fold in range(rounds):
-        train_p, train_q = x_p[fold_p != fold], x_q[fold_q != fold]
-        if len(x_p) > 1.5 * _FIT:
-            train_p = x_p[fold_p < 0]
-        if len(x_q) > 1.5 * _FIT:
-            train_q = x_q[fold_q < 0]
-        held_p, held_q = fold_p == fold, fold_q == fold
+    pp, qp, pq, qq = shape(x_p), shape(x_p), shape(x_q), shape(x_q)
+    spent, alive = dict.fromkeys(names, 0.0), np.ones(len(names), bool)
+    for fold in range(max(p.fold.max(), q.fold.max()) + 1):
         for j, (name, (space, fit)) in enumerate(families.items()):
-            if not alive[name]:
+            if not alive[j]:
                 continue
             start = time.process_time()
             try:
-                log_p, log_q = fit(space.to(train_p), space.to(train_q), rng)
+                laws = fit(space.to(p.train(fold)), space.to(q.train(fold)), rng)
             except np.linalg.LinAlgError:
-                alive[name] = False
+                alive[j] = False
                 continue
-            for held, x, keys in (
-                (held_p, x_p, ("pp", "qp")),
-                (held_q, x_q, ("pq", "qq")),
-            ):
-                first, second = _evaluated(space, log_p, log_q, x[held])
-                found[keys[0]][j, held] = first
-                found[keys[1]][j, held] = second
-            for side, (log, x, held, key) in enumerate(
-                ((log_p, train_p, held_p, "pp"), (log_q, train_q, held_q, "qq"))
-            ):
-                x = x[:_LOOKED]
-                again = log(space.to(x)) + space.log_jacobian(x)
-                gap = again.mean() - found[key][j, held].mean()
-                excess[j, side] += gap / rounds
+            for side, first, second in ((p, pp, qp), (q, pq, qq)):
+                held = side.held(fold)
+                if held.any():
+                    first[j, held], second[j, held] = _evaluated(
+                        space, *laws, side.x[held]
+                    )
+            for side, law in zip((p, q), laws):
+                rows = side.again(fold)
+                x = side.x[side.looked[rows]]
+                side.sums[j, rows] += law(space.to(x)) + space.log_jacobian(x)
             spent[name] += time.process_time() - start
+        for side in (p, q):
+            side.counts += side.again(fold)
         if not fold:
-            credit = rounds * credits(names, excess)
-            race = _alive(
-                found["pp"][:, held_p] + credit[:, :1],
-                found["qq"][:, held_q] + credit[:, 1:],
+            first = np.stack([p.first_excess(pp), q.first_excess(qq)], axis=1)
+            credit = np.nan_to_num(credits(names, first), posinf=0.0)
+            alive &= _alive(
+                pp[:, p.held(0)] + credit[:, :1], qq[:, q.held(0)] + credit[:, 1:]
             )
-            alive = {name: alive[name] and r for name, r in zip(names, race)}
-    keep = [j for j, name in enumerate(names) if alive[name]]
-    pp, qp, pq, qq = (found[key][keep] for key in ("pp", "qp", "pq", "qq"))
+    keep = np.flatnonzero(alive)
+    excess = np.stack([p.excess(pp, keep), q.excess(qq, keep)], axis=1)
     kept = [names[j] for j in keep]
-    return Held(kept, pp, qp, pq, qq, fold_p, fold_q, excess[keep], spent)
+    pp, qp, pq, qq = (x[keep] for x in (pp, qp, pq, qq))
+    return Held(kept, pp, qp, pq, qq, p.fold, q.fold, excess, spent)
 
 
 def credits(names: list[str], excess: np.ndarray) -> np.ndarray:
@@ -180,14 +203,14 @@ def _evaluated(
     return first, second
 
 
-def _alive(pp: np.ndarray, qq: np.ndarray) -> list[bool]:
+def _alive(pp: np.ndarray, qq: np.ndarray) -> np.ndarray:
     """Not those that the best family beats clearly on both sides together."""
     both = np.concatenate([pp, qq], axis=1)
     both = np.where(np.isfinite(both), both, -1e9)
     best = both.mean(axis=1).argmax()
     behind = both[best] - both
     error = behind.std(axis=1) / np.sqrt(both.shape[1])
-    return list(~(behind.mean(axis=1) > _RACE * error + 0.02))
+    return ~(behind.mean(axis=1) > _RACE * error + 0.02)
 
 
 def likeliest(logs: np.ndarray, steps: int = 200) -> np.ndarray:
