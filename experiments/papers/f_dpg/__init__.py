@@ -320,7 +320,7 @@ def show(study: kit.Study, evidence: dict[str, kit.Scores], found: dict) -> None
         axes[0].set(xlabel="diversity: entropy, nats", ylabel="alignment: mean reward")
         paths = {x: ends["path"] for x, ends in found["well specified"].items()}
         count = len(next(iter(paths.values()))[0])
-        steps = study.config.steps * (1 + np.arange(count)) / count
+        steps = np.linspace(0, study.config.steps, count)
         kit.figures.lines(
             axes[1], {x: (steps, path.mean(axis=0)) for x, path in paths.items()},
             levels={"target": float(ends["target entropy"].mean())},
