@@ -162,7 +162,7 @@ def named(
     axis.figure.draw_without_rendering()
     spots = axis.transData.transform(list(every.values()))
     taken = [Bbox([spot - 6, spot + 6]) for spot in spots]
-    for name, (x, y) in every.items():
+    for own, (name, (x, y)) in enumerate(every.items()):
         text = axis.annotate(
             title(name), (x, y), (0, 0), textcoords="offset points", va="center",
             color=shades.get(name, "gray"), fontsize=9 if name in shades else 7,
@@ -173,7 +173,9 @@ def named(
             text.set_ha(("right", "center", "left")[side + 1])
             box = text.get_window_extent().padded(1)
             inside = axis.bbox.contains(*box.p0) and axis.bbox.contains(*box.p1)
-            hits = box.count_overlaps(taken) + 10 * (not inside)
+            away = np.linalg.norm(spots - spots.clip(box.p0, box.p1), axis=1)
+            strange = away.argmin() != own  # it would be read as another's
+            hits = box.count_overlaps(taken) + 10 * (not inside) + 0.5 * strange
             tried.append((hits, len(tried), text.get_position(), text.get_ha(), box))
         _, _, place, side, box = min(tried)
         text.set(position=place, ha=side)
