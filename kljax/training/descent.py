@@ -1,6 +1,6 @@
 """Plain descent in one program, for what is small and comes before a run."""
 
-import math
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,23 +21,25 @@ def descended(
     *,
     key: Key[jax.Array, ""],
     memory: PyTree = None,
-    watch: Callable[[PyTree], PyTree] = lambda params: params,
+    watch: Callable[..., PyTree] = lambda params, *_: params,
 ) -> PyTree:
     """What there is to see after so many steps each: a teacher, starts, a curve.
 
     A pure function to be compiled and mapped over, learning rates included; what is
-    long or is to survive an interruption is for `fit`. It keeps what is seen at every
-    multiple of the stops' common divisor.
+    long or is to survive an interruption is for `fit`. However many stops there are,
+    one step is compiled.
 
     Args:
         loss: `loss(params, key)`, a number; the key is new for every step. With a
             memory `loss(params, memory, key)`, the number and the next memory.
         params: to start from, and what is watched at 0 steps.
         optimizer: an optax transformation.
-        stops: numbers of steps, ascending; at least one is above 0.
+        stops: numbers of steps, ascending.
         key: random key.
-        memory: what the loss carries from step to step (a running mean, the step).
-        watch: what of the parameters is seen; all of them, unless said.
+        memory: what the loss carries from step to step (the step's number, a running
+            mean of the weights).
+        watch: what is seen of the parameters, `watch(params)`, with a memory
+            `watch(params, memory)`; the parameters, unless said.
 
     Returns:
         Everything seen, stacked: `[stops, ...]`.
@@ -49,23 +51,20 @@ def descended(
         [1.0, 0.5, 0.25]
     """
     rule: Any = optimizer
-    whole = loss if memory is not None else lambda x, _, key: (loss(x, key), None)
+    with_memory = memory is not None
+    whole = loss if with_memory else lambda x, _, key: (loss(x, key), None)
 
-    def step(carried: Any, n: Any) -> tuple[Any, None]:
+    def step(n: Any, carried: Any) -> Any:
         params, state, memory = carried
         slopes = jax.grad(whole, has_aux=True)
         grads, memory = slopes(params, memory, jax.random.fold_in(key, n))
         updates, state = rule.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state, memory), None
+        return optax.apply_updates(params, updates), state, memory
 
-    def block(carried: Any, steps: Any) -> tuple[Any, PyTree]:
-        carried, _ = jax.lax.scan(step, carried, steps)
-        return carried, watch(carried[0])
+    def stretch(carried: Any, ends: Any) -> tuple[Any, PyTree]:
+        carried = jax.lax.fori_loop(ends[0], ends[1], step, carried)
+        params, _, memory = carried
+        return carried, watch(params, memory) if with_memory else watch(params)
 
-    often = math.gcd(*stops)
-    steps = jnp.arange(stops[-1]).reshape(-1, often)
-    _, seen = jax.lax.scan(block, (params, rule.init(params), memory), steps)
-    places = jnp.array(stops) // often
-    both = watch(params), seen
-    every = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), *both)
-    return jax.tree.map(lambda x: x[places], every)
+    ends = jnp.array([*itertools.pairwise([0, *stops])], jnp.int32)
+    return jax.lax.scan(stretch, (params, rule.init(params), memory), ends)[1]

@@ -74,9 +74,9 @@ def test_descent_stops_where_it_is_told_to():
     @jax.jit
     def found(x, zero):
         still = lambda x, key: pull(x, 0.0, key)[0]
-        moved = {"memory": zero, "watch": lambda x: {"double": 2 * x}}
+        moved = {"memory": zero, "watch": lambda x, n: {"double": 2 * x, "step": n}}
         plain = descended(still, x, rule, stops, key=key)
-        return plain, descended(pull, x, rule, stops, key=key, **moved)["double"]
+        return plain, descended(pull, x, rule, stops, key=key, **moved)
 
     def walked(moving):
         x, speed, path = 1.0, 0.0, [1.0]
@@ -86,6 +86,7 @@ def test_descent_stops_where_it_is_told_to():
             path.append(x)
         return np.array(path)[stops]
 
-    plain, doubled = found(1.0, 0.0)
+    plain, seen = found(1.0, 0.0)
     np.testing.assert_allclose(plain, walked(0), rtol=1e-5)
-    np.testing.assert_allclose(doubled, 2 * walked(1), rtol=1e-5)
+    np.testing.assert_allclose(seen["double"], 2 * walked(1), rtol=1e-5)
+    assert seen["step"].tolist() == stops

@@ -115,7 +115,7 @@ def trained(config: Any, problem: Problem, options: tuple, index, seeds, bases, 
             sampled if problem.sampled else whole, table,
             optax.adam(lambda n: rate * decay(n)), range(0, steps + 1, often),
             key=jax.random.fold_in(key, 1), memory=memory,
-            watch=lambda table: {"table": table, "path": entropy(table)},
+            watch=lambda table, _: {"table": table, "path": entropy(table)},
         )  # fmt: skip
         table, seen = seen["table"][-1], seen["path"]
         log_q = log_law(table)

@@ -181,7 +181,7 @@ def trained(config: Any, sft: bool, data: dict, members: dict) -> dict[str, Any]
             given = law, reference[rows], right, key, beta[n], config.group
             return reinforced(*given), n + 1
 
-        def watch(params):
+        def watch(params, _):
             laws = [log_next(params, tests, place) for place in (task, 1 - task)]
             own, other = (
                 accuracy(law, answers[:, place])
