@@ -140,10 +140,10 @@ def bars(
 
 def named(
     axis: Any,
-    points: Mapping[str, tuple[float, float]],
+    points: Mapping[str, Sequence[float]],
     *,
     shades: Mapping[str, Any] | None = None,
-    marks: Mapping[str, tuple[float, float]] | None = None,
+    marks: Mapping[str, Sequence[float]] | None = None,
     **labels: Any,
 ) -> None:
     """Points with their names beside them, so that no name lies on another or a point.
