@@ -10,6 +10,7 @@ import kljax.divergences as kd
 from kljax.divergences.estimation import densities, inspection, outcomes, ratio, stack
 from kljax.divergences.estimation.lines import Lines
 from kljax.divergences.estimation.regression import Curves, autoregression
+from kljax.divergences.estimation.stationary import stationary
 from kljax.divergences.estimation.thin import is_thin
 from kljax.generators import get
 
@@ -108,6 +109,7 @@ def test_every_family_of_densities_has_mass_one():
         "kernel": densities.kernel,
         "copula": densities.copula,
         "components": densities.components,
+        "turned": densities.turned(densities.margins),
         "autoregression": autoregression(curves, np.arange(2)),
     }
     for name, fit in fits.items():
@@ -142,6 +144,24 @@ def test_curves_find_dependence_that_a_covariance_does_not_show():
     exact += noise(new[:, 2] - new[:, 0] * new[:, 1])
     assert exact.mean() - fitted(new).mean() < 0.1
     assert exact.mean() - plain(new).mean() > 0.4
+
+
+def test_a_series_is_seen_where_none_of_its_coordinates_shows_it_alone():
+    r, d = rng(14), 30
+    draw = lambda n: r.normal(size=(n, d))
+
+    def series(n):
+        x = draw(n)
+        for i in range(1, d):
+            x[:, i] += 0.4 * np.sin(2 * x[:, i - 1])
+        return x
+
+    new = series(1000)
+    gaps = new[:, 1:] - 0.4 * np.sin(2 * new[:, :-1])
+    want = stats.norm.logpdf(new[:, 0]) + stats.norm.logpdf(gaps).sum(axis=1)
+    found, white = stationary(series(400), draw(400), r)
+    assert 0 < (want - found(new)).mean() < 0.3
+    assert (want - white(new)).mean() > 1.0
 
 
 def test_weights_are_the_likeliest_ones():

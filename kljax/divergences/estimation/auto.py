@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from kljax.divergences.estimation import densities
-from kljax.divergences.estimation.components import rotated
 from kljax.divergences.estimation.densities import Fit
 from kljax.divergences.estimation.inspection import Samples, smoothed
 from kljax.divergences.estimation.lines import centered
@@ -24,6 +23,7 @@ from kljax.divergences.estimation.stack import (
     logistic,
     spaces,
 )
+from kljax.divergences.estimation.stationary import LEAST, stationary
 
 _KERNEL_DIMENSIONS, _KERNEL_POINTS = 4, 20_000
 
@@ -65,9 +65,9 @@ def continuous(z: np.ndarray, n: int) -> Mapping[str, tuple[Space, Fit]]:
     found["mixture of 4, one covariance"] = plain, tied
     if d > 1:
         curves = Curves.of(z)
-        turned = _turned(z)
-        found["components of both"] = turned, densities.margins
-        found["copula of components of both"] = turned, densities.copula
+        found["components of both"] = plain, densities.turned(densities.margins)
+        of_both = densities.turned(densities.copula)
+        found["copula of components of both"] = plain, of_both
         found["components"] = plain, densities.components
         found["copula"] = plain, densities.copula
         found["elliptical"] = plain, densities.elliptical
@@ -90,16 +90,11 @@ def continuous(z: np.ndarray, n: int) -> Mapping[str, tuple[Space, Fit]]:
                 found[f"mixture of {k} of scores"] = scores, densities.mixture(k)
     else:
         found["smoothed counts"] = plain, densities.margins
+    if d >= LEAST:
+        found["one law after another"] = plain, stationary
     if 1 < d <= _KERNEL_DIMENSIONS and n <= _KERNEL_POINTS:
         found[KERNELS] = plain, densities.kernel
     return found
-
-
-def _turned(pooled: np.ndarray) -> Space:
-    """The pooled sample's independent components."""
-    mean, matrix = rotated(pooled, np.random.default_rng(0))
-    log_det = np.linalg.slogdet(matrix)[1]
-    return Space(lambda x: (x - mean) @ matrix, lambda x: np.full(len(x), log_det))
 
 
 def fitted(samples: Samples, rng: np.random.Generator) -> Fitted:
