@@ -64,6 +64,12 @@ def _error(row: Row, name: str) -> float:
     return np.nan if value is None else abs(value - row["truth"])
 
 
+def _mean(errors: Sequence[float]) -> float:
+    """Of those that there are."""
+    there = [x for x in errors if not np.isnan(x)]
+    return float(np.mean(there)) if there else np.nan
+
+
 def _holds(row: Row, name: str) -> bool:
     """Whether the interval holds the truth, to twice the truth's own error."""
     found, slack = row["found"][name], 2 * row["truth_error"]
@@ -163,7 +169,7 @@ def _by_family(rows: Sequence[Row]) -> str:
         answered = _answered(chosen)
         errors = [_error(row, "kljax") for row in answered]
         peers = {
-            name: np.nanmean([_error(row, name) for row in answered])
+            name: _mean([_error(row, name) for row in answered])
             for name in _names(chosen)
             if name != "kljax" and answered
         }
@@ -194,8 +200,7 @@ def _draw(path: pathlib.Path, rows: Sequence[Row]) -> str:
     dims = sorted({row["d"] for row in answered})
     for name in reversed(names):
         means = [
-            np.nanmean([_error(r, name) for r in answered if r["d"] == d] or [np.nan])
-            for d in dims
+            _mean([_error(r, name) for r in answered if r["d"] == d]) for d in dims
         ]
         ours = name == "kljax"
         style = {"color": "black", "linewidth": 2.4} if ours else {"linewidth": 1}
