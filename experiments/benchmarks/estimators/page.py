@@ -134,7 +134,7 @@ def _compared(rows: Sequence[Row]) -> str:
                 _percent(1 - len(_answered(seen, name)) / len(seen)),
                 _number(theirs.mean()) if len(both) else "",
                 _number(np.median(theirs)) if len(both) else "",
-                "" if name == "kljax" else _number(ours.mean() / theirs.mean()),
+                "" if name == "kljax" else _over(ours, theirs),
                 "" if name == "kljax" else _percent(_share(ours <= theirs)),
                 _percent(_share([_holds(row, name) for row in both])),
                 _number(np.median([_width(row, name) for row in both])),
@@ -144,6 +144,11 @@ def _compared(rows: Sequence[Row]) -> str:
     heads = ("", "abstains", "mean error, nats", "median error", "ours / theirs")
     heads += ("we are nearer", "interval holds", "half-width", "seconds")
     return table(heads, cells)
+
+
+def _over(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """The ratio of mean errors, where the other makes any."""
+    return _number(ours.mean() / theirs.mean()) if theirs.any() else ""
 
 
 def _width(row: Row, name: str) -> float:
