@@ -7,6 +7,7 @@ from kljax import data, metrics
 from kljax.data import arithmetic, batching, images, splits, text
 from kljax.data.readers import labels, raw, values
 from kljax.metrics import calibration, frontier
+from kljax.theory import compute_optimal, sources
 
 RNG = np.random.default_rng(0)
 
@@ -119,6 +120,17 @@ PLAIN = {
         lambda answers: arithmetic.mistaken(answers, 2, 0.5, RNG),
         {"answers": CLASSES[:, None]},
     ),
+    "longest_carry": (arithmetic.longest_carry, {"questions": np.ones((3, 4), int)}),
+    "shrunk": (lambda x: images.shrunk(x, 2), {"x": BYTES}),
+    "frontier": (
+        compute_optimal.frontier,
+        {
+            "compute": np.arange(1.0, 6.0)[:, None] * np.geomspace(1, 9, 4),
+            "loss": 1 + np.abs(np.arange(5.0)[:, None] - np.arange(4) - 0.5),
+            "size": np.arange(1.0, 6.0),
+        },
+    ),
+    "zipf_contexts": (lambda: sources.zipf_contexts(RNG, 0.5, 9, 3), {}),
     "windows": (
         lambda: text.windows(iter(["abcd", "ab"]), lambda t: [*t.encode()], 0, 6, 3),
         {},
