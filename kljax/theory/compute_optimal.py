@@ -11,11 +11,9 @@ arXiv 2010.14701.
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from kljax.arguments import floating
-from kljax.typing import Array, ArrayLike, Float, PyTree
+from kljax.typing import ArrayLike, Float, PyTree
 
 __all__ = [
     "PF_DAY",
@@ -29,7 +27,7 @@ __all__ = [
 PF_DAY = 8.64e19
 """Floating-point operations of a day at 1e15 a second."""
 
-Each = Float[Array, "*b"]
+Each = Float[np.ndarray, "*b"]
 Number = Float[ArrayLike, "*#b"]
 
 
@@ -113,14 +111,13 @@ def optimal_size(
       1.0
     """
     (big_a, a), (big_b, b) = size_law, token_law
-    c = floating("compute", compute)
-    log_n = jnp.log(a * big_a / (b * big_b)) + b * jnp.log(c / 6)
-    return jnp.exp(log_n / (a + b))
+    log_n = np.log(a * big_a / (b * big_b)) + b * np.log(np.asarray(compute) / 6)
+    return np.exp(log_n / (a + b))
 
 
 def training_flops(size: Number, tokens: Number) -> Each:
     """``C = 6 N E``: forward and backward of E tokens through N weights."""
-    return 6 * jnp.asarray(size) * jnp.asarray(tokens)
+    return 6 * np.asarray(size, float) * np.asarray(tokens, float)
 
 
 def non_embedding(
@@ -133,8 +130,8 @@ def non_embedding(
       embeddings: keys whose arrays are tables of tokens or positions.
 
     Example:
-      >>> maps = {"map": jnp.ones((2, 3)), "bias": jnp.ones(3)}
-      >>> non_embedding({"layer": maps, "head": {"kernel": jnp.ones((2, 9))}})
+      >>> maps = {"map": np.ones((2, 3)), "bias": np.ones(3)}
+      >>> non_embedding({"layer": maps, "head": {"kernel": np.ones((2, 9))}})
       6
     """
     found = jax.tree_util.tree_leaves_with_path(params)

@@ -5,7 +5,7 @@ contexts of known probabilities, each with its own law of the next symbol, with 
 tails (`zipf_contexts`) or few of them (`markov_contexts`).
 """
 
-import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -44,31 +44,26 @@ class Contexts(NamedTuple):
         """Mean of -log q of the next symbol; over the entropy it is KL(law || q)."""
         return float(-self.p @ (self.law * np.log(np.maximum(q, TINY))).sum(axis=1))
 
-    def sample(
-        self, rng: np.random.Generator, count: int
-    ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-        """Contexts, and a symbol behind each."""
-        under = self.p.cumsum()
-        seen = np.searchsorted(under, rng.random(count) * under[-1], side="right")
-        seen = seen.clip(max=len(self.p) - 1)
-        below = self.law.cumsum(axis=1)[seen]
-        symbol = (rng.random((count, 1)) * below[:, -1:] > below).sum(axis=1)
-        return seen, symbol.clip(max=self.law.shape[1] - 1)
-
     def counted(
         self, rng: np.random.Generator, samples: Int[np.ndarray, " k"]
     ) -> Float[np.ndarray, " k"]:
-        """Exact loss of counts after so many samples (ascending; one stream of them).
+        """Exact loss of counts of so many samples each, all drawn anew.
 
         Every count begins at 1/2 (Krichevsky and Trofimov).
+
+        Example:
+          >>> source = zipf_contexts(np.random.default_rng(0), 0.5, 1000, 16)
+          >>> source.counted(np.random.default_rng(1), np.array([0])).round(3).tolist()
+          [2.773]
         """
-        seen, symbol = self.sample(rng, int(samples[-1]))
-        cells, size = seen * self.law.shape[1] + symbol, self.law.size
-        counts, found = np.full(size, 0.5), []
-        for start, stop in itertools.pairwise([0, *map(int, samples)]):
-            counts += np.bincount(cells[start:stop], minlength=size)
-            table = counts.reshape(self.law.shape)
-            found.append(self.loss(table / table.sum(axis=1, keepdims=True)))
+        found = []
+        for count in np.asarray(samples).astype(int):
+            visits = rng.multinomial(count, self.p)
+            seen = visits > 0
+            table = rng.multinomial(visits[seen], self.law[seen]) + 0.5
+            q = table / table.sum(axis=1, keepdims=True)
+            unseen = (1 - self.p[seen].sum()) * math.log(self.law.shape[1])
+            found.append(Contexts(self.p[seen], self.law[seen]).loss(q) + unseen)
         return np.array(found)
 
 
@@ -113,7 +108,9 @@ def markov_contexts(
       >>> len(markov_contexts(np.random.default_rng(0), 4).p)
       16
     """
-    law = rng.dirichlet(np.full(whole("symbols", symbols, 2), concentration), (symbols,) * 2)
+    law = rng.dirichlet(
+        np.full(whole("symbols", symbols, 2), concentration), (symbols,) * 2
+    )
     p = np.full((symbols, symbols), symbols**-2.0)
     for _ in range(500):
         p = np.einsum("ab,abc->bc", p, law)

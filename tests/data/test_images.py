@@ -89,12 +89,18 @@ def test_images_that_cannot_teach_say_why(tmp_path, pick, message):
         load_pictures(tmp_path / "mine.npz")
 
 
-@pytest.mark.parametrize("side,rows", [(8, slice(2, 26)), (16, None), (14, slice(0, 28))])
+@pytest.mark.parametrize(
+    "side,rows", [(8, slice(2, 26)), (16, None), (14, slice(0, 28))]
+)
 def test_images_shrink_to_means_of_blocks(side, rows):
     x = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 2)).astype(np.uint8)
     found = shrunk(x, side)
     assert found.shape == (3, side, side, 2)
-    framed = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))) if rows is None else x[:, rows, rows]
+    framed = (
+        np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+        if rows is None
+        else x[:, rows, rows]
+    )
     block = framed.shape[1] // side
     for i, j in ((0, 0), (side - 1, 3)):
         part = framed[:, i * block : (i + 1) * block, j * block : (j + 1) * block]

@@ -1,7 +1,6 @@
 """Scaling fits against SciPy, exact curves, and curves whose constant is not told."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize, special, stats
@@ -38,20 +37,18 @@ def test_the_paper_s_tables_per_token_and_per_image(name):
     whole = law.per(tokens)
     assert whole.floor == pytest.approx(image, rel=0.001)
     assert np.exp(whole.log_scale) == pytest.approx(implied, rel=0.01)
-    with jax.enable_x64(True):
-        np.testing.assert_allclose(whole(X), tokens * law(X), rtol=1e-12)
+    np.testing.assert_allclose(whole(X), tokens * law(X), rtol=1e-12)
 
 
 @pytest.fixture(scope="module")
 def fits():
     """Of all laws: 30 noisy curves, the one without noise behind them."""
     rng, found = np.random.default_rng(0), {}
-    with jax.enable_x64(True):
-        for name, (floor, alpha, scale, *_) in LAWS.items():
-            clean = floor + (scale / X) ** alpha
-            noisy = clean * np.exp(1e-3 * rng.normal(size=(30, 12)))
-            curves = np.concatenate([noisy, clean[None]])
-            found[name] = curves, power_law(X, curves)
+    for name, (floor, alpha, scale, *_) in LAWS.items():
+        clean = floor + (scale / X) ** alpha
+        noisy = clean * np.exp(1e-3 * rng.normal(size=(30, 12)))
+        curves = np.concatenate([noisy, clean[None]])
+        found[name] = curves, power_law(X, curves)
     return found
 
 
@@ -97,7 +94,9 @@ def test_the_likeliest_law_and_its_profile_are_those_of_scipy(fits):
         (z[0] if floor is None else floor, z[-2], z[-1]), X, loss
     )
     options = {"maxiter": 4000, "maxfev": 4000, "xatol": 1e-10, "fatol": 1e-10}
-    search = lambda f, at: optimize.minimize(f, at, method="Nelder-Mead", options=options)
+    search = lambda f, at: optimize.minimize(
+        f, at, method="Nelder-Mead", options=options
+    )
     best = search(of, theta)
     assert of(theta) <= best.fun + 1e-6
     np.testing.assert_allclose(theta, best.x, rtol=2e-4)
@@ -108,7 +107,7 @@ def test_the_likeliest_law_and_its_profile_are_those_of_scipy(fits):
         assert rise == pytest.approx(12 * np.log1p(t**2 / 9), rel=1e-3)
 
 
-def test_one_wild_point_does_not_lead_the_fit(x64):
+def test_one_wild_point_does_not_lead_the_fit():
     rng = np.random.default_rng(1)
     loss = 2.64 + (1.6e-8 / X) ** 0.16
     loss = loss * np.exp(1e-3 * rng.normal(size=12))
@@ -153,45 +152,54 @@ def expected_loss(exponent, samples, contexts=400_000, symbols=16):
     return np.array([at(d) for d in samples]), entropy
 
 
-@pytest.mark.parametrize(("exponent", "status"), [(0.5, "identified"), (1.0, "warned")])
-def test_the_entropy_of_counted_contexts(exponent, status, x64):
-    """alpha is a / (1 + a); at a = 1 it is not reached by three million samples."""
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_the_entropy_of_counted_contexts(exponent):
+    """The exponent is a / (1 + a)."""
     samples = np.geomspace(1e3, 3e6, 12)
     loss, entropy = expected_loss(exponent, samples)
     found = power_law(samples, loss)
+    assert found.verdict().status == "identified"
+    assert float(found.law.floor) == pytest.approx(entropy, rel=0.002)
+    assert float(found.law.alpha) == pytest.approx(exponent / (1 + exponent), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("exponent", "contexts", "most", "status"),
+    [(1.0, 400_000, 1e4, "warned"), (0.5, 400_000, 1e4, "refused"),
+     (0.5, 2000, 1e5, "warned")],
+    ids=["early", "earlier", "contexts end"],
+)  # fmt: skip
+def test_curves_that_steepen_are_not_believed(exponent, contexts, most, status):
+    """The law is not reached yet, or its contexts come to an end: too low, as said."""
+    samples = np.geomspace(most / 1000, most, 12)
+    loss, entropy = expected_loss(exponent, samples, contexts)
+    found = power_law(samples, loss)
     said = found.verdict()
     assert said.status == status, said
-    if exponent == 0.5:
-        assert float(found.law.floor) == pytest.approx(entropy, rel=0.002)
-        assert float(found.law.alpha) == pytest.approx(1 / 3, abs=0.02)
-    else:
-        assert float(found.law.floor) < entropy and float(found.drift) > 0
-        assert "too low" in str(said)
-        assert float(found.law.alpha) < 0.45
+    assert "steepens" in str(said) and "too low" in str(said)
+    assert float(found.law.floor) < 0.99 * entropy
 
 
-# Perceptrons of 2 to 64 units on all 1,024 contexts of a Markov source, 6,000 steps.
-MEMORIZED = {"weights": [230, 424, 836, 1760, 4016, 10336], "entropy": 2.5626}
+# Perceptrons of 2 to 64 units on the 1,024 contexts of a Markov source, 6,000 steps of
+# Adam: the paper's experiment stores the same.
+WEIGHTS = np.array([230.0, 436, 872, 1840, 4160, 10336])
+MEMORIZED = np.array([0.8805, 0.8608, 0.8111, 0.7169, 0.5175, 0.2142])
+MARKOV_ENTROPY = 2.561
 
 
-def memorized():
-    """A curve of that shape: the KL falls from .721 to .050, faster and faster."""
-    u = np.linspace(0, 1, 6)
-    kl = np.exp(np.log(0.721) - (np.log(0.721 / 0.05)) * u**1.6)
-    return np.array(MEMORIZED["weights"], float), MEMORIZED["entropy"] + kl
-
-
-def test_what_is_memorized_is_refused(x64):
-    x, loss = memorized()
-    found = power_law(x, loss)
+def test_what_is_memorized_is_refused():
+    loss = MARKOV_ENTROPY + MEMORIZED
+    found = power_law(WEIGHTS, loss)
     said = found.verdict()
     assert said.status == "refused" and "bound" in str(said)
-    assert float(found.law.alpha) < 0.1
-    slopes = np.asarray(local_exponents(x, loss, MEMORIZED["entropy"]))
+    assert float(found.law.alpha) < 0.1 and float(found.floor_interval[0]) == 0
+    slopes = np.asarray(local_exponents(WEIGHTS, loss, MARKOV_ENTROPY))
     assert (np.diff(slopes) > 0).all()
+    log_kl = np.log(MEMORIZED)
+    np.testing.assert_allclose(slopes, -np.diff(log_kl) / np.diff(np.log(WEIGHTS)))
 
 
-def test_no_constant_is_refused(x64):
+def test_no_constant_is_refused():
     rng = np.random.default_rng(2)
     loss = (1e3 / X) ** 0.05 * np.exp(1e-3 * rng.normal(size=(3, 12)))
     found = power_law(X, loss)
@@ -210,14 +218,13 @@ def test_no_constant_is_refused(x64):
 @pytest.mark.parametrize("a,b", [(0.34, 0.28), (0.24, 0.4), (0.2, 0.47)])
 def test_the_frontier_of_exact_learning_curves(a, b):
     size = np.geomspace(1e4, 1e9, 26)
-    tokens = np.geomspace(1e3, 1e14, 400)
+    tokens = np.geomspace(0.1, 1e15, 600)
     loss = 1.7 + 3 * size[:, None] ** -a + 2 * tokens**-b
     compute = np.asarray(training_flops(size[:, None], 1.0)) * tokens
     found = frontier(compute, loss, size, 1.7)
     assert found.beta == pytest.approx(b / (a + b), abs=0.002)
-    with jax.enable_x64(True):
-        exact = optimal_size(found.compute, (3.0, a), (2.0, b))
-        np.testing.assert_allclose(found.size, exact, rtol=0.03)
+    exact = optimal_size(found.compute, (3.0, a), (2.0, b))
+    np.testing.assert_allclose(found.size, exact, rtol=0.03)
     # The closed form is the least of all sizes.
     c = 1e15
     of = lambda log_n: 3 * np.exp(-a * log_n) + 2 * (c / 6 / np.exp(log_n)) ** -b
@@ -228,14 +235,16 @@ def test_the_frontier_of_exact_learning_curves(a, b):
 
 
 def test_information_of_captions_and_of_positions():
-    told, share = information_gain(30.0, jnp.array([28.0, 25.0]), 10.0)
+    told, share = information_gain(30.0, np.array([28.0, 25.0]), 10.0)
     np.testing.assert_allclose(told, [2, 5])
     np.testing.assert_allclose(share, [0.2, 0.5])
     # Sums of the losses at all positions: twice the first half, less the whole.
     t = np.arange(1, 65)
     loss = 1.3 + 0.8 * t**-0.7
     expected = 2 * loss[:32].sum() - loss.sum()
-    assert float(position_information(0.8, 0.7, 32)) == pytest.approx(expected, rel=1e-5)
+    assert float(position_information(0.8, 0.7, 32)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_weights_are_counted_as_the_paper_does():
@@ -250,9 +259,9 @@ def test_weights_are_counted_as_the_paper_does():
 
 
 def test_what_is_wrong_is_named():
-    with pytest.raises(ValueError, match=r"n of 6 or more, got \(5,\)"):
+    with pytest.raises(ValueError, match=r"n of 6 or more, and loss \[..., n\], got \(5,\)"):
         power_law(np.ones(5), np.ones(5))
-    with pytest.raises(ValueError, match="loss must be above 0, got 0"):
+    with pytest.raises(ValueError, match="loss must be above 0 and finite, got 0"):
         power_law(X, np.zeros(12))
     with pytest.raises(ValueError, match=r"\[m s\] and size \[m\], got"):
         frontier(np.ones((2, 3)), np.ones((2, 3)), np.ones(3))
@@ -261,4 +270,5 @@ def test_what_is_wrong_is_named():
         frontier(np.ones((6, 3)) * [1, 2, 3], curves, np.arange(6.0) + 1, 0.5)
     loss = np.ones(12)
     loss[3] = np.nan
-    assert power_law(X, loss).verdict().status == "refused"
+    with pytest.raises(ValueError, match="loss must be above 0 and finite, got nan"):
+        power_law(X, loss)

@@ -27,20 +27,24 @@ def test_a_zipf_law_of_contexts():
 
 
 def test_counts_tell_what_their_samples_do():
-    """Against counting one by one; and with many samples nothing is left to know."""
-    samples = np.array([10, 200, 100_000])
+    """In mean what Polya's law says, over 4,000 tables; with many samples the entropy."""
     source = Contexts(np.array([0.7, 0.3]), np.array([[0.2, 0.8, 0], [0.5, 0.1, 0.4]]))
-    found = source.counted(np.random.default_rng(3), samples)
-    seen, symbol = source.sample(np.random.default_rng(3), samples[-1])
-    for count, loss in zip(samples, found):
-        table = np.full((2, 3), 0.5)
-        np.add.at(table, (seen[:count], symbol[:count]), 1)
-        assert loss == pytest.approx(source.loss(table / table.sum(1, keepdims=True)))
-    assert 0 < found[-1] - source.entropy < 1e-3 < found[1] - source.entropy
-    frequency = np.bincount(seen * 3 + symbol, minlength=6) / samples[-1]
-    np.testing.assert_allclose(
-        frequency, (source.p[:, None] * source.law).ravel(), atol=0.006
+    rng, count = np.random.default_rng(2), 5
+    found = source.counted(rng, np.full(4000, count))
+    n, tables = np.arange(count + 1), {}
+    for k, law in enumerate(source.law):
+        for visits in n:
+            every = [(i, j, visits - i - j) for i in n for j in n if i + j <= visits]
+            q = (np.array(every) + 0.5) / (visits + 1.5)
+            mass = stats.multinomial(visits, law).pmf(every)
+            tables[k, visits] = -(mass @ np.log(q)) @ law
+    expected = sum(
+        p * (stats.binom(count, p).pmf(n) @ [tables[k, visits] for visits in n])
+        for k, p in enumerate(source.p)
     )
+    assert found.mean() == pytest.approx(expected, abs=4 * found.std() / 4000**0.5)
+    left = source.counted(rng, np.array([200, 100_000])) - source.entropy
+    assert 0 < left[1] < 1e-3 < left[0]
 
 
 def test_a_markov_source_is_stationary():

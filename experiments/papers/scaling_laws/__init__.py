@@ -20,7 +20,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments import kit
@@ -299,13 +298,12 @@ def run(study: kit.Study) -> dict[str, Any]:
     low, high, points = config.samples
     samples = np.geomspace(low, high, points).round()
     sizes = config.perceptrons, config.perceptron_steps, config.symbols, config.seed
-    with jax.enable_x64(True):
-        recover = lambda noise: exact.recovery(noise, config.draws)  # noqa: E731
-        found: dict[str, Any] = {
-            "image": exact.per_image(),
-            "recovery": study.each("recovery", recover, (0.0, 0.001, 0.005)),
-            "betas": study.once("frontier", exact.betas),
-        }
+    recover = lambda noise: exact.recovery(noise, config.draws)  # noqa: E731
+    found: dict[str, Any] = {
+        "image": exact.per_image(),
+        "recovery": study.each("recovery", recover, (0.0, 0.001, 0.005)),
+        "betas": study.once("frontier", exact.betas),
+    }
     count = lambda one: exact.counted(one[0], config.contexts, samples, one[1])  # noqa: E731
     tables = study.each("counts", count, kit.grid((0.5, 1.0), study.seeds))
     curves = {f"counts, a = {a:g}": tables[a, first] for a in (0.5, 1.0)}
@@ -322,11 +320,14 @@ def run(study: kit.Study) -> dict[str, Any]:
             study.metrics[f"frontier/{name}"] = str(few)
             continue
         at = np.linspace(0, len(edge.grid) - 1, 14).round().astype(int)
-        curves[f"{name}, C"] = {"x": edge.grid[at], "loss": edge.least[at], "H": entropy}
-    with jax.enable_x64(True):
-        fit = lambda one: power_law(one["x"], one["loss"])  # noqa: E731
-        found["fits"] = {name: fit(one) for name, one in curves.items()}
-        counts = [(fit(one), one["H"]) for (a, _), one in tables.items() if a == 0.5]
+        curves[f"{name}, C"] = {
+            "x": edge.grid[at],
+            "loss": edge.least[at],
+            "H": entropy,
+        }
+    fit = lambda one: power_law(one["x"], one["loss"])  # noqa: E731
+    found["fits"] = {name: fit(one) for name, one in curves.items()}
+    counts = [(fit(one), one["H"]) for (a, _), one in tables.items() if a == 0.5]
     ratio = np.array([float(one.law.floor) / h for one, h in counts])
     alpha = np.array([float(one.law.alpha) for one, _ in counts])
     found["counts"] = {k: kit.Estimate((v,)) for k, v in zip(COUNTS, (ratio, alpha))}

@@ -58,7 +58,7 @@ def recovery(noise: float, draws: int) -> dict[str, dict[str, float]]:
 
 def betas() -> dict[str, float]:
     """Errors of beta from the frontier of exact learning curves."""
-    size, tokens = np.geomspace(1e4, 1e9, 26), np.geomspace(1e3, 1e14, 400)
+    size, tokens = np.geomspace(1e4, 1e9, 26), np.geomspace(0.1, 1e15, 600)
     found = {}
     for a, b in EXPONENTS:
         loss = 1 + size[:, None] ** -a + tokens**-b
@@ -82,8 +82,9 @@ def memorized(
     """Loss of perceptrons on all contexts of a Markov source of order 2, exact."""
     source = markov_contexts(np.random.default_rng(seed), symbols)
     mass = jnp.asarray(source.p[:, None] * source.law, jnp.float32)
-    key, rule = jax.random.key(seed), optax.adam(
-        optax.cosine_decay_schedule(1e-2, steps)
+    key, rule = (
+        jax.random.key(seed),
+        optax.adam(optax.cosine_decay_schedule(1e-2, steps)),
     )
 
     def loss(params: PyTree, key: Any = None) -> Any:

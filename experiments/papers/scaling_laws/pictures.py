@@ -31,7 +31,10 @@ def show(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> None
     study.scale = f"transformers of up to {largest:,.0f} weights, {len(every)} sources"
     rows = []
     for name, fit in found["fits"].items():
-        entropy, (low, high) = found["curves"][name]["H"], np.asarray(fit.floor_interval)
+        entropy, (low, high) = (
+            found["curves"][name]["H"],
+            np.asarray(fit.floor_interval),
+        )
         known = float(entropy) if np.isfinite(entropy) else None
         numbers = known, float(fit.law.floor), f"{low:.4g} to {high:.4g}"
         said = fit.verdict()
@@ -47,7 +50,9 @@ def show(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> None
     ]  # fmt: skip
     if rows:
         columns = "source", "beta", "sizes on it", "largest N", "operations", "data"
-        study.table("Compute frontiers", columns, rows, "The best size grows as C^beta.")
+        study.table(
+            "Compute frontiers", columns, rows, "The best size grows as C^beta."
+        )
     rows = [
         (name, 100 * noise, row["sd of L_inf"], row["sd of alpha"], row["covered"])
         for noise, laws in found["recovery"].items()
@@ -105,7 +110,9 @@ def _shades(count: int) -> Any:
 
 def _learning(axis: Any, found: dict[str, Any], name: str, one: dict[str, Any]) -> None:
     """Learning curves of all sizes, and the fit of their lower edge."""
-    for c, loss, color in zip(one["C"], one["loss"]["held out"], _shades(len(one["N"]))):
+    for c, loss, color in zip(
+        one["C"], one["loss"]["held out"], _shades(len(one["N"]))
+    ):
         axis.plot(c, loss, color=color, lw=1)
     if fit := found["fits"].get(f"{name}, C"):
         edge = found["curves"][f"{name}, C"]["x"]
@@ -144,7 +151,9 @@ def _data(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> Non
             for (name, loss), marker in zip(longer, "osv^"):
                 for i, color in enumerate(_shades(len(own))):
                     label = None if i else name
-                    axes[-1].plot(own[i], loss[i], marker, ms=3, color=color, label=label)
+                    axes[-1].plot(
+                        own[i], loss[i], marker, ms=3, color=color, label=label
+                    )
             axes[-1].set(xscale="log", yscale="log", xlabel="carries as in training")
             axes[-1].set(ylabel="longer carries", title="sums: nats per digit")
             axes[-1].legend(fontsize=7)

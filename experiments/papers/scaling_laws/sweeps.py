@@ -84,9 +84,13 @@ def zipf(exponent: float, tokens: int, judged: int, seed: int) -> Source:
     All of the first contexts are judged, and of the others a sample with their mass.
     """
     rng = np.random.default_rng([seed, 1])
-    source, batch = zipf_contexts(rng, exponent, SYMBOLS**DIGITS, SYMBOLS), tokens // DIGITS
+    source, batch = (
+        zipf_contexts(rng, exponent, SYMBOLS**DIGITS, SYMBOLS),
+        tokens // DIGITS,
+    )
     count, last = len(source.p), np.eye(DIGITS, dtype=np.float32)[-1]
-    laws = source.law.astype(np.float32), source.p.cumsum().astype(np.float32)
+    # From the tail on, whose probabilities have no digits beside 1.
+    laws = source.law.astype(np.float32), source.p[::-1].cumsum().astype(np.float32)
 
     def text(chosen: Any, law: Any, mass: Any) -> Text:
         digits = chosen[:, None] // SYMBOLS ** np.arange(DIGITS)[::-1] % SYMBOLS
@@ -94,9 +98,9 @@ def zipf(exponent: float, tokens: int, judged: int, seed: int) -> Source:
         return Text(digits, target, mass[:, None] * last)
 
     def draw(key: Array, laws: tuple[Array, Array]) -> Text:
-        u = jax.random.uniform(key, (batch,)) * laws[1][-1]
-        chosen = jnp.searchsorted(laws[1], u).clip(max=count - 1)
-        return text(chosen, laws[0], jnp.ones(batch))
+        coarse, fine = jax.random.uniform(key, (2, batch))
+        from_end = jnp.searchsorted(laws[1], coarse + fine * 2.0**-23)
+        return text((count - 1 - from_end).clip(min=0), laws[0], jnp.ones(batch))
 
     some = rng.choice(np.arange(judged, count), judged, replace=False)
     chosen = np.append(np.arange(judged), some)
@@ -115,7 +119,7 @@ def pictures(name: str, side: int, tokens: int, judged: int) -> Source:
     small = [np.rint(shrunk(one.images, side) * top).astype(np.int32) for one in parts]
     train, test = (rows(x.reshape(len(x), -1)) for x in small)
     held = {"held out": Text(*(x[:judged] for x in test))}
-    stand_in = " (a stand-in)" * (parts[0].manifest["source"] == "synthetic")
+    stand_in = " (a stand-in)" * parts[0].manifest["synthetic"]
     what = f"{len(train.tokens):,} images{stand_in}"
     return Source(LEVELS, drawn(max(1, tokens // side**2)), train, held, what)
 
@@ -126,7 +130,9 @@ def code(length: int, tokens: int, judged: int) -> Source:
     files = sorted(p for depth in ("*.py", "*/*.py") for p in folder.glob(depth))
     files = [path for path in files if "site-packages" not in path.parts]
     kept = [path for i, path in enumerate(files) if i % 64]
-    parts = (b"".join(path.read_bytes() for path in some) for some in (kept, files[::64]))
+    parts = (
+        b"".join(path.read_bytes() for path in some) for some in (kept, files[::64])
+    )
     train, held = (np.frombuffer(part, np.uint8).astype(np.int32) for part in parts)
     weight = lambda count: np.ones((count, length), np.float32)  # noqa: E731
 
@@ -202,10 +208,19 @@ def curve(source: Source, learner: Learner, seed: int) -> dict[str, Any]:
 
     arrays = jax.tree.map(jnp.asarray, (source.arrays, source.held))
     found = jax.jit(run)(params, *arrays)
-    size, seen = float(non_embedding(params)), math.prod(shape) * np.array(learner.stops)
+    size, seen = (
+        float(non_embedding(params)),
+        math.prod(shape) * np.array(learner.stops),
+    )
     flops = np.asarray(training_flops(size, seen.astype(float)), float)
     losses = {name: np.asarray(v, float) for name, v in found.items()}
-    return {"N": size, "C": flops, "loss": losses, "H": source.entropy, "what": source.what}
+    return {
+        "N": size,
+        "C": flops,
+        "loss": losses,
+        "H": source.entropy,
+        "what": source.what,
+    }
 
 
 def captions(
