@@ -53,7 +53,8 @@ def longest_carry(questions: Int[np.ndarray, "n s"]) -> Int[np.ndarray, "n"]:
     """Over how many digits the longest carry of each of `sums` runs.
 
     Example:
-      >>> longest_carry(np.array([[1, 9, 9, 0], [5, 0, 5, 1]])).tolist()  # 91 + 9, 5 + 15
+      >>> questions = np.array([[1, 9, 9, 0], [5, 0, 5, 1]])  # 91 + 9, 5 + 15
+      >>> longest_carry(questions).tolist()
       [2, 1]
     """
     carry, run, most = (np.zeros(len(questions), int) for _ in range(3))

@@ -54,9 +54,9 @@ def frontier(
 ) -> Frontier:
     """The best size by compute, from the learning curves of several sizes (3).
 
-    log(L - floor) is read off every curve on one grid of log C. Each size owns the range
-    where it is the lowest; the geometric middle of the range is its compute. The ends
-    own ranges that are cut by the choice of sizes and are left out.
+    log(L - floor) is read off every curve on one grid of log C. Each size owns the
+    range where it is the lowest; the geometric middle of the range is its compute. The
+    ends own ranges that are cut by the choice of sizes and are left out.
 
     Args:
       compute: of every size at every evaluation, ascending along `s`.

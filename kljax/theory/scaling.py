@@ -50,7 +50,7 @@ Number = Float[ArrayLike, "*#b"]
 
 
 class PowerLaw(NamedTuple):
-    """``floor + (scale / x)^alpha`` (1); the scale by its logarithm, as it may be 1e300.
+    """``floor + (scale / x)^alpha`` (1); the scale by its logarithm: it may be 1e300.
 
     Example:
       >>> law = PowerLaw(3.13, 0.19, math.log(1.8e-8))  # images of 8 x 8, by compute
@@ -58,9 +58,9 @@ class PowerLaw(NamedTuple):
       601
     """
 
-    floor: Each
-    alpha: Each
-    log_scale: Each
+    floor: Number
+    alpha: Number
+    log_scale: Number
 
     def reducible(self, x: Number) -> Each:
         """(scale / x)^alpha: the KL, if the floor is the entropy (2)."""
@@ -144,9 +144,9 @@ class Fit(NamedTuple):
         return Verdict("warned", (about,)) if drifts else Verdict("identified", ())
 
 
-# A point theta [*b 4] is: log of the floor over the least loss, log of the reducible loss
-# in the middle, log of the exponent in u, drift; u [n] is log x, centered, over half of
-# its range. All starts of all curves go down together.
+# A point theta [*b 4] is: log of the floor over the least loss, log of the reducible
+# loss in the middle, log of the exponent in u, drift; u [n] is log x, centered, over
+# half of its range. All starts of all curves go down together.
 
 
 class Curves(NamedTuple):
@@ -307,36 +307,34 @@ def power_law(
     best, deviance, spread = curves.best(join(pure), (1, 1, 1, 0))
     bent, bent_deviance, _ = curves.best(join(best), (1, 1, 1, 1))
 
+    shaped = lambda v: v.reshape(shape + v.shape[1:])  # noqa: E731
+
     def law(theta: np.ndarray) -> PowerLaw:
-        exponent = np.exp(theta[:, 0, 2]) / half
-        constant = np.where(theta[:, 0, 0] > NOTHING, np.exp(theta[:, 0, 0]), 0) * least
-        return PowerLaw(
-            constant, exponent, (theta[:, 0, 1] + np.log(least)) / exponent + middle
-        )
+        log_floor, log_middle, log_slope = theta[:, 0, :3].T
+        exponent = np.exp(log_slope) / half
+        constant = np.where(log_floor > NOTHING, np.exp(log_floor), 0) * least
+        log_scale = (log_middle + np.log(least)) / exponent + middle
+        return PowerLaw(shaped(constant), shaped(exponent), shaped(log_scale))
 
     t = float(special.stdtrit(n - 3, 0.5 + level / 2))
     limit = n * math.log1p(t**2 / (n - 3))
-    ends_of = lambda place: curves.interval(best, deviance, limit, place)  # noqa: E731
-    constants = np.where((log_c := ends_of(0)) > NOTHING + 1, np.exp(log_c), 0)
+    log_floors, log_slopes = (
+        curves.interval(best, deviance, limit, place) for place in (0, 2)
+    )
+    floors = np.where(log_floors > NOTHING + 1, np.exp(log_floors), 0)
     penalty = lambda k: 2 * k + 2 * k * (k + 1) / (n - k - 1)  # noqa: E731
     # Fisher's test of the drift, from the ratio of both likelihoods; 1 without noise.
     gain = np.where(spread > 10 * LEAST_SPREAD, deviance - bent_deviance, 0)
     fisher = (n - 4) * np.expm1(gain.clip(0) / n)
-    found = Fit(
-        law(best),
-        constants * least[:, None],
-        np.exp(ends_of(2)) / half,
-        law(pure),
+    rest = (
         pure_deviance - deviance + penalty(3) - penalty(4),
         2 * bent[:, 0, 3] / np.exp(bent[:, 0, 2]),
         special.betainc((n - 4) / 2, 0.5, (n - 4) / (n - 4 + fisher)),
         spread,
         least,
     )
-    shaped = lambda v: v.reshape(shape + v.shape[1:])  # noqa: E731
-    laws = {k: PowerLaw(*map(shaped, getattr(found, k))) for k in ("law", "without")}
-    rest = {k: shaped(v) for k, v in found._asdict().items() if k not in laws}
-    return Fit(**laws, **rest)
+    intervals = shaped(floors * least[:, None]), shaped(np.exp(log_slopes) / half)
+    return Fit(law(best), *intervals, law(pure), *map(shaped, rest))
 
 
 def local_exponents(

@@ -259,7 +259,9 @@ def test_weights_are_counted_as_the_paper_does():
 
 
 def test_what_is_wrong_is_named():
-    with pytest.raises(ValueError, match=r"n of 6 or more, and loss \[..., n\], got \(5,\)"):
+    with pytest.raises(
+        ValueError, match=r"n of 6 or more, and loss \[..., n\], got \(5,\)"
+    ):
         power_law(np.ones(5), np.ones(5))
     with pytest.raises(ValueError, match="loss must be above 0 and finite, got 0"):
         power_law(X, np.zeros(12))

@@ -27,7 +27,7 @@ def test_a_zipf_law_of_contexts():
 
 
 def test_counts_tell_what_their_samples_do():
-    """In mean what Polya's law says, over 4,000 tables; with many samples the entropy."""
+    """In mean what enumeration says; with many samples the entropy."""
     source = Contexts(np.array([0.7, 0.3]), np.array([[0.2, 0.8, 0], [0.5, 0.1, 0.4]]))
     rng, count = np.random.default_rng(2), 5
     found = source.counted(rng, np.full(4000, count))

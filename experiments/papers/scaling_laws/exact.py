@@ -68,12 +68,13 @@ def betas() -> dict[str, float]:
 
 
 def counted(
-    exponent: float, contexts: int, samples: np.ndarray, seed: int
+    exponent: float, contexts: int, samples: np.ndarray, seed: int, repeats: int = 1
 ) -> dict[str, Any]:
     """Loss of counts of a Zipf law of contexts by the number of samples."""
     rng = np.random.default_rng([seed, int(10 * exponent)])
     source = zipf_contexts(rng, exponent, contexts, 16)
-    return {"x": samples, "loss": source.counted(rng, samples), "H": source.entropy}
+    loss = np.mean([source.counted(rng, samples) for _ in range(repeats)], axis=0)
+    return {"x": samples, "loss": loss, "H": source.entropy}
 
 
 def memorized(

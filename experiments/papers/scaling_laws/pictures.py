@@ -54,10 +54,16 @@ def show(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> None
             "Compute frontiers", columns, rows, "The best size grows as C^beta."
         )
     rows = [
-        (name, 100 * noise, row["sd of L_inf"], row["sd of alpha"], row["covered"])
+        (
+            name,
+            100 * float(noise),
+            row["sd of L_inf"],
+            row["sd of alpha"],
+            row["covered"],
+        )
         for noise, laws in found["recovery"].items()
         for name, row in laws.items()
-        if noise
+        if float(noise)
     ]
     columns = "law", "noise, %", "sd of L_inf", "sd of alpha", "intervals cover"
     about = f"12 points from 1e-6 to 10 PF-days, {study.config.draws} draws of noise."

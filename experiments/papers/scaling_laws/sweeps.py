@@ -51,7 +51,7 @@ class Text(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What is read: `draw(key, arrays)` is a batch, `held` are texts to be judged by."""
+    """What is read: `draw(key, arrays)` is a batch, `held` is to be judged by."""
 
     vocabulary: int
     draw: Callable[[Array, Any], Text]
@@ -181,7 +181,8 @@ class Learner(NamedTuple):
         return transformer(
             TransformerConfig(
                 vocabulary, self.width, self.depth, max(2, self.width // 64),
-                max_length=length, mlp="plain", activation="gelu", rope=None, tied=False,
+                max_length=length, mlp="plain", activation="gelu", rope=None,
+                tied=False,
             )
         )  # fmt: skip
 
@@ -213,7 +214,7 @@ def curve(source: Source, learner: Learner, seed: int) -> dict[str, Any]:
         math.prod(shape) * np.array(learner.stops),
     )
     flops = np.asarray(training_flops(size, seen.astype(float)), float)
-    losses = {name: np.asarray(v, float) for name, v in found.items()}
+    losses = {name: np.asarray(found[name], float) for name in source.held}
     return {
         "N": size,
         "C": flops,
