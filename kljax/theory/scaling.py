@@ -17,7 +17,7 @@ arXiv 2010.14701, whose equations are meant by numbers in parentheses.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,8 @@ HUBER = 1.345
 """Deviations beyond which a point counts as in the L1 norm: 95 % efficient."""
 LEAST_SPREAD = 1e-10
 """Of relative residuals: curves without any noise have no other."""
+SETTLED = 1e-11
+"""Largest move, in logarithms, of a descent that has ended."""
 NOTHING = -60.0
 """Logarithm of a constant that is 0, over the least loss."""
 STARTS = tuple((a, f) for a in (0.05, 0.1, 0.2, 0.4, 0.8) for f in (0.5, 0.9, 0.99))
@@ -58,16 +60,16 @@ class PowerLaw(NamedTuple):
       601
     """
 
-    floor: Number
-    alpha: Number
-    log_scale: Number
+    floor: Each | float
+    alpha: Each | float
+    log_scale: Each | float
 
     def reducible(self, x: Number) -> Each:
         """(scale / x)^alpha: the KL, if the floor is the entropy (2)."""
         return np.exp(self.alpha * (self.log_scale - np.log(x)))
 
     def __call__(self, x: Number) -> Each:
-        return self.floor + self.reducible(x)
+        return np.asarray(self.floor) + self.reducible(x)
 
     @property
     def scale(self) -> Each:
@@ -170,7 +172,7 @@ class Curves(NamedTuple):
         return 2 * _huber(r, spread).sum(-1) + 2 * len(self.u) * np.log(spread)
 
     def descend(
-        self, theta: np.ndarray, free: ArrayLike, steps: int
+        self, theta: np.ndarray, free: Any, steps: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Levenberg-Marquardt in the free coordinates: theta, deviance and spread.
 
@@ -197,12 +199,14 @@ class Curves(NamedTuple):
             theta = np.where(better[..., None], other, theta)
             damping = np.where(better, damping / 4, damping * 3).clip(1e-12, 1e8)
             spread = _spread(np.where(better[..., None], after, r), spread)
+            if abs(move).max() < SETTLED:
+                break
         r = self.model(theta)[0] - self.y
         for _ in range(30):
             spread = _spread(r, spread)
         return theta, self.deviance(r, spread), spread
 
-    def best(self, starts: np.ndarray, free: ArrayLike) -> tuple[np.ndarray, ...]:
+    def best(self, starts: np.ndarray, free: Any) -> tuple[np.ndarray, ...]:
         """The likeliest end of all starts, `[m 1 4]`, and its deviance, `[m]`."""
         theta, deviance, spread = self.descend(starts, free, 120)
         at = np.arange(len(theta)), deviance.argmin(axis=1)
@@ -225,10 +229,10 @@ class Curves(NamedTuple):
 
         low, high = np.zeros(far.shape), np.ones(far.shape)
         theta = np.repeat(best, 2, axis=1)
-        for _ in range(35):
+        for _ in range(28):
             middle = (low + high) / 2
             theta[..., place] = held(middle)
-            found, risen, _ = self.descend(theta, free, 12)
+            found, risen, _ = self.descend(theta, free, 10)
             inside = risen - deviance[:, None] < limit
             theta = np.where(inside[..., None], found, theta)
             low, high = np.where(inside, middle, low), np.where(inside, high, middle)

@@ -45,25 +45,25 @@ class Config(kit.Settings):
     perceptron_steps: int = 6000
     widths: tuple[int, ...] = (8, 10, 12, 16, 24, 32, 48)
     """Of transformers on the source of known entropy."""
-    steps: int = 2000
+    steps: int = 1200
     """Paper: 250,000 and more."""
     data: tuple[str, ...] = ("images 8x8", "images 16x16", "code", "sums")
-    data_widths: tuple[int, ...] = (6, 8, 12, 16, 24, 32)
-    data_steps: int = 700
-    depth: int = 2
+    data_widths: tuple[int, ...] = (8, 12, 16, 24, 32, 48)
+    data_steps: int = 400
+    depth: int = 1
     rate: float = 2.7e-3
     """At width 32, falling as width^-0.75: the paper's, table 4."""
     tokens: int = 1024
     """Per step. Paper: about 500,000."""
     window: int = 64
     """Bytes of code that are read at once."""
-    judged: int = 256
+    judged: int = 128
     """Held-out rows."""
-    stops: int = 14
+    stops: int = 12
     """Times at which a run is judged."""
-    captions: tuple[int, int, int] = (16, 2, 1600)
+    captions: tuple[int, int, int] = (16, 1, 1200)
     """Width, depth and steps."""
-    digits: tuple[int, int, int] = (12, 2, 400)
+    digits: tuple[int, int, int] = (12, 1, 300)
     """The same of what reads subsets of the digits; without steps: left out."""
     digit_counts: tuple[int, ...] = (100, 200, 400, 800, 1400)
 
@@ -78,7 +78,7 @@ PRESETS = {
     "smoke": Config(
         seeds=2, draws=2, contexts=2000, samples=(1e4, 1e6, 6), symbols=4,
         perceptrons=(2, 3, 4, 5, 6, 7), perceptron_steps=5, widths=(4, 8),
-        steps=40, data=("sums",), data_widths=(4,), data_steps=10, depth=1, tokens=64,
+        steps=40, data=("sums",), data_widths=(4,), data_steps=10, tokens=64,
         window=8, judged=8, stops=4, captions=(4, 1, 4), digits=(4, 1, 0), decide=False,
     ),
     "cpu": Config(),

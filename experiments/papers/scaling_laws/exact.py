@@ -83,10 +83,8 @@ def memorized(
     """Loss of perceptrons on all contexts of a Markov source of order 2, exact."""
     source = markov_contexts(np.random.default_rng(seed), symbols)
     mass = jnp.asarray(source.p[:, None] * source.law, jnp.float32)
-    key, rule = (
-        jax.random.key(seed),
-        optax.adam(optax.cosine_decay_schedule(1e-2, steps)),
-    )
+    key, rng = jax.random.key(seed), np.random.default_rng(seed)
+    rule = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
 
     def loss(params: PyTree, key: Any = None) -> Any:
         first, second = params["pair"]
@@ -95,13 +93,13 @@ def memorized(
         return -(mass * jax.nn.log_softmax(x @ params["head"] + params["offset"])).sum()
 
     def initial(width: int) -> PyTree:
-        draw = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape)  # noqa: E731
+        draw = lambda *shape: np.float32(rng.normal(size=shape))  # noqa: E731
         return {
-            "pair": draw(0, 2, symbols, width),
-            "map": draw(1, width, width) * width**-0.5,
-            "bias": jnp.zeros(width),
-            "head": draw(2, width, symbols) * width**-0.5,
-            "offset": jnp.zeros(symbols),
+            "pair": draw(2, symbols, width),
+            "map": draw(width, width) * np.float32(width**-0.5),
+            "bias": np.zeros(width, np.float32),
+            "head": draw(width, symbols) * np.float32(width**-0.5),
+            "offset": np.zeros(symbols, np.float32),
         }
 
     every = [initial(width) for width in widths]
