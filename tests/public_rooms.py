@@ -43,16 +43,7 @@ from kljax.objectives.policy import (
     superhf,
 )
 from kljax.objectives.policy.arguments import counted
-from kljax.theory import (
-    adaptive,
-    best_of_n,
-    budget,
-    compute_optimal,
-    concentration,
-    kde,
-    matching,
-    scaling,
-)
+from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
 from kljax.theory import posterior as exact
 from kljax.theory import sequences as enumerated
 from kljax.theory.matching import LineMatching, fixed_point
@@ -312,32 +303,6 @@ TRACED = {
     "leave_one_out": (
         concentration.leave_one_out,
         {"data": ones(5, 3), "bandwidths": ones(3)},
-    ),
-    "power_law": (
-        scaling.power_law,
-        {"x": jnp.arange(1.0, 8.0), "loss": jnp.ones((2, 7))},
-    ),
-    "local_exponents": (
-        partial(scaling.local_exponents, floor=0.5),
-        {"x": ones(5), "loss": ones(3, 5)},
-    ),
-    "information_gain": (
-        scaling.information_gain,
-        dict.fromkeys(("blank", "captioned", "text"), ones(3)),
-    ),
-    "position_information": (
-        partial(scaling.position_information, span=3),
-        {"gap": ones(2), "exponent": ones(2)},
-    ),
-    "optimal_size": (
-        partial(
-            compute_optimal.optimal_size, size_law=(2.0, 0.5), token_law=(1.0, 0.3)
-        ),
-        {"compute": ones(3)},
-    ),
-    "training_flops": (
-        compute_optimal.training_flops,
-        {"size": ones(3), "tokens": ones(3)},
     ),
     "expected": (exact.expected, {"log_q": ones(3, 5), "value": ones(5)}),
     "log_partition": (exact.log_partition, TILTED),

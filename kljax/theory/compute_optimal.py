@@ -27,7 +27,7 @@ __all__ = [
 PF_DAY = 8.64e19
 """Floating-point operations of a day at 1e15 a second."""
 
-Each = Float[np.ndarray, "*b"]
+Each = Float[np.ndarray, "*b"] | float
 Number = Float[ArrayLike, "*#b"]
 
 

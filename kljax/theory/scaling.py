@@ -47,7 +47,7 @@ STARTS = tuple((a, f) for a in (0.05, 0.1, 0.2, 0.4, 0.8) for f in (0.5, 0.9, 0.
 AT_BOUND, SUPPORT, SIGNIFICANT, MILD, STEEP = 1e-3, 2.0, 0.05, 0.2, 1.0
 """Of `Fit.verdict`: least share of the loss, AICc, p of a drift, drifts that count."""
 
-Each = Float[np.ndarray, "*b"]
+Each = Float[np.ndarray, "*b"] | float
 Number = Float[ArrayLike, "*#b"]
 
 
@@ -60,16 +60,16 @@ class PowerLaw(NamedTuple):
       601
     """
 
-    floor: Each | float
-    alpha: Each | float
-    log_scale: Each | float
+    floor: Each
+    alpha: Each
+    log_scale: Each
 
     def reducible(self, x: Number) -> Each:
         """(scale / x)^alpha: the KL, if the floor is the entropy (2)."""
         return np.exp(self.alpha * (self.log_scale - np.log(x)))
 
     def __call__(self, x: Number) -> Each:
-        return np.asarray(self.floor) + self.reducible(x)
+        return self.floor + self.reducible(x)
 
     @property
     def scale(self) -> Each:
@@ -202,7 +202,7 @@ class Curves(NamedTuple):
             if abs(move).max() < SETTLED:
                 break
         r = self.model(theta)[0] - self.y
-        for _ in range(30):
+        for _ in range(12):
             spread = _spread(r, spread)
         return theta, self.deviance(r, spread), spread
 
@@ -229,10 +229,10 @@ class Curves(NamedTuple):
 
         low, high = np.zeros(far.shape), np.ones(far.shape)
         theta = np.repeat(best, 2, axis=1)
-        for _ in range(28):
+        for _ in range(22):
             middle = (low + high) / 2
             theta[..., place] = held(middle)
-            found, risen, _ = self.descend(theta, free, 10)
+            found, risen, _ = self.descend(theta, free, 8)
             inside = risen - deviance[:, None] < limit
             theta = np.where(inside[..., None], found, theta)
             low, high = np.where(inside, middle, low), np.where(inside, high, middle)

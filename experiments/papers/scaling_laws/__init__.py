@@ -55,6 +55,8 @@ class Config(kit.Settings):
     """At width 32, falling as width^-0.75: the paper's, table 4."""
     tokens: int = 1024
     """Per step. Paper: about 500,000."""
+    summed: int = 4
+    """Digits of the numbers that are added."""
     window: int = 64
     """Bytes of code that are read at once."""
     judged: int = 128
@@ -77,9 +79,9 @@ class Config(kit.Settings):
 PRESETS = {
     "smoke": Config(
         seeds=2, draws=2, contexts=2000, samples=(1e4, 1e6, 6), symbols=4,
-        perceptrons=(2, 3, 4, 5, 6, 7), perceptron_steps=5, widths=(4, 8),
+        perceptrons=(2, 3, 4, 5, 6, 7), perceptron_steps=5, widths=(4,),
         steps=40, data=("sums",), data_widths=(4,), data_steps=10, tokens=64,
-        window=8, judged=8, stops=4, captions=(4, 1, 4), digits=(4, 1, 0), decide=False,
+        summed=2, judged=8, stops=4, captions=(4, 1, 4), digits=(4, 1, 0), decide=False,
     ),
     "cpu": Config(),
     # Neither was run by us: no accelerator was at hand.
@@ -108,7 +110,7 @@ def sources(config: Config) -> dict[str, Callable[[], sweeps.Source]]:
         "images 8x8": lambda: fashion(8),
         "images 16x16": lambda: fashion(16),
         "code": lambda: sweeps.code(config.window, size, few),
-        "sums": lambda: sweeps.carries(4, 1, size, many),
+        "sums": lambda: sweeps.carries(config.summed, 1, size, many),
     }
 
 
@@ -352,9 +354,9 @@ def run(study: kit.Study) -> dict[str, Any]:
             "H": entropy,
         }
     fit = lambda one: power_law(one["x"], one["loss"])  # noqa: E731
-    found["fits"] = {name: fit(one) for name, one in curves.items()}
-    found["counted"] = {
-        name: [fit(one) for one in every.values()] for name, every in tables.items()
+    found["counted"] = {name: [*map(fit, one.values())] for name, one in tables.items()}
+    found["fits"] = {name: every[0] for name, every in found["counted"].items()} | {
+        name: fit(one) for name, one in curves.items() if name not in tables
     }
     every_fit = found["counted"]["counts, a = 0.5"]
     entropy = np.array([one["H"] for one in tables["counts, a = 0.5"].values()])

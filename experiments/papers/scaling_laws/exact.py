@@ -40,20 +40,24 @@ def per_image() -> dict[str, float]:
 
 def recovery(noise: float, draws: int) -> dict[str, dict[str, float]]:
     """How far fits to 12 noisy points of each law are off."""
-    rng, found = np.random.default_rng(0), {}
-    for name, law in BY_COMPUTE.items():
-        size = (draws if noise else 1, len(COMPUTE))
-        clean = np.asarray(law(COMPUTE))
-        fits = power_law(COMPUTE, clean * np.exp(noise * rng.normal(size=size)))
-        floor, alpha = np.asarray(fits.law.floor), np.asarray(fits.law.alpha)
-        low, high = np.asarray(fits.floor_interval).T
-        found[name] = {
-            "off": float(np.abs([floor - law.floor, alpha - law.alpha]).max()),
-            "sd of L_inf": float(floor.std()),
-            "sd of alpha": float(alpha.std()),
-            "covered": float(((low <= law.floor) & (law.floor <= high)).mean()),
-        }
-    return found
+    laws = np.array(list(BY_COMPUTE.values()))  # floor, alpha, log of the scale
+    floor, alpha, log_scale = laws.T[:, :, None]
+    clean = floor + np.exp(alpha * (log_scale - np.log(COMPUTE)))
+    shape = len(laws), draws if noise else 1, len(COMPUTE)
+    random = np.random.default_rng(0).normal(size=shape)
+    fits = power_law(COMPUTE, clean[:, None] * np.exp(noise * random))
+    low, high = np.moveaxis(fits.floor_interval, -1, 0)
+    off = np.maximum(abs(fits.law.floor - floor), abs(fits.law.alpha - alpha))
+    found = {
+        "off": off.max(axis=1),
+        "sd of L_inf": np.std(fits.law.floor, axis=1),
+        "sd of alpha": np.std(fits.law.alpha, axis=1),
+        "covered": ((low <= floor) & (floor <= high)).mean(axis=1),
+    }
+    return {
+        name: {k: float(v[i]) for k, v in found.items()}
+        for i, name in enumerate(BY_COMPUTE)
+    }
 
 
 def betas() -> dict[str, float]:
