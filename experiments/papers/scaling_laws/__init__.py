@@ -87,7 +87,7 @@ PRESETS = {
     # Neither was run by us: no accelerator was at hand.
     "gpu": Config(
         widths=(64, 96, 128, 192, 256, 384, 512), steps=20_000, depth=6, tokens=65_536,
-        data_widths=(64, 128, 256, 384, 512, 768, 1200), data_steps=20_000, window=512,
+        data_widths=(64, 128, 256, 384, 512, 768, 1152), data_steps=20_000, window=512,
         judged=2048, captions=(64, 2, 10_000), digits=(64, 4, 3000),
     ),
     # The paper's lengths and batches; its 1e8 images and 3e9 weights are not here.

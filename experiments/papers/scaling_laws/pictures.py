@@ -8,6 +8,16 @@ from experiments import kit
 from experiments.papers.scaling_laws.sweeps import CAPTION_LEVELS, PAIRS
 from kljax.typing import Float
 
+NAMES = {
+    "known source, C": "transformers, by compute",
+    "known source, N": "transformers, by size",
+    "counts, a = 0.5": "counts",
+    "counts, a = 1": "counts, few contexts count",
+    "counts, early": "counts, too early",
+    "counts that end": "counts, contexts run out",
+    "perceptrons": "perceptrons, finite table",
+}
+"""Curves over a known entropy, as they are shown."""
 SHADES = {"identified": "tab:green", "warned": "tab:orange", "refused": "tab:red"}
 
 
@@ -75,27 +85,33 @@ def show(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> None
 def _entropy(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> None:
     """The headline: loss over a known entropy, and what the fits make of it."""
     source = next(iter(every))
-    said = [fit.verdict().status for fit in found["fits"].values()]
+    known = [name for name in NAMES if name in found["curves"]]
+    said = {name: found["fits"][name].verdict().status for name in known}
+    off = [
+        abs(float(found["fits"][name].law.floor) / found["curves"][name]["H"] - 1)
+        for name in known
+        if said[name] == "identified"
+    ]
+    worst = f", {100 * max(off):.1f} % off at most" if off else ""
+    refused = [*said.values()].count("refused")
+    title = (
+        f"Does a fit find the entropy? Of {len(known)} curves over a known one "
+        f"{len(off)} tell theirs{worst}; {refused} are refused"
+    )
     about = (
         "Left: transformers on a source whose entropy is known (dotted), dark small, "
         "light large; the fit of the lowest loss by compute (dashed). Middle: KL, the "
-        "loss over the entropy, where that is known. Right: fitted constant over the "
-        "entropy, with its interval: green identified, orange warned of, red refused."
-    )
-    title = (
-        "Loss falls toward the entropy of the data; does a fit find it? "
-        f"{said.count('identified')} of {len(said)} curves tell their constant, "
-        f"{said.count('refused')} are refused"
+        "loss over the entropy. Right: fitted constant over the entropy, with its "
+        "interval: green identified, orange warned of, red refused."
     )
     with study.figure("entropy", title, about, panels=3) as axes:
         _learning(axes[0], found, source, every[source])
         axes[0].axhline(every[source]["H"], color="black", ls=":", label="entropy")
         axes[0].legend(fontsize=7)
-        known = [k for k, one in found["curves"].items() if one["H"] > 0]
         for place, name in enumerate(known):
             one, fit = found["curves"][name], found["fits"][name]
             span = np.log(one["x"] / one["x"][0]) / np.log(one["x"][-1] / one["x"][0])
-            axes[1].plot(span, one["loss"] - one["H"], "o-", ms=3, label=name)
+            axes[1].plot(span, one["loss"] - one["H"], "o-", ms=3, label=NAMES[name])
             color = SHADES[fit.verdict().status]
             ends = np.asarray(fit.floor_interval) / one["H"]
             axes[2].plot(ends, (place, place), color=color, lw=2)
@@ -104,8 +120,9 @@ def _entropy(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> 
         axes[1].set(xlabel="log x, first point to last")
         axes[1].legend(fontsize=7)
         axes[2].axvline(1, color="black", ls=":", lw=1)
-        axes[2].set_yticks(range(len(known)), known)
-        axes[2].set(xlabel="fitted constant / entropy", ylim=(len(known) - 0.5, -0.5))
+        axes[2].set_yticks(range(len(known)), [NAMES[name] for name in known])
+        axes[2].set(xlabel="fitted constant / entropy", xlim=(-0.03, 1.3))
+        axes[2].set_ylim(len(known) - 0.5, -0.5)
 
 
 def _shades(count: int) -> Any:
