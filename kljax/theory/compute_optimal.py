@@ -8,6 +8,7 @@ Reference: Henighan et al. 2020, "Scaling laws for autoregressive generative mod
 arXiv 2010.14701.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -35,6 +36,7 @@ class Frontier(NamedTuple):
     """``N_opt = (C / scale)^beta`` (3), and the points that it goes through."""
 
     beta: float
+    """NaN where fewer than two sizes are on it."""
     log_scale: float
     compute: Float[np.ndarray, " k"]
     size: Float[np.ndarray, " k"]
@@ -55,8 +57,10 @@ def frontier(
     """The best size by compute, from the learning curves of several sizes (3).
 
     log(L - floor) is read off every curve on one grid of log C. Each size owns the
-    range where it is the lowest; the geometric middle of the range is its compute. The
-    ends own ranges that are cut by the choice of sizes and are left out.
+    range where it is the lowest; its geometric middle is its compute. The
+    smallest and the largest, whose ranges are cut by the choice of sizes, are left out,
+    and so is a size whose range ends where a curve does and not where two cross: curves
+    that are too short to cross end at C in proportion to N, which is no law.
 
     Args:
       compute: of every size at every evaluation, ascending along `s`.
@@ -66,7 +70,7 @@ def frontier(
       points: of the grid.
 
     Raises:
-      ValueError: shapes; fewer than two sizes are left between the ends.
+      ValueError: shapes; no size between the ends is ever the best.
 
     Reference: sections 1.4 and 2.3.
     """
@@ -80,14 +84,23 @@ def frontier(
         np.interp(grid, c, np.log(l - floor), np.inf, np.inf)
         for c, l in zip(log_c, loss)
     ])  # fmt: skip
-    owner = every.argmin(axis=0)
+    owner, there = every.argmin(axis=0), np.isfinite(every)
     owned = [np.flatnonzero(owner == i) for i in range(len(size))]
-    kept = [i for i, places in enumerate(owned) if len(places)][1:-1]
-    if len(kept) < 2:
-        raise ValueError(f"{len(kept)} sizes lie inside the frontier; more are needed")
+    inner = [i for i, places in enumerate(owned) if len(places)][1:-1]
+    if not inner:
+        raise ValueError("the best size is the smallest or the largest everywhere")
+
+    def crosses(i: int) -> bool:
+        """Whether both ends of its range are crossings, not ends of curves."""
+        ends = (owned[i][0], -1), (owned[i][-1], 1)
+        return all(there[[i, owner[at + to]], [at + to, at]].all() for at, to in ends)
+
+    kept = [i for i in inner if crosses(i)]
     middle = np.array([(grid[owned[i][0]] + grid[owned[i][-1]]) / 2 for i in kept])
-    beta, at_one = np.polyfit(middle, np.log(size[kept]), 1)
-    inside = slice(owned[kept[0]][0], owned[kept[-1]][-1] + 1)
+    beta, at_one = (math.nan,) * 2
+    if len(kept) > 1:
+        beta, at_one = np.polyfit(middle, np.log(size[kept]), 1)
+    inside = slice(owned[inner[0]][0], owned[inner[-1]][-1] + 1)
     least = floor + np.exp(every.min(axis=0)[inside])
     points_on_it = np.exp(middle), size[kept], np.exp(grid[inside]), least
     return Frontier(float(beta), float(-at_one / beta), *points_on_it)

@@ -239,6 +239,16 @@ def test_the_frontier_of_exact_learning_curves(a, b):
     )
 
 
+def test_curves_that_end_before_they_cross_have_no_exponent():
+    """All sizes stop after as many tokens, long before more weights would pay."""
+    size, tokens = np.geomspace(1e3, 1e5, 7), np.geomspace(1e6, 3e7, 40)
+    loss = 1 + 5 * size[:, None] ** -0.3 + 0.1 * tokens**-0.3
+    compute = 6 * size[:, None] * tokens
+    found = frontier(compute, loss, size, 1.0)
+    assert np.isnan(found.beta) and not len(found.size)
+    assert len(found.grid) == len(found.least) > 10
+
+
 def test_information_of_captions_and_of_positions():
     told, share = information_gain(30.0, np.array([28.0, 25.0]), 10.0)
     np.testing.assert_allclose(told, [2, 5])
@@ -273,7 +283,7 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match=r"\[m s\] and size \[m\], got"):
         frontier(np.ones((2, 3)), np.ones((2, 3)), np.ones(3))
     curves = np.arange(1.0, 7.0)[:, None] * np.ones(3)
-    with pytest.raises(ValueError, match="sizes lie inside the frontier"):
+    with pytest.raises(ValueError, match="is the smallest or the largest everywhere"):
         frontier(np.ones((6, 3)) * [1, 2, 3], curves, np.arange(6.0) + 1, 0.5)
     loss = np.ones(12)
     loss[3] = np.nan

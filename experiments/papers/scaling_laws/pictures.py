@@ -54,14 +54,17 @@ def show(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> None
     about = "Nats per token, by samples, weights N or compute C (lowest of all sizes)."
     study.table("Fitted constants", columns, rows, about)
     rows = [
-        (name, edge.beta, len(edge.size), float(every[name]["N"].max()),
-         f"{edge.grid[0]:.1e} to {edge.grid[-1]:.1e}", every[name]["what"])
+        (name, edge.beta if len(edge.size) > 1 else None, len(edge.size),
+         float(every[name]["N"].max()), f"{edge.grid[0]:.1e} to {edge.grid[-1]:.1e}", every[name]["what"])
         for name, edge in found["edges"].items()
     ]  # fmt: skip
     if rows:
         columns = "source", "beta", "sizes on it", "largest N", "operations", "data"
         study.table(
-            "Compute frontiers", columns, rows, "The best size grows as C^beta."
+            "Compute frontiers",
+            columns,
+            rows,
+            "The best size grows as C^beta; on it are sizes whose curves cross others.",
         )
     rows = [
         (
@@ -95,8 +98,8 @@ def _entropy(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> 
     worst = f", {100 * max(off):.1f} % off at most" if off else ""
     refused = [*said.values()].count("refused")
     title = (
-        f"Does a fit find the entropy? Of {len(known)} curves over a known one "
-        f"{len(off)} tell theirs{worst}; {refused} are refused"
+        f"Does a fit find the entropy? Of {len(known)} curves over one that is known, "
+        f"{len(off)} tell it{worst}; {refused} are refused"
     )
     about = (
         "Left: transformers on a source whose entropy is known (dotted), dark small, "
@@ -117,8 +120,9 @@ def _entropy(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> 
             axes[2].plot(ends, (place, place), color=color, lw=2)
             axes[2].plot(float(fit.law.floor) / one["H"], place, "o", color=color, ms=8)
         axes[1].set(yscale="log", ylabel="KL, nats per token")
+        axes[1].set_ylim(bottom=axes[1].get_ylim()[0] / 50)  # room for the legend
         axes[1].set(xlabel="log x, first point to last")
-        axes[1].legend(fontsize=7)
+        axes[1].legend(fontsize=7, loc="lower left")
         axes[2].axvline(1, color="black", ls=":", lw=1)
         axes[2].set_yticks(range(len(known)), [NAMES[name] for name in known])
         axes[2].set(xlabel="fitted constant / entropy", xlim=(-0.03, 1.3))
@@ -163,11 +167,12 @@ def _data(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> Non
             _learning(axis, found, name, every[name])
         best = axes[len(some)]
         for name, edge in found["edges"].items():
-            label = f"{name}: {edge.beta:.2f}"
-            best.plot(edge.compute, edge.size, "o-", ms=3, label=label)
+            if len(edge.size) > 1:
+                label = f"{name}: {edge.beta:.2f}"
+                best.plot(edge.compute, edge.size, "o-", ms=3, label=label)
         best.set(xscale="log", yscale="log", xlabel="operations", ylabel="weights")
         best.set(title="best size and its exponent")
-        if found["edges"]:
+        if best.lines:
             best.legend(fontsize=7)
         if "sums" in every:
             (_, own), *longer = every["sums"]["loss"].items()
