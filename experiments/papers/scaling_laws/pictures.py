@@ -53,11 +53,12 @@ def show(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> None
     columns = "curve", "H", "L_inf", "95 %", "alpha", "verdict"
     about = "Nats per token, by samples, weights N or compute C (lowest of all sizes)."
     study.table("Fitted constants", columns, rows, about)
-    rows = [
-        (name, edge.beta if len(edge.size) > 1 else None, len(edge.size),
-         float(every[name]["N"].max()), f"{edge.grid[0]:.1e} to {edge.grid[-1]:.1e}", every[name]["what"])
-        for name, edge in found["edges"].items()
-    ]  # fmt: skip
+    rows = []
+    for name, edge in found["edges"].items():
+        beta = edge.beta if len(edge.size) > 1 else None
+        span = f"{edge.grid[0]:.1e} to {edge.grid[-1]:.1e}"
+        largest = float(every[name]["N"].max())
+        rows.append((name, beta, len(edge.size), largest, span, every[name]["what"]))
     if rows:
         columns = "source", "beta", "sizes on it", "largest N", "operations", "data"
         study.table(
