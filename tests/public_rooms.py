@@ -498,7 +498,6 @@ OTHERS = {
     "bd_kd",
     "condensation_bandwidth",
     "descended",
-    "watched",
     "drawn",
     "likeliest_bandwidth",
     "mixed",

@@ -107,7 +107,7 @@ def memorized(
         }
 
     every = [initial(width) for width in widths]
-    end = jax.jit(lambda p: loss(descended(loss, p, rule, [steps], key=key)[0]))
+    end = jax.jit(lambda p: descended(loss, p, rule, [steps], key=key, watch=loss)[0])
     found = [float(end(params)) for params in every]
     count = [sum(x.size for x in jax.tree.leaves(params)) for params in every]
     return {"x": np.array(count, float), "loss": np.array(found), "H": source.entropy}

@@ -21,7 +21,7 @@ from kljax.data.readers.python import source_files
 from kljax.models.language.transformer import TransformerConfig, transformer
 from kljax.theory.compute_optimal import non_embedding, training_flops
 from kljax.theory.sources import zipf_contexts
-from kljax.training.descent import watched
+from kljax.training.descent import descended
 from kljax.typing import Array, Float, PyTree
 
 SYMBOLS, DIGITS = 16, 4
@@ -187,9 +187,22 @@ class Learner(NamedTuple):
         )  # fmt: skip
 
     def watched(self, loss: Any, judge: Any, params: PyTree, key: Array) -> PyTree:
+        """What `judge` says of the averaged weights at all stops.
+
+        `loss(params, key, n)` is that of step n, from 0.
+        """
         warm = optax.linear_schedule(0, self.rate, max(1, self.stops[-1] // 20))
         rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(warm, b2=0.98))
-        return watched(loss, judge, params, rule, self.stops, key=key)
+
+        def step(params: PyTree, memory: Any, key: Array) -> Any:
+            n, mean = memory
+            share = 1 / jnp.maximum(1, 0.1 * n)  # of the weights before this step
+            mean = jax.tree.map(lambda m, p: m + share * (p - m), mean, params)
+            return loss(params, key, n), (n + 1, jax.lax.stop_gradient(mean))
+
+        start, seen = (jnp.zeros((), int), params), lambda p, memory: judge(memory[1])
+        options: Any = {"key": key, "memory": start, "watch": seen}
+        return descended(step, params, rule, self.stops, **options)
 
 
 def curve(source: Source, learner: Learner, seed: int) -> dict[str, Any]:
