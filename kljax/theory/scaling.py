@@ -379,10 +379,10 @@ def information_gain(
 
 
 def position_information(gap: Number, exponent: Number, span: int) -> Each:
-    """Nats that the first T tokens tell of the next T, ``(2 H_T - H_2T) gap`` (E.4).
+    """Nats that the first T tokens tell of the next T, ``(2 H_T - H_2T) gap``.
 
     H are harmonic numbers of that exponent, for a loss at position t of
-    ``L + gap t^-exponent``.
+    ``L + gap t^-exponent`` (appendix E).
 
     Example:
       >>> round(float(position_information(1.0, 1.0, 2)), 4)  # 2 · 1.5 - 25/12

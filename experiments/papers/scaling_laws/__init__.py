@@ -173,15 +173,15 @@ PIXELS = "8x8", "16x16", "32x32"
 COUNTS = {"L_inf / H": kit.near(1, rel=0.002), "alpha": kit.near(1 / 3, tol=0.02)}
 CLAIMS = (
     kit.Claim("ENTROPY", "The constant of L(C) is the entropy of the source: "
-              "transformers on one whose entropy is known.", "Eq. 1.2",
+              "transformers on one whose entropy is known.", "sections 1, 3",
               of_entropy(f"{KNOWN}, C"), kit.near(1, rel=0.02), digits=4,
               paper="no source of known entropy"),
     kit.Claim("ENTROPY-SIZE", "So is that of L(N), of the last losses by size.",
-              "Eq. 1.2", of_entropy(f"{KNOWN}, N"), kit.near(1, rel=0.02), digits=4),
+              "sections 1, 3", of_entropy(f"{KNOWN}, N"), kit.near(1, rel=0.02), digits=4),
     kit.Claim("ENTROPY-SAID", "The fitter stands by the constant of L(C).", "ours",
               verdict_of(f"{KNOWN}, C"), said("identified", "warned"), ours=True),
     kit.Claim("KL", "What is left over the entropy, the KL, is small for the largest.",
-              "Eq. 1.2", lambda found: found["kl"], kit.at_most(0.05),
+              "sections 1, 3", lambda found: found["kl"], kit.at_most(0.05),
               "exact KL of the largest model over the entropy"),
     kit.Claim("MEMORIZED", "A finite table that is memorized is no power law: the "
               "fitter refuses.", "ours", verdict_of("perceptrons"), said("refused"),
@@ -227,7 +227,7 @@ CLAIMS = (
               "table 1", best_sizes,
               kit.every(kit.within(0.45, 0.8)), "beta of N_opt(C)",
               paper="0.64 to 0.75"),
-    kit.Claim("FORM", "L(C) is a power law and a constant on all data.", "Eq. 1.1",
+    kit.Claim("FORM", "L(C) is a power law and a constant on all data.", "section 1",
               lambda found: found["R2"], kit.every(kit.at_least(0.98)),
               "R² of log(L - L_inf) by log C, of the fitted L_inf", digits=4),
     kit.Claim("BELOW", "No model ends below the constant of L(C).", "ours",
@@ -238,18 +238,18 @@ CLAIMS = (
                              for k in found["R2"] if k != KNOWN},
               kit.shown(), "what the fitter says", ours=True),
     kit.Claim("CAPTIONS", "Blank-caption loss minus captioned loss is the mutual "
-              "information.", "Eq. 4.1, E", lambda found: found["told"]["mixed"],
+              "information.", "section 4, appendix E", lambda found: found["told"]["mixed"],
               kit.near(1, rel=0.05), "nats over the true ones, every second caption "
               "blank in training"),
     kit.Claim("CAPTIONS-UNMIXED", "Without blank captions in training it is an "
-              "overestimate.", "E", lambda found: found["told"]["never blank"],
+              "overestimate.", "appendix E", lambda found: found["told"]["never blank"],
               kit.interval_above(1), "nats over the true ones", paper="about 2"),
     kit.Claim("SUMS", "How well a model extrapolates depends on its loss on what it "
-              "trains on alone.", "section 5", lambda found: asked(found, "collapse"),
+              "trains on alone.", "its mathematics", lambda found: asked(found, "collapse"),
               kit.every(kit.at_least(0.9)),
               "R² of one curve for all sizes, log loss by log loss"),
     kit.Claim("DIGITS", "The loss falls with the number of digits that were seen.",
-              "Eq. 1.1", lambda found: asked(found, "digits"), kit.interval_above(0),
+              "section 1", lambda found: asked(found, "digits"), kit.interval_above(0),
               "exponent of L(D) without a constant"),
 )  # fmt: skip
 
