@@ -177,7 +177,8 @@ CLAIMS = (
               of_entropy(f"{KNOWN}, C"), kit.near(1, rel=0.02), digits=4,
               paper="no source of known entropy"),
     kit.Claim("ENTROPY-SIZE", "So is that of L(N), of the last losses by size.",
-              "sections 1, 3", of_entropy(f"{KNOWN}, N"), kit.near(1, rel=0.02), digits=4),
+              "sections 1, 3", of_entropy(f"{KNOWN}, N"), kit.near(1, rel=0.02),
+              digits=4),
     kit.Claim("ENTROPY-SAID", "The fitter stands by the constant of L(C).", "ours",
               verdict_of(f"{KNOWN}, C"), said("identified", "warned"), ours=True),
     kit.Claim("KL", "What is left over the entropy, the KL, is small for the largest.",
@@ -238,14 +239,16 @@ CLAIMS = (
                              for k in found["R2"] if k != KNOWN},
               kit.shown(), "what the fitter says", ours=True),
     kit.Claim("CAPTIONS", "Blank-caption loss minus captioned loss is the mutual "
-              "information.", "section 4, appendix E", lambda found: found["told"]["mixed"],
+              "information.", "section 4, appendix E",
+              lambda found: found["told"]["mixed"],
               kit.near(1, rel=0.05), "nats over the true ones, every second caption "
               "blank in training"),
     kit.Claim("CAPTIONS-UNMIXED", "Without blank captions in training it is an "
               "overestimate.", "appendix E", lambda found: found["told"]["never blank"],
               kit.interval_above(1), "nats over the true ones", paper="about 2"),
     kit.Claim("SUMS", "How well a model extrapolates depends on its loss on what it "
-              "trains on alone.", "its mathematics", lambda found: asked(found, "collapse"),
+              "trains on alone.", "its mathematics",
+              lambda found: asked(found, "collapse"),
               kit.every(kit.at_least(0.9)),
               "R² of one curve for all sizes, log loss by log loss"),
     kit.Claim("DIGITS", "The loss falls with the number of digits that were seen.",
