@@ -36,7 +36,7 @@ class Frontier(NamedTuple):
     """``N_opt = (C / scale)^beta`` (3), and the points that it goes through."""
 
     beta: float
-    """NaN where fewer than two sizes are on it."""
+    """NaN where fewer than three sizes are on it."""
     log_scale: float
     compute: Float[np.ndarray, " k"]
     size: Float[np.ndarray, " k"]
@@ -98,7 +98,7 @@ def frontier(
     kept = [i for i in inner if crosses(i)]
     middle = np.array([(grid[owned[i][0]] + grid[owned[i][-1]]) / 2 for i in kept])
     beta, at_one = (math.nan,) * 2
-    if len(kept) > 1:
+    if len(kept) > 2:
         beta, at_one = np.polyfit(middle, np.log(size[kept]), 1)
     inside = slice(owned[inner[0]][0], owned[inner[-1]][-1] + 1)
     least = floor + np.exp(every.min(axis=0)[inside])

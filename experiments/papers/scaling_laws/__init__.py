@@ -128,7 +128,7 @@ def best_sizes(found: dict[str, Any]) -> dict[str, float]:
     every = {name: edge.beta for name, edge in found["edges"].items()}
     if crossed := {name: beta for name, beta in every.items() if np.isfinite(beta)}:
         return crossed
-    raise kit.Missing("needs learning curves of several sizes that cross")
+    raise kit.Missing("needs learning curves of three sizes or more that cross")
 
 
 def said(*words: str) -> kit.Bar:

@@ -55,7 +55,7 @@ def show(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> None
     study.table("Fitted constants", columns, rows, about)
     rows = []
     for name, edge in found["edges"].items():
-        beta = edge.beta if len(edge.size) > 1 else None
+        beta = edge.beta if len(edge.size) > 2 else None
         span = f"{edge.grid[0]:.1e} to {edge.grid[-1]:.1e}"
         largest = float(every[name]["N"].max())
         rows.append((name, beta, len(edge.size), largest, span, every[name]["what"]))
@@ -168,11 +168,11 @@ def _data(study: kit.Study, found: dict[str, Any], every: dict[str, Any]) -> Non
             _learning(axis, found, name, every[name])
         best = axes[len(some)]
         for name, edge in found["edges"].items():
-            if len(edge.size) > 1:
-                label = f"{name}: {edge.beta:.2f}"
+            if len(edge.size):
+                label = f"{name}: {edge.beta:.2f}" if len(edge.size) > 2 else name
                 best.plot(edge.compute, edge.size, "o-", ms=3, label=label)
         best.set(xscale="log", yscale="log", xlabel="operations", ylabel="weights")
-        best.set(title="best size and its exponent")
+        best.set(title="best size, where curves cross")
         if best.lines:
             best.legend(fontsize=7)
         if "sums" in every:
