@@ -106,6 +106,8 @@ class Fit(NamedTuple):
     drift: Each
     """Where the exponent may change linearly in log x: its change from the first point
     to the last, over its mean. Above 0 the curve steepens."""
+    drift_floor: Each
+    """The constant that goes with it."""
     drift_p: Each
     """Probability of such a drift, or more, if there is none."""
     spread: Each
@@ -125,10 +127,9 @@ class Fit(NamedTuple):
             return Verdict("refused", ("the curve has a NaN",))
         drifts = float(self.drift_p) < SIGNIFICANT and abs(drift) > MILD
         turn = "steepens" if drift > 0 else "flattens"
-        side = "too low" if drift > 0 else "too high"
         about = (
-            f"the curve {turn} beside its power law: the exponent changes by "
-            f"{100 * drift:+.0f} % from end to end, so the constant is {side}"
+            f"the curve {turn} beside its power law: an exponent that changes by {100 * drift:+.0f} % from end to end fits "
+            f"better, with a constant of {float(self.drift_floor):.4g}"
         )
         refusals = (
             (floor <= AT_BOUND * float(self.least), "the constant is at its bound, 0"),
@@ -333,6 +334,7 @@ def power_law(
     rest = (
         pure_deviance - deviance + penalty(3) - penalty(4),
         2 * bent[:, 0, 3] / np.exp(bent[:, 0, 2]),
+        np.exp(bent[:, 0, 0]) * least,
         special.betainc((n - 4) / 2, 0.5, (n - 4) / (n - 4 + fisher)),
         spread,
         least,

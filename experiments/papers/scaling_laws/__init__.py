@@ -123,6 +123,15 @@ def asked(found: dict[str, Any], name: str) -> Any:
     return found[name]
 
 
+def data_verdicts(found: dict[str, Any]) -> kit.Noted:
+    """what the fitter says of L(C)"""
+    names = [name for name in found["R2"] if name != KNOWN]
+    short = [name for name in names if len(found["edges"][name].size) < 3]
+    said = {name: found["fits"][f"{name}, C"].verdict().status for name in names}
+    note = f"Too few sizes cross on {', '.join(short)}: those edges are of short runs."
+    return kit.Noted(said, note * bool(short))
+
+
 def best_sizes(found: dict[str, Any]) -> dict[str, float]:
     """beta of N_opt(C), where the learning curves of enough sizes cross"""
     every = {name: edge.beta for name, edge in found["edges"].items()}
@@ -235,9 +244,7 @@ CLAIMS = (
               lambda found: found["below"], kit.every(kit.at_least(1)),
               "least loss of all sizes over the fitted constant", ours=True, digits=4),
     kit.Claim("DATA-SAID", "Are the constants of real data identified?", "ours",
-              lambda found: {k: found["fits"][f"{k}, C"].verdict().status
-                             for k in found["R2"] if k != KNOWN},
-              kit.shown(), "what the fitter says", ours=True),
+              data_verdicts, kit.shown(), ours=True),
     kit.Claim("CAPTIONS", "Blank-caption loss minus captioned loss is the mutual "
               "information.", "section 4, appendix E",
               lambda found: found["told"]["mixed"],
@@ -277,11 +284,6 @@ def swept(study: kit.Study, name: str) -> dict[str, Any]:
     losses = {k: stack(lambda one, k=k: one["loss"][k]) for k in every[0]["loss"]}
     sizes = {k: stack(lambda one, k=k: one[k]) for k in ("N", "C")}
     return {**every[0], **sizes, "loss": losses}
-
-
-def straightness(x: np.ndarray, y: np.ndarray) -> float:
-    """R² of a line."""
-    return float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
 def collapsed(own: np.ndarray, other: np.ndarray) -> float:
@@ -362,11 +364,8 @@ def run(study: kit.Study) -> dict[str, Any]:
             study.metrics[f"frontier/{name}"] = str(few)
             continue
         at = np.linspace(0, len(edge.grid) - 1, 14).round().astype(int)
-        curves[f"{name}, C"] = {
-            "x": edge.grid[at],
-            "loss": edge.least[at],
-            "H": entropy,
-        }
+        x, least = edge.grid[at], edge.least[at]
+        curves[f"{name}, C"] = {"x": x, "loss": least, "H": entropy}
     fit = lambda one: power_law(one["x"], one["loss"])  # noqa: E731
     found["counted"] = {name: [*map(fit, one.values())] for name, one in tables.items()}
     found["fits"] = {name: every[0] for name, every in found["counted"].items()} | {
@@ -381,7 +380,7 @@ def run(study: kit.Study) -> dict[str, Any]:
     for name in found["edges"]:
         one, fitted = curves[f"{name}, C"], found["fits"][f"{name}, C"]
         left = np.log(np.maximum(one["loss"] - float(fitted.law.floor), 1e-12))
-        found["R2"][name] = straightness(np.log(one["x"]), left)
+        found["R2"][name] = float(np.corrcoef(np.log(one["x"]), left)[0, 1] ** 2)
         if (floor := float(fitted.law.floor)) > 0:
             found["below"][name] = float(every[name]["loss"]["held out"].min()) / floor
     last = every[KNOWN]["loss"]["held out"][-1, -1]
