@@ -123,13 +123,12 @@ class Fit(NamedTuple):
         exponent changes by more than a fifth, and not by chance.
         """
         floor, drift = float(self.law.floor), float(self.drift)
-        if not math.isfinite(floor):
-            return Verdict("refused", ("the curve has a NaN",))
         drifts = float(self.drift_p) < SIGNIFICANT and abs(drift) > MILD
         turn = "steepens" if drift > 0 else "flattens"
         about = (
-            f"the curve {turn} beside its power law: an exponent that changes by {100 * drift:+.0f} % from end to end fits "
-            f"better, with a constant of {float(self.drift_floor):.4g}"
+            f"the curve {turn} beside its power law: an exponent that changes by "
+            f"{100 * drift:+.0f} % from end to end fits better, with a constant of "
+            f"{float(self.drift_floor):.4g}"
         )
         refusals = (
             (floor <= AT_BOUND * float(self.least), "the constant is at its bound, 0"),
