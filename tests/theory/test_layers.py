@@ -1,0 +1,129 @@
+"""Distances of features within classes against NumPy, assignment and known laws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+from scipy.spatial.distance import cdist
+
+from kljax.models.dense import MLP
+from kljax.models.functional import functional
+from kljax.theory import layers
+
+RNG = np.random.default_rng(0)
+Y_P, Y_Q = np.arange(60) % 3, np.sort(np.arange(45) % 3)[::-1]
+SHIFT = np.array([[2.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 3, 0]])
+X_P = RNG.normal(size=(60, 4)) + SHIFT[Y_P]
+X_Q = 1.5 * RNG.normal(size=(45, 4)) + 0.5 * SHIFT[Y_Q]
+
+class_kl = jax.jit(lambda p, q: layers.class_kl(p, Y_P, q, Y_Q, noise=0.1))
+class_w1 = jax.jit(lambda p, q: layers.class_w1(p, Y_P, q, Y_Q))
+
+
+def matched(x_p, y_p, x_q, y_q):
+    """W_1 within classes by a linear program for each."""
+    total = 0.0
+    for k in np.unique(y_p):
+        p, q = x_p[y_p == k], x_q[y_q == k]
+        n, m = len(p), len(q)
+        sums = np.zeros((n + m, n, m))
+        sums[np.arange(n), np.arange(n)] = 1
+        sums[n + np.arange(m), :, np.arange(m)] = 1
+        masses = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)])
+        found = optimize.linprog(
+            cdist(p, q).ravel(), A_eq=sums.reshape(n + m, -1), b_eq=masses
+        )
+        total += (y_p == k).mean() * found.fun
+    return total
+
+
+def test_gaussians_within_classes(x64):
+    def moments(x, y):
+        means = np.stack([x[y == k].mean(0) for k in range(3)])
+        cov = np.mean([np.cov(x[y == k].T) for k in range(3)], axis=0)  # equal shares
+        return means, cov
+
+    (mean_p, cov_p), (mean_q, cov_q) = moments(X_P, Y_P), moments(X_Q, Y_Q)
+    more = 0.1 * np.trace(cov_q) / 4 * np.eye(4)
+    cov_p, cov_q = cov_p + more, cov_q + more
+    inverse, expected = np.linalg.inv(cov_q), 0.0
+    for delta in mean_p - mean_q:
+        gap = np.linalg.slogdet(cov_q)[1] - np.linalg.slogdet(cov_p)[1]
+        trace = np.trace(inverse @ cov_p) - 4
+        expected += (trace + gap + delta @ inverse @ delta) / 6
+    assert float(class_kl(X_P, X_Q)) == pytest.approx(expected, rel=1e-9)
+    assert float(class_kl(X_P, X_P[np.argsort(Y_P)][::-1][:45])) > 0
+
+
+def test_transport_within_classes():
+    expected = matched(X_P, Y_P, X_Q, Y_Q)
+    found = float(class_w1(X_P, X_Q))
+    assert expected <= found * 1.001 and found == pytest.approx(expected, rel=0.02)
+    # Not across them: the same points under other labels are far from each other.
+    moved = layers.class_w1(X_P, Y_P, X_P, np.roll(Y_P, 1))
+    assert float(moved) > 1.5
+    assert float(layers.class_w1(X_P, Y_P, X_P + 3.0, Y_P)) == pytest.approx(
+        6, rel=0.01
+    )
+
+
+def test_what_is_constant_has_no_distance(x64):
+    same = np.ones((60, 4)), np.ones((45, 4))
+    assert float(class_kl(*same)) == 0
+    assert float(class_w1(*same)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_network_shows_its_layers():
+    """A ReLU network whose layers are rescaled says the same; its W_1 inside does not.
+
+    The bound by norms does not move, while the layer with the least W_1 is any.
+    """
+    apply, params = functional(
+        lambda rngs: MLP((4, 6, 5, 3), rngs=rngs), jax.random.key(0)
+    )
+
+    @jax.jit
+    def found(params):
+        kernels = [params["layers"][i]["kernel"] for i in range(3)]
+        norms = jnp.stack([jnp.linalg.norm(x, ord=2) for x in kernels])
+        sides = (X_P, Y_P), (X_Q, Y_Q)
+        return apply(params, X_P), layers.layer_bounds(
+            apply, params, *sides, norms=norms
+        )
+
+    out, plain = found(params)
+    given = params["layers"]
+    scaled = {"layers": dict(given)}
+    scaled["layers"][1] = jax.tree.map(lambda x: 1e-3 * x, given[1])
+    scaled["layers"][2] = given[2] | {"kernel": 1e3 * given[2]["kernel"]}
+    same, moved = found(scaled)
+    np.testing.assert_allclose(same, out, rtol=1e-4, atol=1e-5)
+    for name in ("kl", "wasserstein_bound"):
+        expected = getattr(plain, name)
+        np.testing.assert_allclose(getattr(moved, name), expected, rtol=1e-3)
+    assert plain.w1.shape == (4,) and int(jnp.argmin(moved.w1)) == 2
+    np.testing.assert_allclose(moved.w1[2], 1e-3 * plain.w1[2], rtol=1e-3)
+    assert (np.diff(plain.wasserstein_bound) < 0).all()
+    np.testing.assert_allclose(plain.kl_bound, np.sqrt(plain.kl / 2), rtol=1e-6)
+    np.testing.assert_allclose(plain.w1[0], class_w1(X_P, X_Q), rtol=1e-5)
+    np.testing.assert_allclose(
+        plain.kl[-1], class_kl(out, apply(params, X_Q)), rtol=1e-4
+    )
+    alone = layers.layer_bounds(apply, params, (X_P, Y_P), (X_Q, Y_Q))
+    assert alone.wasserstein_bound is None
+
+
+def test_what_is_wrong_is_named():
+    with pytest.raises(ValueError, match=r"y_q lacks the classes \[1, 2\] of y_p"):
+        layers.class_kl(X_P, Y_P, X_Q, np.zeros(45, int))
+    with pytest.raises(ValueError, match="y_p must be 60 whole numbers"):
+        layers.class_w1(X_P, Y_P[:9], X_Q, Y_Q)
+    with pytest.raises(ValueError, match=r"\[n, d\] and \[m, d\] with one d"):
+        layers.class_w1(X_P[:, :2], Y_P, X_Q, Y_Q)
+    with pytest.raises(ValueError, match="noise is 0; it must be positive"):
+        layers.class_kl(X_P, Y_P, X_Q, Y_Q, noise=0)
+    with pytest.raises(ValueError, match="epsilon is 0; it must be positive"):
+        layers.class_w1(X_P, Y_P, X_Q, Y_Q, epsilon=0)
+    with pytest.raises(TypeError, match="y_q must be known when the program is made"):
+        jax.eval_shape(lambda y: layers.class_kl(X_P, Y_P, X_Q, y), Y_Q)
