@@ -135,11 +135,12 @@ def wasserstein_bound(
       >>> wasserstein_bound([3.0, 1.0, 1.0], [0.5, 2.0]).tolist()
       [3.0, 2.0, 1.0]
     """
-    w1, behind = floating("w1", w1), norms_behind(norms)
+    w1, norms = floating("w1", w1), floating("norms", norms)
+    behind = norms_behind(norms)
     if w1.shape[-1:] != behind.shape[-1:]:
         raise ValueError(
             f"w1 has shape {w1.shape}, layers 0 to L last, and norms "
-            f"{jnp.shape(norms)}; expected those of layers 1 to L"
+            f"{norms.shape}; expected those of layers 1 to L"
         )
     behind = jnp.maximum(behind, 1) if labels_move else behind
     return lipschitz * behind * w1

@@ -149,7 +149,9 @@ def class_kl(
     p, q, share = _grouped(x_p, y_p, x_q, y_q)
     (mean_p, cov_p), (mean_q, cov_q) = (_moments(*side, share) for side in (p, q))
     d = cov_q.shape[-1]
-    spread = jnp.trace(cov_q) / d
+    # What is constant has a variance of rounding.
+    least = jnp.finfo(cov_q.dtype).eps * jnp.mean(floating("x_q", x_q) ** 2)
+    spread = jnp.maximum(jnp.trace(cov_q) / d, least)
     more = noise * jnp.where(spread == 0, 1, spread) * jnp.eye(d, dtype=cov_q.dtype)
     cov_p, cov_q, still = cov_p + more, cov_q + more, jnp.zeros(d, cov_q.dtype)
     delta = mean_p - mean_q
@@ -164,14 +166,14 @@ def class_w1(
     x_q: Float[ArrayLike, "m d"],
     y_q: Int[ArrayLike, "m"],
     *,
-    epsilon: float = 0.02,
+    epsilon: float = 0.01,
     iterations: int = 200,
 ) -> Float[Array, ""]:
     """W_1 of two labelled samples, Euclidean, transported within classes.
 
-    By Sinkhorn's plan, whose cost is a little above the optimum. An upper bound of the
-    W_1 of (features, label), whose labels stay where they are. Of the laws it is
-    another matter: n points of one law in d dimensions are about n^(−1/d) apart.
+    By Sinkhorn's plan, whose cost is up to about 1 % above the optimum. It bounds the
+    W_1 of (features, label) from above, as labels stay where they are. Of the laws it
+    is another matter: n points of one law in d dimensions are about n^(−1/d) apart.
 
     Args:
       x_p, y_p, x_q, y_q: as in `class_kl`.

@@ -17,6 +17,9 @@ LOSS = np.abs(HYPOTHESES[:, None] - np.arange(2))  # in [0, 1]
 PRIOR = np.full(5, 0.2)
 
 
+gibbs = jax.jit(bounds.gibbs, static_argnums=3)
+
+
 def enumerated(prior, loss, chance, n, gamma):
     """Gap, risk, I and lautum information over all sequences of n outcomes."""
     laws, weights, gaps, risks = [], [], [], []
@@ -36,9 +39,7 @@ def enumerated(prior, loss, chance, n, gamma):
 
 def test_the_gibbs_algorithm_is_that_of_enumeration(x64):
     gammas = np.array([0.5, 3.0, 40.0])
-    found = jax.jit(bounds.gibbs, static_argnums=3)(
-        np.log(PRIOR), LOSS, np.log(CHANCE), N, gammas
-    )
+    found = gibbs(np.log(PRIOR), LOSS, np.log(CHANCE), N, gammas)
     for i, gamma in enumerate(gammas):
         expected = enumerated(PRIOR, LOSS, CHANCE, N, gamma)
         np.testing.assert_allclose([x[i] for x in found], expected, rtol=1e-11)
@@ -48,14 +49,14 @@ def test_the_gibbs_algorithm_is_that_of_enumeration(x64):
     by_information = bounds.kl_bound(found.information / N)
     by_gamma = bounds.gibbs_bound(gammas, float(N))
     assert (found.gap <= by_information).all() and (found.gap <= by_gamma).all()
-    assert float(by_gamma[1]) == 0.1875
+    assert by_gamma[1] == 0.1875
 
 
 def test_three_outcomes_one_of_them_impossible(x64):
     loss = np.random.default_rng(0).uniform(size=(3, 3))
     prior, chance = np.array([0.2, 0.3, 0.5]), np.array([0.25, 0.75, 0.0])
     with np.errstate(divide="ignore"):
-        found = bounds.gibbs(np.log(prior), loss, np.log(chance), 4, 2.0)
+        found = gibbs(np.log(prior), loss, np.log(chance), 4, 2.0)
     expected = enumerated(prior, loss, chance, 4, 2.0)
     np.testing.assert_allclose(found, expected, rtol=1e-11)
     for n, k in ((4, 3), (5, 1), (3, 4)):
@@ -67,7 +68,7 @@ def test_three_outcomes_one_of_them_impossible(x64):
 def test_deep_and_narrow_at_a_fixed_number_of_weights(x64):
     """Equal widths, 10,000 weights of 16 levels, as many examples."""
     depths = np.array([2.0, 4.0, 8.0, 100.0])
-    found, log_eta = bounds.depth_bound(depths, 1e4, 16, 1e4, delta=0.9)
+    found, log_eta = bounds.depth_bound(depths, 1e4, 16.0, 1e4, delta=0.9)
     eta = (1 - 0.9 ** np.sqrt(1e4 / depths)) ** depths
     np.testing.assert_allclose(np.exp(log_eta), eta, rtol=1e-9)
     np.testing.assert_allclose(found, np.sqrt(0.5 * eta * math.log(16)), rtol=1e-9)

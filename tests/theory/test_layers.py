@@ -60,17 +60,15 @@ def test_transport_within_classes():
     expected = matched(X_P, Y_P, X_Q, Y_Q)
     found = float(class_w1(X_P, X_Q))
     assert expected <= found * 1.001 and found == pytest.approx(expected, rel=0.02)
-    # Not across them: the same points under other labels are far from each other.
-    moved = layers.class_w1(X_P, Y_P, X_P, np.roll(Y_P, 1))
-    assert float(moved) > 1.5
-    assert float(layers.class_w1(X_P, Y_P, X_P + 3.0, Y_P)) == pytest.approx(
-        6, rel=0.01
-    )
+    # Not across them: points of other classes are far, whatever lies there besides.
+    own = jax.jit(jax.vmap(lambda q: layers.class_w1(X_P, Y_P, q, Y_P)))
+    shifted, moved = own(np.stack([X_P + 3.0, np.roll(X_P, 1, axis=0)]))
+    assert 6 <= float(shifted) < 6.1 and float(moved) > 1.5
 
 
 def test_what_is_constant_has_no_distance(x64):
     same = np.ones((60, 4)), np.ones((45, 4))
-    assert float(class_kl(*same)) == 0
+    assert float(class_kl(*same)) == pytest.approx(0, abs=1e-12)
     assert float(class_w1(*same)) == pytest.approx(0, abs=1e-6)
 
 
@@ -80,12 +78,12 @@ def test_a_network_shows_its_layers():
     The bound by norms does not move, while the layer with the least W_1 is any.
     """
     apply, params = functional(
-        lambda rngs: MLP((4, 6, 5, 3), rngs=rngs), jax.random.key(0)
+        lambda rngs: MLP((4, 6, 3), rngs=rngs), jax.random.key(0)
     )
 
     @jax.jit
     def found(params):
-        kernels = [params["layers"][i]["kernel"] for i in range(3)]
+        kernels = [params["layers"][i]["kernel"] for i in range(2)]
         norms = jnp.stack([jnp.linalg.norm(x, ord=2) for x in kernels])
         sides = (X_P, Y_P), (X_Q, Y_Q)
         return apply(params, X_P), layers.layer_bounds(
@@ -93,25 +91,24 @@ def test_a_network_shows_its_layers():
         )
 
     out, plain = found(params)
-    given = params["layers"]
-    scaled = {"layers": dict(given)}
-    scaled["layers"][1] = jax.tree.map(lambda x: 1e-3 * x, given[1])
-    scaled["layers"][2] = given[2] | {"kernel": 1e3 * given[2]["kernel"]}
-    same, moved = found(scaled)
+    first, last = (params["layers"][i] for i in range(2))
+    scaled = {
+        0: jax.tree.map(lambda x: 1e-3 * x, first),
+        1: last | {"kernel": 1e3 * last["kernel"]},
+    }
+    same, moved = found({"layers": scaled})
     np.testing.assert_allclose(same, out, rtol=1e-4, atol=1e-5)
     for name in ("kl", "wasserstein_bound"):
         expected = getattr(plain, name)
         np.testing.assert_allclose(getattr(moved, name), expected, rtol=1e-3)
-    assert plain.w1.shape == (4,) and int(jnp.argmin(moved.w1)) == 2
-    np.testing.assert_allclose(moved.w1[2], 1e-3 * plain.w1[2], rtol=1e-3)
+    assert plain.w1.shape == (3,) and int(jnp.argmin(moved.w1)) == 1
+    np.testing.assert_allclose(moved.w1[1], 1e-3 * plain.w1[1], rtol=1e-3)
     assert (np.diff(plain.wasserstein_bound) < 0).all()
     np.testing.assert_allclose(plain.kl_bound, np.sqrt(plain.kl / 2), rtol=1e-6)
     np.testing.assert_allclose(plain.w1[0], class_w1(X_P, X_Q), rtol=1e-5)
-    np.testing.assert_allclose(
-        plain.kl[-1], class_kl(out, apply(params, X_Q)), rtol=1e-4
-    )
-    alone = layers.layer_bounds(apply, params, (X_P, Y_P), (X_Q, Y_Q))
-    assert alone.wasserstein_bound is None
+    sides = (X_P, Y_P), (X_Q, Y_Q)
+    alone = jax.eval_shape(lambda: layers.layer_bounds(apply, params, *sides))
+    assert alone.wasserstein_bound is None and alone.w1.shape == (3,)
 
 
 def test_what_is_wrong_is_named():

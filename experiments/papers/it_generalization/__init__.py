@@ -192,7 +192,7 @@ def run(study: kit.Study) -> dict[str, Any]:
         every = study.each("linear", work, study.seeds)
         small = lambda: {"contraction": known.contraction(), "gibbs": known.coins(3.0)}  # noqa: E731
         found: dict[str, Any] = study.once("small", small)
-        bound, passed = depth_bound(np.array(DEPTHS, float), 1e4, 16, 1e4, delta=0.9)
+        bound, passed = depth_bound(np.array(DEPTHS, float), 1e4, 16.0, 1e4, delta=0.9)
         expected = [float(mean_layer_kl(r, 50)) for r in (known.RANKS[0], 1)]
     rows = {(name, s): row for s, one in every.items() for name, row in one.items()}
     found["exact"] = exact = kit.Scores(rows, titles=TITLES)
@@ -332,7 +332,7 @@ def show(study: kit.Study, found: dict[str, Any]) -> None:
         kit.figures.lines(axes[1], series, **labels)
         depths, series = np.geomspace(2, 400, 100), {}
         for delta in (0.9, 0.7, 0.5):
-            bound, _ = depth_bound(depths, 1e4, 16, 1e4, delta=delta)
+            bound, _ = depth_bound(depths, 1e4, 16.0, 1e4, delta=delta)
             series[f"dropout {delta:g}"] = (depths, bound)
         labels = {"xlabel": "layers", "ylabel": "bound on the gap", "xscale": "log"}
         kit.figures.lines(axes[2], series, **labels)
