@@ -57,6 +57,8 @@ class LayerBounds(NamedTuple):
 
 
 Labelled = tuple[ArrayLike, ArrayLike]
+Group = tuple[Array, Array]
+"""Points by class `[k, c, d]`, filled up with some of them, and masses `[k, c]`."""
 
 
 def layer_bounds(
@@ -102,18 +104,34 @@ def layer_bounds(
     """
     (x_p, y_p), (x_q, y_q) = train, test
     every = [_flat(apply, params, floating("x", x)) for x in (x_p, x_q)]
-    gaps = jnp.stack([class_kl(p, y_p, q, y_q, noise=noise) for p, q in zip(*every)])
-    w1 = jnp.stack([class_w1(p, y_p, q, y_q) for p, q in zip(*every)])
-    behind = (
-        None if norms is None else wasserstein_bound(w1, norms, lipschitz=lipschitz)
-    )
-    return LayerBounds(gaps, kl_bound(gaps, sigma), w1, behind)
+
+    def distances(p: Array, q: Array) -> tuple[Array, Array]:
+        return class_kl(p, y_p, q, y_q, noise=noise), class_w1(p, y_p, q, y_q)
+
+    gaps, w1 = _by_width(distances, list(zip(*every)))
+    bound = None
+    if norms is not None:
+        bound = wasserstein_bound(w1, norms, lipschitz=lipschitz)
+    return LayerBounds(gaps, kl_bound(gaps, sigma), w1, bound)
 
 
 def _flat(apply: Layered, params: PyTree, x: Array) -> list[Array]:
     """The input, the features and the output, `[n, d]` each."""
     out, inside = apply(params, x, features=True)
     return [layer.reshape(len(x), -1) for layer in (x, *inside, out)]
+
+
+def _by_width(of: Any, pairs: Sequence[tuple[Array, ...]]) -> tuple[Array, Array]:
+    """What `of` says of every pair; layers of one width share its program."""
+    widths = np.array([x.shape[1] for x, _ in pairs])
+    places = [np.flatnonzero(widths == width) for width in np.unique(widths)]
+    sides = (
+        [jnp.stack([pairs[int(i)][s] for i in few]) for s in (0, 1)] for few in places
+    )
+    found = [jax.vmap(of)(*both) for both in sides]
+    order = np.argsort(np.concatenate(places))
+    first, second = (jnp.concatenate(values)[order] for values in zip(*found))
+    return first, second
 
 
 def class_kl(
@@ -147,7 +165,7 @@ def class_kl(
     """
     expect("noise", noise, noise > 0, "it must be positive")
     p, q, share = _grouped(x_p, y_p, x_q, y_q)
-    (mean_p, cov_p), (mean_q, cov_q) = (_moments(*side, share) for side in (p, q))
+    (mean_p, cov_p), (mean_q, cov_q) = _moments(p, share), _moments(q, share)
     d = cov_q.shape[-1]
     # What is constant has a variance of rounding.
     least = jnp.finfo(cov_q.dtype).eps * jnp.mean(floating("x_q", x_q) ** 2)
@@ -198,8 +216,8 @@ def class_w1(
     return share @ transport_cost(a, b, cost, scale, iterations=iterations)
 
 
-def _grouped(x_p: Any, y_p: Any, x_q: Any, y_q: Any) -> tuple[Any, Any, Array]:
-    """Points `[k, c, d]` and masses `[k, c]` by class, of both, and shares `[k]`."""
+def _grouped(x_p: Any, y_p: Any, x_q: Any, y_q: Any) -> tuple[Group, Group, Array]:
+    """Both sides by class, and the shares `[k]` of the classes."""
     x_p, x_q = floating("x_p", x_p), floating("x_q", x_q)
     if x_p.ndim != 2 or x_q.ndim != 2 or x_p.shape[1] != x_q.shape[1]:
         raise ValueError(
@@ -217,7 +235,7 @@ def _grouped(x_p: Any, y_p: Any, x_q: Any, y_q: Any) -> tuple[Any, Any, Array]:
         rows = np.stack([np.resize(one, wide) for one in every])
         mass = np.stack([(np.arange(wide) < len(one)) / len(one) for one in every])
         sides.append((x[rows], jnp.asarray(mass, x.dtype)))
-    return *sides, jnp.asarray(counts / counts.sum(), x_p.dtype)
+    return sides[0], sides[1], jnp.asarray(counts / counts.sum(), x_p.dtype)
 
 
 def _labels(name: str, labels: Any, x: Array) -> np.ndarray:
@@ -232,8 +250,9 @@ def _labels(name: str, labels: Any, x: Array) -> np.ndarray:
     return found
 
 
-def _moments(x: Array, mass: Array, share: Array) -> tuple[Array, Array]:
+def _moments(side: Group, share: Array) -> tuple[Array, Array]:
     """Means by class `[k, d]` and the covariance within classes `[d, d]`."""
+    x, mass = side
     mean = jnp.sum(mass[..., None] * x, axis=1)
     count = jnp.sum(mass > 0, axis=1)
     unbiased = share * count / jnp.maximum(count - 1, 1)

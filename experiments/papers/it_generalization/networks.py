@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import stats
 
 from experiments import kit
+from experiments.papers.it_generalization.known import INPUT
 from kljax.data.pool import Pool
 from kljax.divergences import label_cross_entropy
 from kljax.models.dense import MLP
@@ -17,6 +19,14 @@ from kljax.theory.layers import layer_bounds
 from kljax.training import Loss, Player, TrainState, init_state, taken
 from kljax.typing import Array, PyTree
 
+OUTPUT = "output"
+TITLES = {
+    "bound": "bound, share of errors", "KL": "KL, nats", "W bound": "W bound, nats",
+    "unseen KL": "unseen: KL", "unseen bound": "unseen: bound",
+    "unseen W bound": "unseen: W bound", "W1": "W1", "unseen W1": "unseen: W1",
+    "excess": "KL beyond unseen", "gap": "gap of errors, %",
+    "loss gap": "gap of losses, nats", "error": "test error, %",
+}  # fmt: skip
 DISTANCES = ("KL", "bound", "W1", "W bound")
 """What `layer_bounds` tells, in its order."""
 
@@ -128,3 +138,60 @@ class Lab:
         }
         found["excess"] = found["KL"] - found["unseen KL"]
         return jax.device_get(found)
+
+
+def networks(study: kit.Study) -> dict[str, Any]:
+    """Scores of layers by width, and of networks by size and dropout."""
+    config, lab, layers, nets = study.config, Lab(study), {}, {}
+    names = [INPUT, *(f"hidden {i + 1}" for i in range(config.layers)), OUTPUT]
+    for width in config.widths:
+        settings = kit.grid(config.sizes, config.dropout)
+        settings = settings if width == config.widths[0] else settings[:1]
+        params = lab.trained(width, settings)
+        for n, rate in settings:
+            own = params[n, rate]
+            work = lambda: lab.measured(width, n, own)  # noqa: B023, E731
+            seen = study.once(("measured", width, n, rate), work)
+            at_layer = {k: x.T for k, x in seen.items() if x.ndim == 2}
+            for i, seed in enumerate(study.seeds):
+                if (n, rate) == settings[0]:
+                    layers |= {
+                        (name, seed, f"width {width}"): {
+                            k: x[j, i] for k, x in at_layer.items()
+                        }
+                        for j, name in enumerate(names)
+                    }
+                if width == config.widths[0]:
+                    last = {k: x[-1] for k, x in at_layer.items()}
+                    row = {k: x[i] for k, x in (seen | last).items()}
+                    nets[f"n = {n}, dropout {rate:g}", seed] = row
+    layered = kit.Scores(layers, titles=TITLES, factor="widths")
+    scores = kit.Scores(nets, titles=TITLES)
+    by = lambda scores, k: np.stack([scores.values(k, m) for m in scores.methods])  # noqa: E731
+
+    def inside(key: str) -> dict[str, float]:
+        """Shares of networks in which the least one is at neither end."""
+        place = lambda scores: by(scores, key).argmin(axis=0) % (len(names) - 1)  # noqa: E731
+        return layered.by_level(lambda scores: float((place(scores) > 0).mean()))
+
+    # From the input on where the first hidden layer is no wider than that.
+    first = {f"width {w}": int(w > lab.x.shape[1]) for w in config.widths}
+
+    def falling(key: str) -> dict[str, float]:
+        found = {w: by(layered.at(w), key)[skip:] for w, skip in first.items()}
+        return {w: float((np.diff(x, axis=0) <= 0).mean()) for w, x in found.items()}
+
+    ranks = {
+        (k, seed): {"rank": stats.spearmanr(a, b).statistic}
+        for k in ("KL", "unseen KL", "excess")
+        for seed, a, b in zip(study.seeds, by(scores, k).T, by(scores, "gap").T)
+    }
+    plain = {n: f"n = {n}, dropout {config.dropout[0]:g}" for n in sorted(config.sizes)}
+    return {
+        "layers": layered,
+        "networks": scores,
+        "funnel": {key: inside(key) for key in ("W1", "W bound")},
+        "falling": {key: falling(key) for key in ("KL", "excess")},
+        "memory": {f"n = {n}": scores.estimate("excess", k) for n, k in plain.items()},
+        "ranks": kit.Scores(ranks, titles={"rank": "rank correlation with the gap"}),
+    }
