@@ -24,9 +24,11 @@ TITLES = {
     "bound": "bound, share of errors", "KL": "KL, nats", "W bound": "W bound, nats",
     "unseen KL": "unseen: KL", "unseen bound": "unseen: bound",
     "unseen W bound": "unseen: W bound", "W1": "W1", "unseen W1": "unseen: W1",
-    "excess": "KL beyond unseen", "gap": "gap of errors, %",
+    "excess": "KL excess", "gap": "gap of errors, %",
     "loss gap": "gap of losses, nats", "error": "test error, %",
 }  # fmt: skip
+NAME = "{}, dropout {:g}"
+"""Of networks, by size and dropout."""
 DISTANCES = ("KL", "bound", "W1", "W bound")
 """What `layer_bounds` tells, in its order."""
 
@@ -164,7 +166,7 @@ def networks(study: kit.Study) -> dict[str, Any]:
                 if width == config.widths[0]:
                     last = {k: x[-1] for k, x in at_layer.items()}
                     row = {k: x[i] for k, x in (seen | last).items()}
-                    nets[f"n = {n}, dropout {rate:g}", seed] = row
+                    nets[NAME.format(n, rate), seed] = row
     layered = kit.Scores(layers, titles=TITLES, factor="widths")
     scores = kit.Scores(nets, titles=TITLES)
     by = lambda scores, k: np.stack([scores.values(k, m) for m in scores.methods])  # noqa: E731
@@ -186,7 +188,7 @@ def networks(study: kit.Study) -> dict[str, Any]:
         for k in ("KL", "unseen KL", "excess")
         for seed, a, b in zip(study.seeds, by(scores, k).T, by(scores, "gap").T)
     }
-    plain = {n: f"n = {n}, dropout {config.dropout[0]:g}" for n in sorted(config.sizes)}
+    plain = {n: NAME.format(n, config.dropout[0]) for n in sorted(config.sizes)}
     return {
         "layers": layered,
         "networks": scores,
