@@ -82,7 +82,7 @@ PRESETS = {
 
 
 def ranking(found: dict[str, Any]) -> kit.Noted:
-    """The value of a claim: each seed's rank correlation over sizes and dropout."""
+    """mean over seeds of a correlation over sizes and dropout"""
     note = "Of the KL of unseen images {:.2f}, of what exceeds it {:.2f}."
     rest = (found["ranks"].mean("rank", name) for name in ("unseen KL", "excess"))
     return kit.Noted(found["ranks"].estimate("rank", "KL"), note.format(*rest))

@@ -21,8 +21,8 @@ from kljax.typing import Array, PyTree
 
 OUTPUT = "output"
 TITLES = {
-    "bound": "bound, share of errors", "KL": "KL, nats", "W bound": "W bound, nats",
-    "unseen KL": "unseen: KL", "unseen bound": "unseen: bound",
+    "bound": "KL bound", "KL": "KL, nats", "W bound": "W bound, nats",
+    "unseen KL": "unseen: KL", "unseen bound": "unseen: KL bound",
     "unseen W bound": "unseen: W bound", "W1": "W1", "unseen W1": "unseen: W1",
     "excess": "KL excess", "gap": "gap of errors, %",
     "loss gap": "gap of losses, nats", "error": "test error, %",
