@@ -131,6 +131,8 @@ def of_sides(function):
 def of_layers(x_p, x_q):
     show = lambda params, x, features: (x, [params * x])
     sides = (x_p, CLASSES), (x_q, CLASSES)
+    alone = layered.layer_bounds(show, ones(), *sides)
+    assert alone.wasserstein_bound is None
     return layered.layer_bounds(show, ones(), *sides, norms=ones(2))
 
 

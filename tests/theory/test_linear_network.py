@@ -49,6 +49,24 @@ def found():
         return jax.tree.map(np.asarray, every(W))
 
 
+@jax.jit
+def small(w, mu, n, s, layer, basis):
+    """Of one w."""
+    net = LinearNetwork(w, mu, n, s)
+    return {
+        "input": net.kl(), "layer": net.kl(basis), "rows": net.rows(4),
+        "ends": net.w1(layer), "gap": net.zero_one_gap(), "sign": net.sign_kl(),
+        "logistic": net.logistic_gap(), "w1": net.last_w1(),
+    }  # fmt: skip
+
+
+def drawn():
+    rng = np.random.default_rng(0)
+    w, mu, n, s = rng.normal(size=6), rng.normal(size=6), 7.0, 1.3
+    layer = rng.normal(size=(3, 6))
+    return w, mu, n, s, layer, np.linalg.qr(layer.T)[0].T
+
+
 def mean(values):
     return float((WEIGHTS * values).sum())
 
@@ -89,22 +107,18 @@ def test_layers_of_fixed_and_of_learnt_row_space(found):
 
 
 def test_a_layer_is_two_gaussians(x64):
-    rng = np.random.default_rng(0)
-    w, mu, n, s = rng.normal(size=6), rng.normal(size=6), 7.0, 1.3
-    net = LinearNetwork(jnp.asarray(w), jnp.asarray(mu), n, s)
-    layer = rng.normal(size=(3, 6))
-    q = np.linalg.qr(layer.T)[0].T
-    cov = s**2 * layer @ layer.T
+    w, mu, n, s, layer, _ = given = drawn()
+    found = small(*given)
+    cov, eye = s**2 * layer @ layer.T, s**2 * np.eye(6)
     expected = gaussian_kl(layer @ w, (1 - 1 / n) * cov, layer @ mu, cov)
-    assert float(net.kl(q)) == pytest.approx(expected, rel=1e-10)
-    eye = s**2 * np.eye(6)
+    assert found["layer"] == pytest.approx(expected, rel=1e-10)
     expected = gaussian_kl(w, (1 - 1 / n) * eye, mu, eye)
-    assert float(net.kl()) == pytest.approx(expected, rel=1e-10)
-    rows = np.asarray(net.rows(4))
+    assert found["input"] == pytest.approx(expected, rel=1e-10)
+    rows = np.asarray(found["rows"])
     np.testing.assert_allclose(rows @ rows.T, np.eye(4), atol=1e-12)
     np.testing.assert_allclose(rows.T @ (rows @ w), w, atol=1e-12)
     # The ends of W_1: that of the means, and W_2 by the formula for any Gaussians.
-    low, high = net.w1(layer)
+    low, high = found["ends"]
     root = np.linalg.cholesky(cov)  # W_2 of A^½ scaled: tr (1 − sqrt(1 − 1/n))² cov
     spread = (1 - np.sqrt(1 - 1 / n)) ** 2 * np.trace(root @ root.T)
     assert float(low) == pytest.approx(np.linalg.norm(layer @ (w - mu)))
@@ -112,24 +126,23 @@ def test_a_layer_is_two_gaussians(x64):
 
 
 def test_laws_of_the_margin(x64):
-    rng = np.random.default_rng(1)
-    w, mu, n, s = rng.normal(size=4), rng.normal(size=4), 5.0, 0.8
-    net = LinearNetwork(jnp.asarray(w), jnp.asarray(mu), n, s)
+    w, mu, n, s, *_ = given = drawn()
+    found = small(*given)
     size = np.linalg.norm(w)
     train = stats.norm(size**2, s * size * np.sqrt(1 - 1 / n))
     fresh = stats.norm(w @ mu, s * size)
-    assert float(net.zero_one_gap()) == pytest.approx(fresh.cdf(0) - train.cdf(0))
+    assert found["gap"] == pytest.approx(fresh.cdf(0) - train.cdf(0))
     p, q = ([law.cdf(0), law.sf(0)] for law in (train, fresh))
-    assert float(net.sign_kl()) == pytest.approx(stats.entropy(p, q), rel=1e-9)
+    assert found["sign"] == pytest.approx(stats.entropy(p, q), rel=1e-9)
     risk = lambda law: integrate.quad(
         lambda m: np.logaddexp(0, -m) * law.pdf(m),
         law.ppf(1e-16), law.isf(1e-16), epsabs=1e-12,
     )[0]  # fmt: skip
     expected = risk(fresh) - risk(train)
-    assert float(net.logistic_gap()) == pytest.approx(expected, rel=1e-8)
+    assert found["logistic"] == pytest.approx(expected, rel=1e-8)
     u = (np.arange(100_000) + 0.5) / 100_000
     sorted_samples = np.abs(train.ppf(u) - fresh.ppf(u)).mean()
-    assert float(net.last_w1()) == pytest.approx(sorted_samples, rel=1e-3)
+    assert found["w1"] == pytest.approx(sorted_samples, rel=1e-3)
 
 
 def test_losses_that_are_lipschitz(found):
