@@ -347,6 +347,7 @@ def gibbs(
     def one(gamma: Array) -> Gibbs:
         given = posterior(prior, -seen, 1 / gamma)
         alone = jax.nn.logsumexp(log_s[:, None] + given, axis=0)
+        alone = jnp.broadcast_to(alone, given.shape)
         risks = expected(given, true), expected(given, seen)
         values = risks[0] - risks[1], risks[0]
         values += forward_kl(given, alone), forward_kl(alone, given)

@@ -11,7 +11,7 @@ nothing can exceed it in the mean, as no sample shows there what the weights kno
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from kljax.typing import Array, ArrayLike, Float, Int, PyTree
 __all__ = ["LayerBounds", "Layered", "class_kl", "class_w1", "layer_bounds"]
 
 
+@runtime_checkable
 class Layered(Protocol):
     """A model that shows its layers: what `layer_bounds` asks for.
 
