@@ -11,6 +11,7 @@ nothing can exceed it in the mean, as no sample shows there what the weights kno
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -96,9 +97,9 @@ def layer_bounds(
     Example:
       >>> from kljax.models.dense import MLP
       >>> from kljax.models.functional import functional
-      >>> build = lambda rngs: MLP((2, 8, 3), rngs=rngs)
+      >>> build = lambda rngs: MLP((2, 2, 2), rngs=rngs)
       >>> apply, params = functional(build, jax.random.key(0))
-      >>> x, y = jax.random.normal(jax.random.key(1), (30, 2)), np.arange(30) % 3
+      >>> x, y = jax.random.normal(jax.random.key(1), (30, 2)), np.arange(30) % 2
       >>> found = layer_bounds(apply, params, (x, y), (x + 1, y))
       >>> found.kl.shape, bool((found.kl > 0).all())
       ((3,), True)
@@ -165,11 +166,15 @@ def class_kl(
       TypeError: labels that are traced.
     """
     expect("noise", noise, noise > 0, "it must be positive")
-    p, q, share = _grouped(x_p, y_p, x_q, y_q)
+    return _class_kl(*_grouped(x_p, y_p, x_q, y_q), noise)
+
+
+@jax.jit
+def _class_kl(p: Group, q: Group, share: Array, noise: ArrayLike) -> Array:
     (mean_p, cov_p), (mean_q, cov_q) = _moments(p, share), _moments(q, share)
     d = cov_q.shape[-1]
     # What is constant has a variance of rounding.
-    least = jnp.finfo(cov_q.dtype).eps * jnp.mean(floating("x_q", x_q) ** 2)
+    least = jnp.finfo(cov_q.dtype).eps * jnp.mean(q[0] ** 2)
     spread = jnp.maximum(jnp.trace(cov_q) / d, least)
     more = noise * jnp.where(spread == 0, 1, spread) * jnp.eye(d, dtype=cov_q.dtype)
     cov_p, cov_q, still = cov_p + more, cov_q + more, jnp.zeros(d, cov_q.dtype)
@@ -206,9 +211,16 @@ def class_w1(
       ValueError, TypeError: as `class_kl`.
     """
     expect("epsilon", epsilon, epsilon > 0, "it must be positive")
-    (p, a), (q, b), share = _grouped(x_p, y_p, x_q, y_q)
-    centre = jnp.sum(b[..., None] * q, axis=1, keepdims=True)
-    p, q = p - centre, q - centre
+    return _class_w1(*_grouped(x_p, y_p, x_q, y_q), epsilon, iterations)
+
+
+@partial(jax.jit, static_argnums=4)
+def _class_w1(
+    left: Group, right: Group, share: Array, epsilon: ArrayLike, iterations: int
+) -> Array:
+    (p, a), (q, b) = left, right
+    center = jnp.sum(b[..., None] * q, axis=1, keepdims=True)
+    p, q = p - center, q - center
     square = jnp.sum(p**2, -1)[:, :, None] + jnp.sum(q**2, -1)[:, None]
     square -= 2 * jnp.einsum("knd,kmd->knm", p, q)
     cost = jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
