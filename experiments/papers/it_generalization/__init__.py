@@ -55,8 +55,8 @@ class Config(kit.Settings):
     sizes: tuple[int, ...] = (500, 100, 300, 900)
     """Training images; with the first one all widths are run."""
     dropout: tuple[float, ...] = (0.0, 0.3, 0.6)
-    points: int = 400
-    """Images whose features are compared, of each kind; as many again are unseen."""
+    points: int = 300
+    """Images whose features are compared, of each kind (fewer where fewer train)."""
     steps: int = 800
     batch: int = 50
     rate: float = 2e-3
@@ -236,7 +236,7 @@ def show(study: kit.Study, found: dict[str, Any]) -> None:
     about = f"{width}, {config.sizes[0]} training images, no dropout."
     every = main.metrics()
     study.score_table("Layers", main, LAYERS, every=every, caption=about)
-    about = f"By training images; {width}, distances at the output."
+    about = f"{width}; n training images, distances at the output."
     study.score_table("Sizes and dropout", nets, NETWORKS, every=DETAILS, caption=about)
     of_first = NAME.format(config.sizes[0], config.dropout[0])
     levels = {"gap of errors": nets.mean("gap", of_first) / 100}

@@ -1,7 +1,7 @@
 """What is known exactly: a linear network, noisy layers, a Gibbs algorithm."""
 
 import math
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from scipy import stats
 from kljax.theory import sdpi
 from kljax.theory.generalization import gibbs, gibbs_bound, kl_bound
 from kljax.theory.linear_network import LinearNetwork
+from kljax.typing import Array
 
 RANKS = (20, 10, 5, 2, 1)
 INPUT, LAST, SIGN, GAP = "input", "last", "right or wrong", "true gap"
@@ -18,21 +19,21 @@ EXACT = [INPUT, *(f"rank {r}" for r in RANKS[1:-1]), LAST, SIGN]
 """Layers of the linear network, from the input on."""
 
 
+@partial(jax.jit, static_argnums=1)
+def _linear(key: Array, draws: int) -> dict[str, dict[str, Array]]:
+    net = LinearNetwork.draw(key, draws, jnp.eye(RANKS[0])[0], 50.0)
+    kls = {name: net.kl(net.rows(r)) for name, r in zip(EXACT, RANKS)}
+    kls |= {SIGN: net.sign_kl()}
+    found = {k: {"KL": x, "bound": kl_bound(x)} for k, x in kls.items()}
+    found[INPUT]["W bound"] = jnp.linalg.norm(net.w, axis=-1) * net.w1()[1]
+    found[LAST]["W bound"] = net.last_w1()
+    found[GAP] = {"bound": net.zero_one_gap(), "W bound": net.logistic_gap()}
+    return jax.tree.map(jnp.mean, found)
+
+
 def linear(draws: int, seed: int) -> dict[str, dict[str, float]]:
     """The linear network at |mu| = s = 1, d = 20, n = 50: means over draws of w."""
-
-    @jax.jit
-    def every(key: Any) -> Any:
-        net = LinearNetwork.draw(key, draws, jnp.eye(RANKS[0])[0], 50.0)
-        kls = {name: net.kl(net.rows(r)) for name, r in zip(EXACT, RANKS)}
-        kls |= {SIGN: net.sign_kl()}
-        found = {k: {"KL": x, "bound": kl_bound(x)} for k, x in kls.items()}
-        found[INPUT]["W bound"] = jnp.linalg.norm(net.w, axis=-1) * net.w1()[1]
-        found[LAST]["W bound"] = net.last_w1()
-        found[GAP] = {"bound": net.zero_one_gap(), "W bound": net.logistic_gap()}
-        return jax.tree.map(jnp.mean, found)
-
-    return jax.tree.map(float, every(jax.random.key(seed)))
+    return jax.tree.map(float, _linear(jax.random.key(seed), draws))
 
 
 def contraction() -> dict[str, float]:

@@ -27,7 +27,7 @@ TITLES = {
     "excess": "KL excess", "gap": "gap of errors, %",
     "loss gap": "gap of losses, nats", "error": "test error, %",
 }  # fmt: skip
-NAME = "{}, dropout {:g}"
+NAME = "n={}, dropout {:g}"
 """Of networks, by size and dropout."""
 DISTANCES = ("KL", "bound", "W1", "W bound")
 """What `layer_bounds` tells, in its order."""
@@ -194,6 +194,6 @@ def networks(study: kit.Study) -> dict[str, Any]:
         "networks": scores,
         "funnel": {key: inside(key) for key in ("W1", "W bound")},
         "falling": {key: falling(key) for key in ("KL", "excess")},
-        "memory": {f"n = {n}": scores.estimate("excess", k) for n, k in plain.items()},
+        "memory": {f"n={n}": scores.estimate("excess", k) for n, k in plain.items()},
         "ranks": kit.Scores(ranks, titles={"rank": "rank correlation with the gap"}),
     }
