@@ -229,16 +229,16 @@ def show(study: kit.Study, found: dict[str, Any]) -> None:
     width = found["layers"].levels[0]
     main = found["layers"].at(width)
     study.scale = (
-        f"{config.layers} hidden layers, {config.sizes[0]} {config.data} images"
+        f"{config.layers} hidden layers, {config.sizes[0]} images ({config.data})"
     )
     study.metrics |= exact.flat() | found["layers"].flat() | nets.flat()
     study.score_table("A linear network, exactly", exact)
-    about = f"{width}, {config.sizes[0]} training images, no dropout."
+    of_first = NAME.format(config.sizes[0], config.dropout[0])
+    about = f"{width}, {of_first}."
     every = main.metrics()
     study.score_table("Layers", main, LAYERS, every=every, caption=about)
     about = f"{width}; n training images, distances at the output."
     study.score_table("Sizes and dropout", nets, NETWORKS, every=DETAILS, caption=about)
-    of_first = NAME.format(config.sizes[0], config.dropout[0])
     levels = {"gap of errors": nets.mean("gap", of_first) / 100}
     title = (
         f"Known exactly, a bound on the gap of errors falls from "
@@ -279,9 +279,9 @@ def show(study: kit.Study, found: dict[str, Any]) -> None:
         "noise lets pass; bounds by depth"
     )
     about = (
-        "Left: means over seeds, a point per training size (the larger n, the further "
-        "left and below). Middle: the coefficient of a noisy layer. Right: 10,000 "
-        "weights of 16 levels, as many examples."
+        "Left: means over seeds, a point per training size, joined in their order. "
+        "Middle: the coefficient of a noisy layer. Right: 10,000 weights of 16 levels, "
+        "as many examples."
     )
     with study.figure("noise", title, about, panels=3) as axes:
         at = lambda k, rate: [  # noqa: E731
