@@ -107,13 +107,17 @@ CLAIMS = (
         measure="mean KL over it; r = 20, and the last layer",
     ),
     kit.Claim(
-        "WASSERSTEIN", "The Wasserstein bound does so, too (logistic loss).",
+        "WASSERSTEIN",
+        "The Wasserstein bound shrinks to the last layer and stays above the gap "
+        "(logistic loss of a linear network).",
         "abstract: the Wasserstein bound",
         lambda found: found["exact"].estimates("W bound", GAP, LAST, INPUT),
         kit.order(GAP, LAST, INPUT),
     ),
     kit.Claim(
-        "FUNNEL", "W1 itself is least at a layer inside (digits).",
+        "FUNNEL",
+        "Of a network for digits, W1 between training and test features is least at a "
+        "layer inside.",
         "abstract: a layer that attains a minimal 1-Wasserstein distance",
         lambda found: kit.Noted(
             found["funnel"]["W1"],
@@ -123,7 +127,8 @@ CLAIMS = (
         kit.holds_for(1, kit.at_least(0.5)), measure="share of networks, by width",
     ),
     kit.Claim(
-        "FUNNEL-BOUND", "So is the Wasserstein bound.",
+        "FUNNEL-BOUND",
+        "Of a network for digits, the Wasserstein bound is least at a layer inside.",
         "abstract: a layer that serves as a generalization funnel",
         lambda found: kit.Noted(
             found["funnel"]["W bound"],
@@ -157,7 +162,8 @@ CLAIMS = (
     ),
     kit.Claim(
         "DEPTH-PRICE",
-        "Where that bound says anything, at L = 100, nothing of the input is left.",
+        "Where dropout 0.9 makes that bound say anything, at L = 100, nothing of the "
+        "input is left.",
         "ours: the same contraction", lambda found: found["price"],
         kit.at_most(1e-6, "nats"), ours=True,
         measure="most that the output can tell about one of 10 classes",
@@ -171,7 +177,8 @@ CLAIMS = (
     ),
     kit.Claim(
         "PROCESSING-EXCESS",
-        "Nor does what exceeds the KL of as many images never seen.",
+        "On digits what the estimated KL exceeds that of images never seen by does not "
+        "grow to a layer that is no wider.",
         "ours: the same without sampling error",
         lambda found: kit.Noted(
             found["falling"]["excess"],
