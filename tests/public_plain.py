@@ -7,7 +7,7 @@ from kljax import data, metrics
 from kljax.data import arithmetic, batching, images, splits, text
 from kljax.data.readers import labels, raw, values
 from kljax.metrics import calibration, frontier
-from kljax.theory import compute_optimal, scaling, sources
+from kljax.theory import compute_optimal, generalization, scaling, sources
 
 RNG = np.random.default_rng(0)
 
@@ -114,6 +114,7 @@ PLAIN = {
         frontier.frontier_gain,
         dict.fromkeys(("cost", "value", "other_cost", "other_value"), np.arange(3.0)),
     ),
+    "samples_of": (lambda: generalization.samples_of(3, 2), {}),
     "modular": (arithmetic.modular, {}),
     "sums": (lambda: arithmetic.sums(1), {}),
     "mistaken": (

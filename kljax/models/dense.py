@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from kljax.typing import Array, ArrayLike, Float
+from kljax.typing import Array, ArrayLike, Float, Key
 
 __all__ = ["MLP"]
 
@@ -39,14 +41,35 @@ class MLP(nnx.Module):
         *,
         train: bool = False,
         where: ArrayLike | None = None,
-    ) -> Float[Array, "b k"]:
+        features: bool = False,
+        dropout: ArrayLike = 0.0,
+        key: Key[Array, ""] | None = None,
+    ) -> Any:
         """What the last layer says, without a ReLU.
 
         `train` and `where` change nothing: they are there so that it may stand where a
         network with running statistics does, in `pure(..., stateful=True)`.
+
+        Args:
+          x: a batch of events.
+          features: return `(output, features)`, those of every hidden layer after its
+            ReLU (and its dropout), each `[b, width]`.
+          dropout: share of the hidden features that are zeroed, in [0, 1); the others
+            grow by 1 / (1 − dropout). May be traced.
+          key: of what is zeroed; None: nothing is.
+
+        Returns:
+          `[b, k]`; with the features where asked.
         """
         del train, where
-        x = x.reshape(x.shape[0], -1)
-        for layer in self.layers[:-1]:
+        x, inside = x.reshape(x.shape[0], -1), []
+        for i, layer in enumerate(self.layers[:-1]):
             x = jax.nn.relu(layer(x))
-        return self.layers[-1](x)
+            if key is not None:
+                kept = jax.random.bernoulli(
+                    jax.random.fold_in(key, i), 1 - dropout, x.shape
+                )
+                x = jnp.where(kept, x / (1 - dropout), 0)
+            inside.append(x)
+        out = self.layers[-1](x)
+        return (out, tuple(inside)) if features else out
