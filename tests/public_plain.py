@@ -7,6 +7,7 @@ from kljax import data, metrics
 from kljax.data import arithmetic, batching, images, splits, text
 from kljax.data.readers import labels, raw, values
 from kljax.metrics import calibration, frontier
+from kljax.theory import boolean, stationary
 
 RNG = np.random.default_rng(0)
 
@@ -112,6 +113,13 @@ PLAIN = {
     "frontier_gain": (
         frontier.frontier_gain,
         dict.fromkeys(("cost", "value", "other_cost", "other_value"), np.arange(3.0)),
+    ),
+    "boolean_inputs": (lambda: boolean.boolean_inputs(2), {}),
+    "corrected_covariance": (
+        lambda covariance, noise: stationary.corrected_covariance(
+            covariance, 0.1, noise
+        ),
+        {"covariance": np.eye(2), "noise": np.eye(2)},
     ),
     "modular": (arithmetic.modular, {}),
     "sums": (lambda: arithmetic.sums(1), {}),

@@ -10,7 +10,7 @@ import optax
 
 from kljax.typing import Array, Float, Key, PyTree
 
-__all__ = ["descended"]
+__all__ = ["descended", "trajectory"]
 
 
 def descended(
@@ -43,16 +43,43 @@ def descended(
         >>> [float(x) for x in found]
         [1.0, 0.5, 0.25]
     """
+    found = trajectory(loss, params, optimizer, stops, key=key)
+    return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(stops))]
+
+
+def trajectory(
+    loss: Callable[[PyTree, Key[Array, ""]], Float[Array, ""]],
+    params: PyTree,
+    optimizer: optax.GradientTransformation,
+    stops: Sequence[int],
+    *,
+    key: Key[Array, ""],
+) -> PyTree:
+    """The same as one tree with a leading axis: for many stops, one compiled step.
+
+    Args:
+        loss, params, optimizer, stops, key: as in `descended`.
+
+    Returns:
+        Parameters, each `[stops, ...]`.
+
+    Example:
+        >>> square = lambda x, key: x**2
+        >>> given = square, jnp.array(1.0), optax.sgd(0.25), range(3)
+        >>> trajectory(*given, key=jax.random.key(0)).tolist()
+        [1.0, 0.5, 0.25]
+    """
     rule: Any = optimizer
 
-    def step(carried: Any, n: Array) -> tuple[Any, None]:
+    def step(n: Array, carried: Any) -> Any:
         params, state = carried
         grads = jax.grad(loss)(params, jax.random.fold_in(key, n))
         updates, state = rule.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return optax.apply_updates(params, updates), state
 
-    carried, found = (params, rule.init(params)), []
-    for start, stop in itertools.pairwise([0, *stops]):
-        carried, _ = jax.lax.scan(step, carried, jnp.arange(start, stop))
-        found.append(carried[0])
-    return found
+    def block(carried: Any, ends: Array) -> tuple[Any, PyTree]:
+        carried = jax.lax.fori_loop(*ends, step, carried)
+        return carried, carried[0]
+
+    ends = jnp.array([*itertools.pairwise([0, *stops])], jnp.int32)
+    return jax.lax.scan(block, (params, rule.init(params)), ends)[1]
