@@ -402,7 +402,7 @@ TRACED = {
         {"start": ones(3), "rate": ones()},
     ),
     "posterior_predictive": (
-        partial(langevin.posterior_predictive, lambda params, x: x * params),
+        lambda params, x: langevin.posterior_predictive(jnp.multiply, params, x),
         {"params": ones(4), "x": ones(2, 3)},
     ),
     "sequences": (lambda: enumerated.sequences(2, 3), {}),

@@ -138,8 +138,9 @@ def mixture_regret(
 
     zero = jnp.zeros((), dtype)
     given = models.astype(dtype), law.astype(dtype)
-    carried, found = jax.lax.scan(step, (prior.astype(dtype), zero, zero), given)
-    return MixtureRegret(*found, carried[0])
+    start = prior.astype(dtype), zero, zero
+    (weights, _, _), (regret, one_step) = jax.lax.scan(step, start, given)
+    return MixtureRegret(regret, one_step, weights)
 
 
 # ----------------------------------------------------------------------------- bounds
@@ -356,8 +357,9 @@ def bernoulli_models(
     law = jax.scipy.special.logit(floating("theta", theta))
     logits = jnp.linspace(-limit, limit, points, dtype=law.dtype)
     with_zero = lambda x: jnp.stack([x, jnp.zeros_like(x)], axis=-1)  # noqa: E731
+    of_law = jnp.broadcast_to(with_zero(law), (points, 2))
     log_weights = jax.nn.log_sigmoid(logits) + jax.nn.log_sigmoid(-logits)
-    return forward_kl(with_zero(law), with_zero(logits)), log_weights
+    return forward_kl(of_law, with_zero(logits)), log_weights
 
 
 class LinearRegret(NamedTuple):

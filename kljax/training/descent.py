@@ -78,7 +78,7 @@ def trajectory(
         return optax.apply_updates(params, updates), state
 
     def block(carried: Any, ends: Array) -> tuple[Any, PyTree]:
-        carried = jax.lax.fori_loop(*ends, step, carried)
+        carried = jax.lax.fori_loop(ends[0], ends[1], step, carried)
         return carried, carried[0]
 
     ends = jnp.array([*itertools.pairwise([0, *stops])], jnp.int32)

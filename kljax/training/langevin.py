@@ -19,12 +19,12 @@ import optax
 
 from kljax.arguments import whole
 from kljax.training.descent import trajectory
-from kljax.typing import Array, ArrayLike, Float, Key, PyTree
+from kljax.typing import Array, Float, Key, PyTree
 
 __all__ = ["langevin", "posterior_predictive", "snapshots"]
 
 
-def langevin(rate: ArrayLike, key: Key[Array, ""]) -> optax.GradientTransformation:
+def langevin(rate: float | Array, key: Key[Array, ""]) -> optax.GradientTransformation:
     """The rule as an optax transformation, for whatever takes one.
 
     The loss is U itself: of a training step, whose loss is a mean, n times that and the
@@ -46,7 +46,7 @@ def langevin(rate: ArrayLike, key: Key[Array, ""]) -> optax.GradientTransformati
 def snapshots(
     energy: Callable[[PyTree, Key[Array, ""]], Float[Array, ""]],
     start: PyTree,
-    rate: ArrayLike,
+    rate: float | Array,
     *,
     key: Key[Array, ""],
     keep: int,

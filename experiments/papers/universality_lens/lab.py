@@ -55,13 +55,13 @@ def mixed(networks: int, width: int, runs: int, seed: int) -> dict[str, np.ndarr
     x, flipped = rng.integers(0, len(POINTS), shape), rng.random(shape) < NOISE
 
     def one(models: Array, truth: Array) -> dict[str, Array]:
-        run = lambda *data: boolean.label_regret(models, truth, *data, NOISE, STOPS)  # noqa: E731
+        run = lambda x, no: boolean.label_regret(models, truth, x, no, NOISE, STOPS)  # noqa: E731
         found = jax.vmap(run)(x, flipped)
         far = boolean.label_divergence(models, truth, NOISE)
         return {
             "regret": found.regret,
             "one_step": found.one_step,
-            "soft": universal.soft_bound(far, STOPS),
+            "soft": universal.soft_bound(far, jnp.array(STOPS)),
             "ball": universal.kl_ball_bound(far, STOPS[-1]).bound,
             "far": jnp.sort(far),
         }
@@ -72,7 +72,7 @@ def mixed(networks: int, width: int, runs: int, seed: int) -> dict[str, np.ndarr
         models = boolean.drawn_functions(model, POINTS, key, networks)
         return jax.lax.map(lambda truth: one(models, truth), jnp.asarray(truths))
 
-    found = {k: np.asarray(v) for k, v in every(jax.random.key(seed)).items()}
+    found: Any = jax.tree.map(np.asarray, every(jax.random.key(seed)))
     summed = np.sum(found.pop("one_step"), axis=-1, dtype=np.float64)
     found["off"] = np.abs(summed - found["regret"][..., -1]).max(axis=1)
     wrong = flipped.sum(axis=1)
@@ -150,7 +150,7 @@ def quadratic(chains: int, seed: int) -> dict[str, float]:
 
 def diabetes(chains: int, thin: int, seed: int) -> dict[str, float]:
     """Linear regression by mini-batches, against its posterior; errors, relative."""
-    x, y = load_diabetes(return_X_y=True)
+    x, y = map(np.asarray, load_diabetes(return_X_y=True))
     x, y = (z / z.std(axis=0) for z in (x - x.mean(axis=0), y - y.mean()))
     noise, prior, eta, (n, d), b = 0.5, 0.05, 1e-4, x.shape, 64
     features, data = jnp.float32(x), jnp.float32(y)
@@ -189,10 +189,12 @@ def diabetes(chains: int, thin: int, seed: int) -> dict[str, float]:
 
 # ------------------------------------------------------------------------------ digits
 
-ENSEMBLE, MODE, SCALED, SEVERAL = "mixture", "MAP", "MAP, temperature", "mean of 5 MAPs"
+ENSEMBLE, MODE = "mixture", "MAP"
 LOGITS, WEIGHTS, SINGLE = "mean of logits", "mean of weights", "one snapshot"
-STARTS = 5
-TEMPERATURES = np.geomspace(0.25, 4, 41)
+WRONG, RIGHT, TOLD = 0.3, "right labels", "30 % wrong"
+UNTOLD = f"{TOLD}, settings of right ones"
+Settings = dict[str, list[tuple[float, float]]]
+"""Spread of the prior and rate for every seed, by method."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,9 +208,9 @@ class Learning:
     """Of Adam to the mode, and of a chain; only its second half is looked at."""
     batch: int = 50
     keep: int = 20
-    spreads: tuple[float, ...] = (1.0, 2.0, 4.0)
+    spreads: tuple[float, ...] = (2.0, 4.0, 8.0)
     """Of the prior: deviation of a weight times the root of its layer's inputs."""
-    chain_rates: tuple[float, ...] = (5e-4, 2e-3)
+    chain_rates: tuple[float, ...] = (1e-3, 3e-3)
     """In units in which the prior has variance 1."""
     adam_rates: tuple[float, ...] = (3e-3, 1e-2)
     """With cosine decay."""
@@ -253,61 +255,48 @@ class Learning:
     def mode(self, own: dict[str, Any], classes: int) -> dict[str, Array]:
         """What the mode says that Adam finds."""
         apply, initial, energy = self.posterior(own, classes)
-        key = jax.random.fold_in(jax.random.key(own["seed"]), own["start"])
-        keys = jax.random.split(key)
+        keys = jax.random.split(jax.random.key(own["seed"]))
         rule = optax.adam(optax.cosine_decay_schedule(own["rate"], self.steps))
         end = descended(energy, initial(keys[0]), rule, [self.steps], key=keys[1])
         return {MODE: apply(end[0], own["new"])}
 
-    def predictions(self, pool: Pool, seeds: tuple[int, ...]) -> dict[str, Any]:
-        """Logits `[seeds, images, classes]` by method, labels, and what was chosen.
+    def predictions(
+        self, pool: Pool, seeds: tuple[int, ...], settings: Settings | None = None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, Settings]:
+        """Logits `[seeds, images, classes]` by method, labels `[seeds, images]`.
 
-        Chains and modes have as many settings, chosen by the log loss of the mixture
-        and of the mode; of every seed by that of the others.
+        Without settings, as many are tried of chains as of modes, and chosen by the log
+        loss of mixture and mode; of every seed by that of the others.
         """
-        parts, place = [self.parts(pool, seed) for seed in seeds], np.arange(len(seeds))
+        parts = [self.parts(pool, seed) for seed in seeds]
         labels = np.stack([one.pop("labels") for one in parts])
         asked, test = np.split(labels, [self.images[1]], axis=1)
-
-        def run(work: Any, settings: list[list[tuple]]) -> dict[str, np.ndarray]:
-            """Of settings, one for each seed: `[settings, seeds, images, classes]`."""
-            named = [
-                part | dict(zip(("spread", "rate", "start"), map(np.float32, one)))
-                for every in settings
-                for part, one in zip(parts, every)
-            ]
-            found = jax.jit(jax.vmap(lambda own: work(own, pool.classes)))(
-                stacked(named)
-            )
-            shape = len(settings), len(seeds)
-            return {
-                k: np.asarray(z).reshape(*shape, *z.shape[1:]) for k, z in found.items()
-            }
+        logits: dict[str, np.ndarray] = {}
+        chosen: Settings = {}
 
         def loss(logits: np.ndarray) -> np.ndarray:
-            """`[..., seeds]`, on what is to choose by."""
+            """`[settings, seeds]`, on what is to choose by."""
             log_q = special.log_softmax(logits[..., : asked.shape[1], :], axis=-1)
             wanted = np.broadcast_to(asked[..., None], (*log_q.shape[:-1], 1))
             return -np.take_along_axis(log_q, wanted, axis=-1).mean(axis=(-1, -2))
 
-        def tried(work: Any, rates: tuple[float, ...], name: str) -> tuple[dict, list]:
-            grid = kit.grid(self.spreads, rates, [0])
-            found = run(work, [[one] * len(seeds) for one in grid])
-            best = kit.tuned(-loss(found[name]))
-            picked = {k: z[best, place] for k, z in found.items()}
-            return picked, [grid[i] for i in best]
-
-        chains, of_chains = tried(self.chain, self.chain_rates, ENSEMBLE)
-        modes, of_modes = tried(self.mode, self.adam_rates, MODE)
-        starts = range(1, STARTS)
-        more = run(self.mode, [[(*one[:2], i) for one in of_modes] for i in starts])
-        every = np.concatenate([modes[MODE][None], more[MODE]])
-        divided = modes[MODE] / TEMPERATURES[:, None, None, None]
-        cool = loss(divided).argmin(axis=0)
-        logits = chains | modes | {
-            SCALED: divided[cool, place],
-            SEVERAL: np.asarray(posterior_predictive(lambda z: z, every)),
-        }  # fmt: skip
-        chosen = {ENSEMBLE: of_chains, MODE: of_modes, SCALED: TEMPERATURES[cool]}
-        new = {name: z[:, asked.shape[1] :] for name, z in logits.items()}
-        return {"logits": new, "labels": test, "chosen": chosen}
+        works = {ENSEMBLE: (self.chain, self.chain_rates)}
+        works |= {MODE: (self.mode, self.adam_rates)}
+        for name, (work, rates) in works.items():
+            tried = [[one] * len(seeds) for one in kit.grid(self.spreads, rates)]
+            tried = [settings[name]] if settings else tried
+            own = [
+                part | dict(zip(("spread", "rate"), map(np.float32, one)))
+                for row in tried
+                for part, one in zip(parts, row)
+            ]
+            say = jax.jit(jax.vmap(lambda own, f=work: f(own, pool.classes)))(
+                stacked(own)
+            )
+            shape = len(tried), len(seeds), -1, pool.classes
+            every: Any = {k: np.reshape(z, shape) for k, z in say.items()}
+            best = kit.tuned(-loss(every[name]))
+            chosen[name] = [tried[k][i] for i, k in enumerate(best)]
+            place = best, np.arange(len(seeds)), slice(asked.shape[1], None)
+            logits |= {k: z[place] for k, z in every.items()}
+        return logits, test, chosen
