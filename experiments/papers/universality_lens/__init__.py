@@ -41,7 +41,7 @@ class Config(kit.Settings):
     networks: int = 20_000
     """Draws of the prior: the class that is mixed, exactly."""
     widths: tuple[int, ...] = (8, 64, 512)
-    runs: int = 40
+    runs: int = 20
     """Sequences of labels per seed."""
     sizes: tuple[int, ...] = (5, 50, 500, 5000)
     """Parameters of linear regression on 50 examples."""
@@ -204,22 +204,14 @@ def networks(study: kit.Study) -> tuple[kit.Scores, dict[tuple, Any]]:
 
 def digits(study: kit.Study) -> kit.Scores:
     """Mixture and mode on real images, with right labels and with wrong ones."""
-    learning, rows, chosen = study.config.learning, {}, {}
-    pool = Pool.load(study.config.data, fetch=study.config.fetch)
+    config, rows = study.config, {}
+    pool = Pool.load(config.data, fetch=config.fetch)
     study.pin(data=pool.sha256)
-    rng = np.random.default_rng(study.config.seed)
-    drawn = rng.integers(0, pool.classes, len(pool.y))
-    wrong = np.where(rng.random(len(pool.y)) < lab.WRONG, drawn, pool.y)
-    noisy = dataclasses.replace(pool, y=wrong)
-    for level, source in ((lab.RIGHT, pool), (lab.TOLD, noisy), (lab.UNTOLD, noisy)):
-        given = chosen.get(lab.RIGHT) if level == lab.UNTOLD else None
-        work = lambda a=(source, study.seeds, given): learning.predictions(*a)  # noqa: E731
-        logits, labels, chosen[level] = study.once(("digits", level), work)
+    work = lambda: config.learning.predictions(pool, study.seeds, config.seed)  # noqa: E731
+    for level, (logits, labels) in study.once("digits", work).items():
         for name, (i, seed) in kit.grid(logits, enumerate(study.seeds)):
             found = classification_scores(logits[name][i], labels[i])
             rows[name, seed, level] = found
-        settings = chosen[level].items()
-        study.metrics |= {f"{name}/{level}/spread, rate": x for name, x in settings}
     return kit.Scores(rows, titles=findings.TITLES, factor="labels")
 
 

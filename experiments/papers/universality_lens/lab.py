@@ -1,6 +1,7 @@
 """Mixtures of coins, of linear models, of random networks; chains, and digits."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -33,7 +34,7 @@ FUNCTIONS = {
     PARITY: POINTS.prod(axis=1) > 0,
     RANDOM: None,  # another one for every seed
 }
-STOPS = (1, 2, 5, 10, 20, 50, 100, 200)
+STOPS = (1, 5, 20, 50, 100, 200)
 """After how many labels the regret is looked at."""
 GUESS = math.log(2) + NOISE * math.log(NOISE) + (1 - NOISE) * math.log1p(-NOISE)
 """What a fair coin pays per label beyond whoever knows their law, in nats."""
@@ -44,17 +45,14 @@ QUADRATIC = ((1.0, 0.1), (4.0, 0.1), (1.0, 0.5))
 """Curvatures and steps of chains."""
 
 
-def mixed(networks: int, width: int, runs: int, seed: int) -> dict[str, np.ndarray]:
-    """All functions, `[functions, ...]`, predicted by one class of networks."""
-    rng = np.random.default_rng([seed, 1])
-    truths = [
-        rng.random(len(POINTS)) < 0.5 if truth is None else truth
-        for truth in FUNCTIONS.values()
-    ]
-    shape = runs, STOPS[-1]
-    x, flipped = rng.integers(0, len(POINTS), shape), rng.random(shape) < NOISE
+@functools.partial(jax.jit, static_argnames=("networks", "width"))
+def _mixed(
+    key: Array, truths: Array, x: Array, flipped: Array, networks: int, width: int
+) -> dict[str, Array]:
+    model = normal_mlp((BITS, width, 1))
+    models = boolean.drawn_functions(model, POINTS, key, networks)
 
-    def one(models: Array, truth: Array) -> dict[str, Array]:
+    def one(truth: Array) -> dict[str, Array]:
         run = lambda x, no: boolean.label_regret(models, truth, x, no, NOISE, STOPS)  # noqa: E731
         found = jax.vmap(run)(x, flipped)
         far = boolean.label_divergence(models, truth, NOISE)
@@ -66,13 +64,20 @@ def mixed(networks: int, width: int, runs: int, seed: int) -> dict[str, np.ndarr
             "far": jnp.sort(far),
         }
 
-    @jax.jit
-    def every(key: Array) -> dict[str, Array]:
-        model = normal_mlp((BITS, width, 1))
-        models = boolean.drawn_functions(model, POINTS, key, networks)
-        return jax.lax.map(lambda truth: one(models, truth), jnp.asarray(truths))
+    return jax.lax.map(one, truths)
 
-    found: Any = jax.tree.map(np.asarray, every(jax.random.key(seed)))
+
+def mixed(networks: int, width: int, runs: int, seed: int) -> dict[str, np.ndarray]:
+    """All functions, `[functions, ...]`, predicted by one class of networks."""
+    rng = np.random.default_rng([seed, 1])
+    truths = [
+        rng.random(len(POINTS)) < 0.5 if truth is None else truth
+        for truth in FUNCTIONS.values()
+    ]
+    shape = runs, STOPS[-1]
+    x, flipped = rng.integers(0, len(POINTS), shape), rng.random(shape) < NOISE
+    given = jax.random.key(seed), jnp.asarray(truths), x, flipped, networks, width
+    found: Any = jax.tree.map(np.asarray, _mixed(*given))
     summed = np.sum(found.pop("one_step"), axis=-1, dtype=np.float64)
     found["off"] = np.abs(summed - found["regret"][..., -1]).max(axis=1)
     wrong = flipped.sum(axis=1)
@@ -193,8 +198,6 @@ ENSEMBLE, MODE = "mixture", "MAP"
 LOGITS, WEIGHTS, SINGLE = "mean of logits", "mean of weights", "one snapshot"
 WRONG, RIGHT, TOLD = 0.3, "right labels", "30 % wrong"
 UNTOLD = f"{TOLD}, settings of right ones"
-Settings = dict[str, list[tuple[float, float]]]
-"""Spread of the prior and rate for every seed, by method."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,43 +263,64 @@ class Learning:
         end = descended(energy, initial(keys[0]), rule, [self.steps], key=keys[1])
         return {MODE: apply(end[0], own["new"])}
 
-    def predictions(
-        self, pool: Pool, seeds: tuple[int, ...], settings: Settings | None = None
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, Settings]:
-        """Logits `[seeds, images, classes]` by method, labels `[seeds, images]`.
-
-        Without settings, as many are tried of chains as of modes, and chosen by the log
-        loss of mixture and mode; of every seed by that of the others.
-        """
+    def tried(
+        self, pool: Pool, seeds: tuple[int, ...]
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Logits `[settings, seeds, images, classes]`, labels `[seeds, images]`."""
         parts = [self.parts(pool, seed) for seed in seeds]
         labels = np.stack([one.pop("labels") for one in parts])
-        asked, test = np.split(labels, [self.images[1]], axis=1)
-        logits: dict[str, np.ndarray] = {}
-        chosen: Settings = {}
-
-        def loss(logits: np.ndarray) -> np.ndarray:
-            """`[settings, seeds]`, on what is to choose by."""
-            log_q = special.log_softmax(logits[..., : asked.shape[1], :], axis=-1)
-            wanted = np.broadcast_to(asked[..., None], (*log_q.shape[:-1], 1))
-            return -np.take_along_axis(log_q, wanted, axis=-1).mean(axis=(-1, -2))
-
-        works = {ENSEMBLE: (self.chain, self.chain_rates)}
-        works |= {MODE: (self.mode, self.adam_rates)}
-        for name, (work, rates) in works.items():
-            tried = [[one] * len(seeds) for one in kit.grid(self.spreads, rates)]
-            tried = [settings[name]] if settings else tried
+        found = {}
+        for work, rates in (
+            (self.chain, self.chain_rates),
+            (self.mode, self.adam_rates),
+        ):
+            grid = kit.grid(self.spreads, rates)
             own = [
-                part | dict(zip(("spread", "rate"), map(np.float32, one)))
-                for row in tried
-                for part, one in zip(parts, row)
+                part | {"spread": np.float32(spread), "rate": np.float32(rate)}
+                for spread, rate in grid
+                for part in parts
             ]
-            say = jax.jit(jax.vmap(lambda own, f=work: f(own, pool.classes)))(
-                stacked(own)
-            )
-            shape = len(tried), len(seeds), -1, pool.classes
-            every: Any = {k: np.reshape(z, shape) for k, z in say.items()}
-            best = kit.tuned(-loss(every[name]))
-            chosen[name] = [tried[k][i] for i, k in enumerate(best)]
-            place = best, np.arange(len(seeds)), slice(asked.shape[1], None)
-            logits |= {k: z[place] for k, z in every.items()}
-        return logits, test, chosen
+            say = _learned(work, pool.classes)(stacked(own))
+            shape = len(grid), len(seeds), -1, pool.classes
+            found |= {name: np.reshape(z, shape) for name, z in say.items()}
+        return found, labels
+
+    def predictions(self, pool: Pool, seeds: tuple[int, ...], seed: int) -> dict:
+        """By what is known of labels: logits `[seeds, images, classes]` by method, and
+        labels.
+
+        Mixture and mode have as many settings, and each the one of the least log loss
+        on images to choose by; of every seed on those of the others.
+        """
+        rng = np.random.default_rng(seed)
+        drawn = rng.integers(0, pool.classes, len(pool.y))
+        y = np.where(rng.random(len(pool.y)) < WRONG, drawn, pool.y)
+        right, wrong = (
+            self.tried(one, seeds) for one in (pool, dataclasses.replace(pool, y=y))
+        )
+        held, test = np.s_[: self.images[1]], np.s_[self.images[1] :]
+
+        def chosen(logits: dict, labels: np.ndarray, name: str) -> np.ndarray:
+            log_q = special.log_softmax(logits[name][:, :, held], axis=-1)
+            wanted = np.broadcast_to(labels[:, held, None], (*log_q.shape[:-1], 1))
+            return kit.tuned(np.take_along_axis(log_q, wanted, -1).mean(axis=(-1, -2)))
+
+        def picked(data: tuple, by: tuple) -> tuple[dict[str, np.ndarray], np.ndarray]:
+            of = {name: chosen(*by, name) for name in (ENSEMBLE, MODE)}
+            place = np.arange(len(seeds))
+            logits = {
+                name: z[of.get(name, of[ENSEMBLE]), place][:, test]
+                for name, z in data[0].items()
+            }
+            return logits, data[1][:, test]
+
+        return {
+            RIGHT: picked(right, right),
+            TOLD: picked(wrong, wrong),
+            UNTOLD: picked(wrong, right),
+        }
+
+
+@functools.cache
+def _learned(work: Any, classes: int) -> Any:
+    return jax.jit(jax.vmap(lambda own: work(own, classes)))
