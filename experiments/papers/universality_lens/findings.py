@@ -180,25 +180,38 @@ def price(study: kit.Study, found: Found, curves: Mapping[tuple, Any]) -> None:
     )
     about = (
         "Regret: nats paid beyond whoever knows the law. Left: mixtures of "
-        f"{study.config.networks:,} random networks on {STOPS[-1]} labels, 5 % of them "
-        "wrong. Middle: the same as labels come, largest networks; dashed: the bound. "
-        "Right: linear regression on 50 examples; dashed: what a count of parameters, "
-        "d/2 log n, would have it cost. Means over seeds."
+        f"{study.config.networks:,} random networks after {STOPS[-1]} labels, 5 % of "
+        f"them wrong. Middle: as labels come, {levels[-1]:,} weights. Right: linear "
+        "regression on 50 examples, and what d/2 log n for d parameters would be. Thin: "
+        "seeds."
     )
-    with study.figure("price", title, about, panels=3) as axes:
-        series = {name: (levels, scores.by_levels("regret", name)) for name in shades}
-        labels: Any = {"xscale": "log", "ylabel": "regret, nats", "marker": "o"}
+    with study.figure("price", title, about, panels=3, size=(4.4, 3.6)) as axes:
+        labels: Any = {"ylabel": "regret, nats", "marker": "o"}
         guess = {"guessing": GUESSING}
-        kit.figures.lines(axes[0], series, levels=guess, xlabel="weights", **labels)
-        for name, color in shades.items():
-            every = [curves[name, seed, levels[-1]] for seed in study.seeds]
-            for key, style in (("regret", "-"), ("soft", "--")):
-                mean = np.mean([one[key] for one in every], axis=0)
-                axes[1].plot(STOPS, mean, c=color, ls=style)
-        axes[1].plot(STOPS, lab.GUESS * np.array(STOPS), "k:")
-        axes[1].set(xscale="log", yscale="log", xlabel="labels", ylabel="regret, nats")
-        d = np.array(study.config.sizes)
+        series = {name: (levels, scores.by_levels("regret", name)) for name in shades}
+        log = {"xscale": "log", "yscale": "log"}
+        kit.figures.lines(axes[0], series, levels=guess, **log, **labels)
+        curve = lambda *one: np.append(0, curves[one]["regret"])  # noqa: E731
+        series = {
+            name: (
+                (0, *STOPS),
+                [curve(name, seed, levels[-1]) for seed in study.seeds],
+            )
+            for name in shades
+        }
+        kit.figures.lines(axes[1], series, xlabel="labels seen", **labels)
+        axes[1].plot((0, STOPS[-1]), (0, GUESSING), "k:", label="guessing")
+        axes[1].legend(fontsize=8)
+        d = study.config.sizes
         paid = np.transpose([linear.values("exact", str(one)) for one in d])
-        series = {"Bayes": (d, paid), "d/counted": (d, d / 2 * math.log(50))}
-        labels |= {"xlabel": "parameters", "yscale": "log"}
-        kit.figures.lines(axes[2], series, **labels)
+        counted = np.array(d) / 2 * math.log(50)
+        series = {"Bayes": (d, paid), "counting parameters": (d, counted)}
+        kit.figures.lines(axes[2], series, **log, **labels)
+        for axis, ticks, what in (
+            (axes[0], levels, "weights"),
+            (axes[2], d, "parameters"),
+        ):
+            axis.set_xticks(ticks, [f"{one:,}" for one in ticks])
+            axis.minorticks_off()
+            axis.set_xlabel(f"{what} of the model")
+        axes[0].get_legend().remove()

@@ -300,13 +300,14 @@ class Learning:
         )
         held, test = np.s_[: self.images[1]], np.s_[self.images[1] :]
 
-        def chosen(logits: dict, labels: np.ndarray, name: str) -> np.ndarray:
+        def chosen(data: tuple, name: str) -> np.ndarray:
+            logits, labels = data
             log_q = special.log_softmax(logits[name][:, :, held], axis=-1)
             wanted = np.broadcast_to(labels[:, held, None], (*log_q.shape[:-1], 1))
             return kit.tuned(np.take_along_axis(log_q, wanted, -1).mean(axis=(-1, -2)))
 
         def picked(data: tuple, by: tuple) -> tuple[dict[str, np.ndarray], np.ndarray]:
-            of = {name: chosen(*by, name) for name in (ENSEMBLE, MODE)}
+            of = {name: chosen(by, name) for name in (ENSEMBLE, MODE)}
             place = np.arange(len(seeds))
             logits = {
                 name: z[of.get(name, of[ENSEMBLE]), place][:, test]
