@@ -182,8 +182,8 @@ def price(study: kit.Study, found: Found, curves: Mapping[tuple, Any]) -> None:
         "Regret: nats paid beyond whoever knows the law. Left: mixtures of "
         f"{study.config.networks:,} random networks after {STOPS[-1]} labels, 5 % of "
         f"them wrong. Middle: as labels come, {levels[-1]:,} weights. Right: linear "
-        "regression on 50 examples, and what d/2 log n for d parameters would be. Thin: "
-        "seeds."
+        "regression on 50 examples, and what d/2 log n for d parameters would be. Thin "
+        "lines: seeds."
     )
     with study.figure("price", title, about, panels=3, size=(4.4, 3.6)) as axes:
         labels: Any = {"ylabel": "regret, nats", "marker": "o"}
