@@ -577,7 +577,6 @@ OTHERS = {
     "prompts",
     "normal_mlp",
     "stable_index",
-    "trajectory",
     "widened",
     "check_batch",
     "check_call",

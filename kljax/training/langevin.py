@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from kljax.arguments import whole
-from kljax.training.descent import trajectory
+from kljax.training.descent import descended
 from kljax.typing import Array, Float, Key, PyTree
 
 __all__ = ["langevin", "posterior_predictive", "snapshots"]
@@ -81,7 +81,7 @@ def snapshots(
     whole("keep", keep), whole("thin", thin), whole("burn", burn, least=0)
     noise, batches = jax.random.split(key)
     stops = range(burn + thin, burn + thin * keep + 1, thin)
-    return trajectory(energy, start, langevin(rate, noise), stops, key=batches)
+    return descended(energy, start, langevin(rate, noise), stops, key=batches)
 
 
 def posterior_predictive(

@@ -138,7 +138,7 @@ CLAIMS = (
         "CHAIN",
         "What single predictions cost sums up to the regret, in float32 too.",
         "(2)", lambda found: found["chain"], kit.every(kit.at_most(1e-5)),
-        measure="largest difference, nats",
+        measure="largest difference of both sides, over the regret",
     ),
     kit.Claim(
         "LANGEVIN",
@@ -170,8 +170,8 @@ CLAIMS = (
     ),
     kit.Claim(
         "PROBABILITIES",
-        "It is probabilities that are to be averaged: averages of the same snapshots' "
-        "logits or weights have more log loss.",
+        "It is probabilities that are to be averaged: averages of snapshots' logits or "
+        "weights, with settings of their own, have more log loss.",
         "(17)", findings.against("nats", lab.RIGHT, *MEANS),
         kit.every(kit.interval_below(0)), ours=True,
     ),
@@ -209,7 +209,7 @@ def digits(study: kit.Study) -> kit.Scores:
     study.pin(data=pool.sha256)
     work = lambda: config.learning.predictions(pool, study.seeds, config.seed)  # noqa: E731
     for level, (logits, labels) in study.once("digits", work).items():
-        for name, (i, seed) in kit.grid(logits, enumerate(study.seeds)):
+        for name, (i, seed) in kit.grid(lab.PREDICTORS, enumerate(study.seeds)):
             found = classification_scores(logits[name][i], labels[i])
             rows[name, seed, level] = found
     return kit.Scores(rows, titles=findings.TITLES, factor="labels")
@@ -225,7 +225,8 @@ def run(study: kit.Study) -> dict[str, Any]:
             lambda seed: lab.regression(config.sizes, config.chains[0], seed),
             study.seeds,
         )
-        chain = abs(lab.one_by_one(0.1, 500) - universal.bernoulli_regret(0.1, 500))
+        summed = lab.one_by_one(0.1, 500)
+        chain = abs(summed / universal.bernoulli_regret(0.1, 500) - 1)
         of_coins = study.once("coins", lab.coins)
     of_size = {(d, seed): row for seed, one in linear.items() for d, row in one.items()}
     evidence = {

@@ -17,7 +17,7 @@ from kljax.data.pool import Pool
 from kljax.models.dense import normal_mlp
 from kljax.theory import boolean, universal
 from kljax.theory.stationary import corrected_covariance, stationary_variance
-from kljax.training import stacked
+from kljax.training import stacked, taken
 from kljax.training.descent import descended
 from kljax.training.langevin import posterior_predictive, snapshots
 from kljax.typing import Array, PyTree
@@ -79,11 +79,12 @@ def mixed(networks: int, width: int, runs: int, seed: int) -> dict[str, np.ndarr
     given = jax.random.key(seed), jnp.asarray(truths), x, flipped, networks, width
     found: Any = jax.tree.map(np.asarray, _mixed(*given))
     summed = np.sum(found.pop("one_step"), axis=-1, dtype=np.float64)
-    found["off"] = np.abs(summed - found["regret"][..., -1]).max(axis=1)
+    last = found["regret"][..., -1]
+    found["off"] = np.abs(summed / last - 1).max(axis=1)
     wrong = flipped.sum(axis=1)
     log_p = wrong * math.log(NOISE) + (shape[1] - wrong) * math.log1p(-NOISE)
     coin = log_p + shape[1] * math.log(2)  # its regret on the same labels
-    shares = math.log1p(-COIN) - found["regret"][..., -1], math.log(COIN) - coin
+    shares = math.log1p(-COIN) - last, math.log(COIN) - coin
     found["coin"] = -np.logaddexp(*shares).mean(axis=1)
     return found | {"regret": found["regret"].mean(axis=1)}
 
@@ -204,6 +205,7 @@ def diabetes(chains: int, thin: int, seed: int) -> dict[str, float]:
 
 ENSEMBLE, MODE = "mixture", "MAP"
 LOGITS, WEIGHTS, SINGLE = "mean of logits", "mean of weights", "one snapshot"
+PREDICTORS = (ENSEMBLE, MODE, LOGITS, WEIGHTS, SINGLE)
 WRONG, RIGHT, TOLD = 0.3, "right labels", "30 % wrong"
 UNTOLD = f"{TOLD}, settings of right ones"
 
@@ -269,7 +271,7 @@ class Learning:
         keys = jax.random.split(jax.random.key(own["seed"]))
         rule = optax.adam(optax.cosine_decay_schedule(own["rate"], self.steps))
         end = descended(energy, initial(keys[0]), rule, [self.steps], key=keys[1])
-        return {MODE: apply(end[0], own["new"])}
+        return {MODE: apply(taken(end, 0), own["new"])}
 
     def tried(
         self, pool: Pool, seeds: tuple[int, ...]
@@ -297,8 +299,8 @@ class Learning:
         """By what is known of labels: logits `[seeds, images, classes]` by method, and
         labels.
 
-        Mixture and mode have as many settings, and each the one of the least log loss
-        on images to choose by; of every seed on those of the others.
+        All have as many settings, and each its own: that of the least log loss on
+        images to choose by; of every seed on those of the others.
         """
         rng = np.random.default_rng(seed)
         drawn = rng.integers(0, pool.classes, len(pool.y))
@@ -315,12 +317,8 @@ class Learning:
             return kit.tuned(np.take_along_axis(log_q, wanted, -1).mean(axis=(-1, -2)))
 
         def picked(data: tuple, by: tuple) -> tuple[dict[str, np.ndarray], np.ndarray]:
-            of = {name: chosen(by, name) for name in (ENSEMBLE, MODE)}
             place = np.arange(len(seeds))
-            logits = {
-                name: z[of.get(name, of[ENSEMBLE]), place][:, test]
-                for name, z in data[0].items()
-            }
+            logits = {k: z[chosen(by, k), place][:, test] for k, z in data[0].items()}
             return logits, data[1][:, test]
 
         return {
