@@ -10,27 +10,26 @@ from sklearn.datasets import load_diabetes
 from kljax.theory.stationary import corrected_covariance, stationary_variance
 from kljax.training.langevin import posterior_predictive, snapshots
 
-pytestmark = pytest.mark.optimized  # millions of steps: worth compiling well
-
 
 def test_variance_of_a_quadratic():
-    """U4: 4,000 chains at steps that are not small, in a tree of parameters."""
+    """U4: 2,000 chains of three numbers, in a tree, at steps that are not small."""
     a, eta = jnp.array([1.0, 4.0, 1.0]), jnp.array([0.1, 0.1, 0.5])
 
     def chain(key, a, eta):
         energy = lambda x, key: a / 2 * (x["one"] ** 2 + jnp.sum(x["two"] ** 2))
         start = {"one": jnp.ones(()), "two": jnp.ones((2,))}
-        return snapshots(energy, start, eta, key=key, keep=2, thin=40, burn=60)
+        return snapshots(energy, start, eta, key=key, keep=1, burn=40)
 
-    keys = jax.random.split(jax.random.key(0), (3, 4000))
+    keys = jax.random.split(jax.random.key(0), (3, 2000))
     every = jax.jit(jax.vmap(jax.vmap(chain, (0, None, None))))(keys, a, eta)
-    assert every["two"].shape == (3, 4000, 2, 2)
+    assert every["two"].shape == (3, 2000, 1, 2)
     x = np.concatenate([every["one"][..., None], every["two"]], axis=-1)
     found = x.reshape(3, -1).var(axis=1)
     np.testing.assert_allclose(found, stationary_variance(a, eta), rtol=0.04)
-    assert abs(np.corrcoef(x.reshape(-1, 3).T) - np.eye(3)).max() < 0.03
+    assert abs(np.corrcoef(x.reshape(-1, 3).T) - np.eye(3)).max() < 0.05
 
 
+@pytest.mark.optimized  # half a million steps: worth compiling well
 def test_mini_batches_on_diabetes():
     """U4: linear regression on collinear features, by batches of 16 of 442."""
     x, y = load_diabetes(return_X_y=True)
@@ -51,10 +50,10 @@ def test_mini_batches_on_diabetes():
     @jax.jit
     @jax.vmap
     def chain(key):
-        given = {"keep": 16, "thin": 200, "burn": 600}
+        given = {"keep": 32, "thin": 100, "burn": 600}
         return snapshots(energy, jnp.zeros(d), eta, key=key, **given)
 
-    theta = np.asarray(chain(jax.random.split(jax.random.key(1), 300)), float)
+    theta = np.asarray(chain(jax.random.split(jax.random.key(1), 150)), float)
     theta = theta.reshape(-1, d)
     batches = np.zeros((d, d))
     for one in theta[::8]:
