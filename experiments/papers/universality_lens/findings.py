@@ -111,8 +111,6 @@ def show(study: kit.Study, found: Found) -> None:
     for metric in ("nats", "ECE"):
         title = f"{study.config.data}: {TITLES[metric]}"
         study.level_table(title, digits, metric)
-    some = ("nats", "ECE", "accuracy")
-    study.difference_table("Minus the mixture", digits, ENSEMBLE, some, detail=True)
     rows = [(f"diabetes: {k}", v) for k, v in found["diabetes"].items()]
     rows += [(f"variance, {k}", v) for k, v in found["quadratic"].items()]
     about = "Relative errors of a posterior by SGLD; variances of chains over (16)."

@@ -205,7 +205,8 @@ def diabetes(chains: int, thin: int, seed: int) -> dict[str, float]:
 
 ENSEMBLE, MODE = "mixture", "MAP"
 LOGITS, WEIGHTS, SINGLE = "mean of logits", "mean of weights", "one snapshot"
-PREDICTORS = (ENSEMBLE, MODE, LOGITS, WEIGHTS, SINGLE)
+SAME = "MAP, prior of the mixture"
+PREDICTORS = (ENSEMBLE, MODE, SAME, LOGITS, WEIGHTS, SINGLE)
 WRONG, RIGHT, TOLD = 0.3, "right labels", "30 % wrong"
 UNTOLD = f"{TOLD}, settings of right ones"
 
@@ -296,11 +297,11 @@ class Learning:
         return found, labels
 
     def predictions(self, pool: Pool, seeds: tuple[int, ...], seed: int) -> dict:
-        """By what is known of labels: logits `[seeds, images, classes]` by method, and
-        labels.
+        """Logits `[seeds, images, classes]` by method and labels, by what is known.
 
         All have as many settings, and each its own: that of the least log loss on
-        images to choose by; of every seed on those of the others.
+        images to choose by; of every seed on those of the others. One more mode has the
+        prior that was chosen for the mixture.
         """
         rng = np.random.default_rng(seed)
         drawn = rng.integers(0, pool.classes, len(pool.y))
@@ -309,17 +310,24 @@ class Learning:
             self.tried(one, seeds) for one in (pool, dataclasses.replace(pool, y=y))
         )
         held, test = np.s_[: self.images[1]], np.s_[self.images[1] :]
+        place = np.arange(len(seeds))
 
-        def chosen(data: tuple, name: str) -> np.ndarray:
-            logits, labels = data
-            log_q = special.log_softmax(logits[name][:, :, held], axis=-1)
+        def scored(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            """Log-likelihood of what is to choose by, `[settings, seeds]`."""
+            log_q = special.log_softmax(logits[:, :, held], axis=-1)
             wanted = np.broadcast_to(labels[:, held, None], (*log_q.shape[:-1], 1))
-            return kit.tuned(np.take_along_axis(log_q, wanted, -1).mean(axis=(-1, -2)))
+            return np.take_along_axis(log_q, wanted, axis=-1).mean(axis=(-1, -2))
 
         def picked(data: tuple, by: tuple) -> tuple[dict[str, np.ndarray], np.ndarray]:
-            place = np.arange(len(seeds))
-            logits = {k: z[chosen(by, k), place][:, test] for k, z in data[0].items()}
-            return logits, data[1][:, test]
+            scores = {name: scored(z, by[1]) for name, z in by[0].items()}
+            best = {name: kit.tuned(score) for name, score in scores.items()}
+            found = {name: z[best[name], place] for name, z in data[0].items()}
+            # Settings are in order of their priors, each with all rates.
+            prior, per = best[ENSEMBLE] // len(self.chain_rates), len(self.adam_rates)
+            of_priors = scores[MODE].reshape(-1, per, len(seeds))
+            rates = np.array([*map(kit.tuned, of_priors)])[prior, place]
+            found[SAME] = data[0][MODE][per * prior + rates, place]
+            return {k: z[:, test] for k, z in found.items()}, data[1][:, test]
 
         return {
             RIGHT: picked(right, right),
