@@ -110,7 +110,8 @@ def show(study: kit.Study, found: Found) -> None:
     study.score_table("Linear regression by parameters", linear, some)
     for metric in ("nats", "ECE"):
         title = f"{study.config.data}: {TITLES[metric]}"
-        study.level_table(title, digits, metric)
+        about = "Untold: at settings that right labels chose. Same: as the mixture's."
+        study.level_table(title, digits, metric, caption=about)
     rows = [(f"diabetes: {k}", v) for k, v in found["diabetes"].items()]
     rows += [(f"variance, {k}", v) for k, v in found["quadratic"].items()]
     about = "Relative errors of a posterior by SGLD; variances of chains over (16)."
@@ -155,8 +156,9 @@ def draw(study: kit.Study, found: Found, curves: Mapping[tuple, Any]) -> None:
         "where 30 % are wrong and nobody tuned for it"
     )
     about = (
-        f"{config.learning.images[0]:,} images to learn from; settings of mixture and "
-        "mode chosen alike. Small dots: seeds; lines: 95 % intervals of the means."
+        f"{config.learning.images[0]:,} images to learn from; settings chosen alike, "
+        "untold: for right labels; same prior: the mixture's. Small dots: seeds; lines: "
+        "95 % intervals of the means."
     )
     size = {"panels": 3, "size": (4.2, 2.8), "sharey": True}
     with study.figure("digits", title, about, **size) as axes:

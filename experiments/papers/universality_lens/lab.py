@@ -205,10 +205,10 @@ def diabetes(chains: int, thin: int, seed: int) -> dict[str, float]:
 
 ENSEMBLE, MODE = "mixture", "MAP"
 LOGITS, WEIGHTS, SINGLE = "mean of logits", "mean of weights", "one snapshot"
-SAME = "MAP, prior of the mixture"
+SAME = "MAP, same prior"
 PREDICTORS = (ENSEMBLE, MODE, SAME, LOGITS, WEIGHTS, SINGLE)
 WRONG, RIGHT, TOLD = 0.3, "right labels", "30 % wrong"
-UNTOLD = f"{TOLD}, settings of right ones"
+UNTOLD = f"{TOLD}, untold"
 
 
 @dataclasses.dataclass(frozen=True)
