@@ -157,8 +157,8 @@ def draw(study: kit.Study, found: Found, curves: Mapping[tuple, Any]) -> None:
     )
     about = (
         f"{config.learning.images[0]:,} images to learn from; settings chosen alike, "
-        "untold: for right labels; same prior: the mixture's. Small dots: seeds; lines: "
-        "95 % intervals of the means."
+        "untold: for right labels; same prior: the mixture's. Small dots: seeds; "
+        "lines: 95 % intervals of the means."
     )
     size = {"panels": 3, "size": (4.2, 2.8), "sharey": True}
     with study.figure("digits", title, about, **size) as axes:
