@@ -14,7 +14,7 @@ import numpy as np
 
 from kljax import decoding, metrics
 from kljax.divergences import Hidden, Logits
-from kljax.models import answering, attention, embedding, layers, mlp
+from kljax.models import answering, attention, dense, embedding, layers, mlp
 from kljax.models.functional import pure
 from kljax.models.language import rope, task_arithmetic
 from kljax.models.language.transformer import TransformerConfig, transformer
@@ -43,7 +43,18 @@ from kljax.objectives.policy import (
     superhf,
 )
 from kljax.objectives.policy.arguments import counted
-from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching, sdpi
+from kljax.theory import (
+    adaptive,
+    best_of_n,
+    boolean,
+    budget,
+    concentration,
+    kde,
+    matching,
+    sdpi,
+    stationary,
+    universal,
+)
 from kljax.theory import generalization as gaps
 from kljax.theory import layers as layered
 from kljax.theory import posterior as exact
@@ -52,7 +63,7 @@ from kljax.theory.linear_network import LinearNetwork, mean_layer_kl
 from kljax.theory.matching import LineMatching, fixed_point
 from kljax.theory.mixtures import GaussianMixture, noised_log_ratio
 from kljax.theory.weights import weight_variance
-from kljax.training import one_step
+from kljax.training import langevin, one_step
 
 ROOMS = "objectives", "metrics", "theory", "decoding", "training", "data", "models"
 KEY = jax.random.key(0)
@@ -140,6 +151,8 @@ ENUMERATED = {"log_prior": ones(3, 5), "reward": ones(5)}
 TILTED = {**ENUMERATED, "beta": ones(3)}
 ASKED = {"log_q": ones(3, 5), **TILTED}
 ALLOWED = {"log_prior": ones(3, 5), "allowed": mask(5)}
+CLASS = {"divergence": ones(3), "log_weights": ones(3)}
+VARIANCES = {"noise": ones(), "prior": ones()}
 TRACED = {
     "fit_moments": (
         targets.fit_moments,
@@ -399,6 +412,64 @@ TRACED = {
     "class_kl": (of_sides(layered.class_kl), SIDES),
     "class_w1": (of_sides(layered.class_w1), SIDES),
     "layer_bounds": (of_layers, SIDES),
+    "mixture_regret": (
+        universal.mixture_regret,
+        {"log_q": ones(4, 3), "log_p": ones(4), "log_weights": ones(3)},
+    ),
+    "weight_curve": (universal.weight_curve, CLASS),
+    **{
+        name: (getattr(universal, name), {**CLASS, other: ones(2, 4)})
+        for name, other in (
+            ("soft_bound", "n"),
+            ("kl_ball_bound", "n"),
+            ("samples_needed", "excess"),
+        )
+    },
+    "bernoulli_models": (
+        partial(universal.bernoulli_models, points=5),
+        {"theta": ones()},
+    ),
+    "linear_regret": (
+        universal.linear_regret,
+        {"x": ones(4, 3), "mean": ones(4), **VARIANCES},
+    ),
+    "linear_posterior": (
+        universal.linear_posterior,
+        {"x": ones(4, 3), "y": ones(4), **VARIANCES},
+    ),
+    "stationary_variance": (
+        stationary.stationary_variance,
+        {"curvature": ones(3), "rate": ones(), "gradient_noise": ones(3)},
+    ),
+    "drawn_functions": (
+        lambda inputs: boolean.drawn_functions(
+            dense.normal_mlp((2, 3, 1)), inputs, KEY, 5
+        ),
+        {"inputs": ones(4, 2)},
+    ),
+    "label_divergence": (
+        partial(boolean.label_divergence, noise=0.1),
+        {"functions": mask(5, 4), "truth": mask(4)},
+    ),
+    "label_regret": (
+        partial(boolean.label_regret, noise=0.1, stops=(1, 3)),
+        {
+            "functions": mask(5, 4),
+            "truth": mask(4),
+            "x": ids(3),
+            "flipped": mask(3),
+        },
+    ),
+    "snapshots": (
+        lambda start, rate: langevin.snapshots(
+            lambda x, key: jnp.sum(x**2), start, rate, key=KEY, keep=2
+        ),
+        {"start": ones(3), "rate": ones()},
+    ),
+    "posterior_predictive": (
+        lambda params, x: langevin.posterior_predictive(jnp.multiply, params, x),
+        {"params": ones(4), "x": ones(2, 3)},
+    ),
     "sequences": (lambda: enumerated.sequences(2, 3), {}),
     "chained": (
         lambda first, second: enumerated.chained([first, second]),
@@ -563,11 +634,13 @@ OTHERS = {
     "condensation_bandwidth",
     "descended",
     "drawn",
+    "langevin",
     "likeliest_bandwidth",
     "mixed",
     "momentum",
     "perceptron_policy",
     "prompts",
+    "normal_mlp",
     "stable_index",
     "widened",
     "check_batch",
