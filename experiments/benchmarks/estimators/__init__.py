@@ -57,7 +57,7 @@ PRESETS = {
         peers=("kNN (NPEET)", "KLIEP"),
     ),
     "cpu": Sizes(
-        0,
+        20261128,  # families and thresholds were chosen on others
         _ALL,
         {
             100: (2,),
