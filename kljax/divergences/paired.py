@@ -1,0 +1,223 @@
+"""Samples that come in pairs, `x[i]` with `y[i]`: conditional laws, and dependence.
+
+Kernels are Gaussian, κ_s(u) = exp(−‖u/s‖²/2); `width_x` and `width_y` are their s, a
+number or one per coordinate `[d]`, and may be traced. It is √2 times the bandwidth of
+the densities that are compared (`kljax.divergences.samples.cauchy_schwarz`).
+
+A product of two kernels is the kernel of both points side by side. So all sums here
+stream over pairs (`kljax.kernels.pairs`), in the logarithm, and memory does not grow
+with n². With K = κ(x_j − x_i) and log-weights w that are normalised here.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from kljax.arguments import floating
+from kljax.divergences._points import (
+    bandwidth_of,
+    log_normalized,
+    not_negative,
+    weighted,
+)
+from kljax.errors import unknown
+from kljax.kernels.pairs.sums import kernel_sums, log_sum_exp
+from kljax.typing import Array, ArrayLike, Float
+
+__all__ = ["cauchy_schwarz_information", "conditional_cauchy_schwarz", "hsic"]
+
+Points = Float[ArrayLike, "n d"]
+Others = Float[ArrayLike, "n k"]
+OfPairs = Float[ArrayLike, " n"] | None
+
+# What is summed over j and over i, by estimator: from the log-weights w and from the
+# logarithms of Σ_i w_i K_ji and Σ_i w_i K_ji².
+_ESTIMATORS: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]] = {
+    "psd": lambda w, once, twice: (log_normalized(w - once),) * 2,
+    "paper": lambda w, once, twice: (w - 2 * once, w),
+    "repo": lambda w, once, twice: (w - twice, w),
+}
+
+
+def conditional_cauchy_schwarz(
+    x: Points,
+    y_p: Others,
+    y_q: Others,
+    width_x: ArrayLike,
+    width_y: ArrayLike,
+    *,
+    estimator: str = "psd",
+    log_weights: OfPairs = None,
+) -> Float[Array, ""]:
+    """Cauchy–Schwarz divergence of two laws of y given x, D(p(y|x); q(y|x)).
+
+    S(p, p) with S(q, q), less 2 S(q, p), where S(a, b) is the logarithm of
+
+        Σ_ji C_ji κ(a_j − b_i),   C_ji = K_ji/(s_j s_i),   s_j = Σ_i w_i K_ji.
+
+    As width_x → 0 it becomes −2 log mean_j κ(y_q[j] − y_p[j]), the correntropy loss,
+    which for small errors is the squared error over width_y²; as width_x → ∞ it forgets
+    x and compares the two samples of y alone. `median_distance` tells where it stands.
+
+    Args:
+      x: what both laws are conditional on.
+      y_p: targets.
+      y_q: what a model predicts, at the same x.
+      width_x, width_y: of the kernels.
+      estimator: which C. "psd" is the one above, of which the value is ≥ 0. "paper" has
+        K_ji/s_j², "repo", its authors' code, K_ji/Σ_i w_i K_ji²: these have the same
+        limits for small width_x (and "paper" for large), but are not symmetric, and may
+        fall below 0.
+      log_weights: logarithms of the weights of the pairs; −inf takes one away.
+
+    Returns:
+      A scalar, nats; 0 where no pair has weight.
+
+    Raises:
+      ValueError: shapes that do not fit, a known width that is not positive, or an
+        unknown estimator.
+
+    Example:
+      >>> x, y = jnp.array([[0.0], [9.0]]), jnp.array([[0.0], [1.0]])
+      >>> round(float(conditional_cauchy_schwarz(x, y, y + 1, 1.0, 1.0)), 4)
+      1.0
+
+    References:
+      Yu et al., "Cauchy-Schwarz divergence information bottleneck for regression"
+      (2024), Prop. 1, for "paper"; "psd" is ours.
+    """
+    if estimator not in _ESTIMATORS:
+        raise ValueError(unknown("estimator", estimator, _ESTIMATORS))
+    given = {"x": x, "y_p": y_p, "y_q": y_q}
+    (x, y_p, y_q), w, empty = _together(given, log_weights)
+    if y_p.shape != y_q.shape:
+        raise ValueError(
+            f"y_p and y_q must have one shape, got {y_p.shape} and {y_q.shape}"
+        )
+    x = x / bandwidth_of(width_x, x, "width_x")
+    width = bandwidth_of(width_y, y_p, "width_y")
+    p, q = (jnp.concatenate([x, y / width], axis=1) for y in (y_p, y_q))
+    once, twice = _log_rows(x, x, w), _log_rows(jnp.sqrt(2) * x, jnp.sqrt(2) * x, w)
+    rows, columns = _ESTIMATORS[estimator](w, once, twice)
+    total = lambda a, b: log_sum_exp(rows + _log_rows(a, b, columns))  # noqa: E731
+    value = total(p, p) + total(q, q) - 2 * total(q, p)
+    return jnp.where(empty, 0, not_negative(value) if estimator == "psd" else value)
+
+
+def cauchy_schwarz_information(
+    x: Points,
+    y: Others,
+    width_x: ArrayLike,
+    width_y: ArrayLike,
+    *,
+    normalized: bool = False,
+    log_weights: OfPairs = None,
+) -> Float[Array, ""]:
+    """Cauchy–Schwarz mutual information, the divergence of p(x, y) from p(x) p(y).
+
+    log Σ w_i w_j K_ij L_ij + log Σ w_i w_j K_ij · Σ w_i w_j L_ij
+    − 2 log Σ_j w_j (Σ_i w_i K_ji)(Σ_i w_i L_ji), L = κ(y_j − y_i).
+
+    It depends on the scale of x and y: whoever shrinks y, or widens its kernel, lowers
+    it to 0, although y tells of x what it told before.
+
+    Args:
+      x, y: the pairs.
+      width_x, width_y: of the kernels.
+      normalized: divide by √(I(x; x) I(y; y)); 0 where one of them is constant.
+      log_weights: logarithms of the weights of the pairs; −inf takes one away.
+
+    Returns:
+      A scalar ≥ 0, nats (no unit if normalized); 0 where no pair has weight.
+
+    Raises:
+      ValueError: shapes that do not fit, or a known width that is not positive.
+
+    Example:
+      >>> x = jnp.array([[0.0], [9.0]])
+      >>> round(float(cauchy_schwarz_information(x, x, 1.0, 1.0)), 4)  # log 2
+      0.6931
+
+    References:
+      Yu et al. (2024), Prop. 2; Principe, Information Theoretic Learning (2010), ch. 2.
+    """
+    x, y, w, empty = _scaled(x, y, width_x, width_y, log_weights)
+    of = lambda a, b: _information(*_sums(a, b, w))  # noqa: E731
+    value = of(x, y)
+    if normalized:
+        # Products of numbers below rounding are not told from 0.
+        value = value / jnp.sqrt(of(x, x) * of(y, y) + 1e-12)
+    return jnp.where(empty, 0, value)
+
+
+def hsic(
+    x: Points,
+    y: Others,
+    width_x: ArrayLike,
+    width_y: ArrayLike,
+    *,
+    log_weights: OfPairs = None,
+) -> Float[Array, ""]:
+    """Hilbert–Schmidt independence criterion: MMD² of p(x, y) from p(x) p(y).
+
+    The three sums of `cauchy_schwarz_information`, without logarithms: tr(KHLH)/n² of
+    equal weights, the V-statistic. Arguments and errors as there.
+
+    Returns:
+      A scalar in [0, 1). In float32 what is below about 1e-7 is lost.
+
+    Example:
+      >>> x = jnp.array([[0.0], [9.0]])
+      >>> round(float(hsic(x, x, 1.0, 1.0)), 4)  # 1/4
+      0.25
+
+    References:
+      Gretton et al., "Measuring statistical dependence with Hilbert-Schmidt norms"
+      (2005).
+    """
+    x, y, w, empty = _scaled(x, y, width_x, width_y, log_weights)
+    joint, apart, across = map(jnp.exp, _sums(x, y, w))
+    return jnp.where(empty, 0, not_negative(joint + apart - 2 * across))
+
+
+def _log_rows(queries: Array, points: Array, log_w: Array) -> Array:
+    """log Σ_i w_i κ(query − point_i) of each query, of points in units of widths."""
+    ones = jnp.ones(points.shape[1], points.dtype)
+    return kernel_sums(queries, points, log_w, ones, log=True)
+
+
+def _sums(x: Array, y: Array, w: Array) -> tuple[Array, Array, Array]:
+    """Logarithms of the means of the product of kernels, of each by itself, and of the
+    product of their rows."""
+    both = jnp.concatenate([x, y], axis=1)
+    in_x, in_y, joint = (_log_rows(a, a, w) for a in (x, y, both))
+    apart = log_sum_exp(w + in_x) + log_sum_exp(w + in_y)
+    return log_sum_exp(w + joint), apart, log_sum_exp(w + in_x + in_y)
+
+
+def _information(joint: Array, apart: Array, across: Array) -> Array:
+    return not_negative(joint + apart - 2 * across)
+
+
+def _scaled(x, y, width_x, width_y, log_weights):
+    """Points in units of widths, log-weights, and whether nothing has weight."""
+    (x, y), w, empty = _together({"x": x, "y": y}, log_weights)
+    x = x / bandwidth_of(width_x, x, "width_x")
+    return x, y / bandwidth_of(width_y, y, "width_y"), w, empty
+
+
+def _together(given: dict[str, ArrayLike], log_weights: OfPairs):
+    """Arrays `[n, ·]` of one n and type, log-weights, and whether nothing has weight."""
+    arrays = {name: floating(name, one) for name, one in given.items()}
+    shapes = [one.shape for one in arrays.values()]
+    lengths = {len(shape) == 2 and all(shape) and shape[0] for shape in shapes}
+    if len(lengths) > 1 or False in lengths:
+        raise ValueError(
+            f"{', '.join(arrays)} must be [n, ·] with one n, a pair at least, got "
+            f"{', '.join(map(str, shapes))}"
+        )
+    dtype = jnp.result_type(*arrays.values())
+    pairs = [weighted("log_weights", log_weights, a.astype(dtype)) for a in arrays.values()]
+    w = pairs[0][1]
+    empty = jnp.all(w == -jnp.inf)
+    return [a for a, _ in pairs], jnp.where(empty, 0, w), empty
