@@ -17,9 +17,11 @@ A rate of a code that is a function of the input (`log_var` None) is "cs" or "hs
 mutual information of such a code is infinite, and what these kernels say of it depends
 on the scale of t. A code without noise can lower them by becoming smaller alone.
 
-"conditional_cs", "cs" and "hsic" belong to the batch and not to an example: they stand
-in the loss of every example, whose weighted mean then holds them once. They depend on
-the size of the batch: a beta that suits 128 examples need not suit 4,096.
+Kernels compare the examples of a batch, so that what is made of them belongs to the
+batch: it stands in the loss of every example, whose weighted mean then holds it once. A
+beta that suits 128 examples need not suit 4,096. The gradients of "correntropy" and
+"conditional_cs" vanish where errors are large beside the width of y: that is why wrong
+targets do no harm, and why a target should have a deviation of about 1.
 
 References: Tishby, Pereira and Bialek 1999; Alemi et al. 2017, "Deep variational
 information bottleneck"; Kolchinsky, Tracey and Wolpert 2019, "Nonlinear information
@@ -221,10 +223,16 @@ class _Batch(NamedTuple):
         return measure(*sides, log_weights=self.log_weights, **options)
 
 
+def _correntropy(on: _Batch) -> Array:
+    kernel = -jnp.sum(((on.y - on.code.prediction) / on.widths.y) ** 2, axis=1) / 2
+    return -2 * jax.nn.logsumexp(jax.nn.log_softmax(on.log_weights) + kernel)
+
+
 _hsic, _cs = paired.hsic, paired.cauchy_schwarz_information
 _FITS: dict[str, Callable[[_Batch], Array]] = {
     "squared": lambda on: jnp.sum((on.y - on.code.prediction) ** 2, axis=1),
     "absolute": lambda on: jnp.sum(jnp.abs(on.y - on.code.prediction), axis=1),
+    "correntropy": _correntropy,
     "conditional_cs": lambda on: paired.conditional_cauchy_schwarz(
         *(on.x, on.y, on.code.prediction, on.widths.x, on.widths.y),
         estimator=on.estimator,
@@ -261,8 +269,9 @@ def bottleneck_loss(
       x: inputs; flattened where kernels compare them.
       y: targets.
       code: from `coded`.
-      fit: "squared" and "absolute" errors, summed over the targets, or
-        "conditional_cs", `paired.conditional_cauchy_schwarz` (Yu et al., Eq. 5).
+      fit: "squared" and "absolute" errors, summed over the targets; "conditional_cs",
+        `paired.conditional_cauchy_schwarz` (Yu et al., Eq. 5); "correntropy", its limit
+        of a narrow kernel of x, −2 log mean κ(y − prediction).
       rate: "none"; "vib" and "nib"; "nib_squared" and "nib_exponential", the square and
         the exponential of NIB's mean; "hsic", HSIC(x, t) − HSIC(y, t); "cs" and
         "cs_plain", the Cauchy–Schwarz information of x and t, normalized and not.

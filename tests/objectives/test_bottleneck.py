@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 B, D, K = 12, 3, 2
 X, Y = np.float32(RNG.normal(size=(B, D))), np.float32(RNG.normal(size=(B, 1)))
 WIDTHS = Widths(1.3, 0.8, 0.6)
-FITS = ("squared", "absolute", "conditional_cs")
+FITS = ("squared", "absolute", "correntropy", "conditional_cs")
 RATES = ("none", "vib", "nib", "nib_squared", "nib_exponential", "hsic", "cs")
 RATES = (*RATES, "cs_plain")
 PARAMS = {
@@ -123,6 +123,10 @@ def test_the_terms_of_the_table():
     of = paired.cauchy_schwarz_information
     np.testing.assert_allclose(rate["cs"], of(*given, normalized=True), rtol=1e-5)
     np.testing.assert_allclose(rate["cs_plain"], of(*given), rtol=1e-5)
+    error = np.float64(code.prediction - Y)
+    kernel = np.exp(-((error / WIDTHS.y) ** 2) / 2).mean()
+    fit = bottleneck_loss(X, Y, code, fit="correntropy", widths=WIDTHS)[0]
+    np.testing.assert_allclose(fit, -2 * np.log(kernel), rtol=1e-5)
     none = coded(code.mean, None, lambda t: t[:, :1])
     with pytest.raises(ValueError, match="log_var is None"):
         bottleneck_loss(X, Y, none, rate="vib")
