@@ -21,9 +21,7 @@ def points_of(name_x: str, x: ArrayLike, name_y: str, y: ArrayLike) -> list[Arra
     return [x.astype(dtype), y.astype(dtype)]
 
 
-def bandwidth_of(
-    bandwidth: ArrayLike, points: Array, name: str = "bandwidth"
-) -> Array:
+def bandwidth_of(bandwidth: ArrayLike, points: Array, name: str = "bandwidth") -> Array:
     """One bandwidth per coordinate, all > 0."""
     h = real(name, bandwidth).astype(points.dtype)
     h = legal(name, h, lambda x: (x <= 0) | (x == jnp.inf), "positive, finite")

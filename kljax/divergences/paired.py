@@ -4,13 +4,15 @@ Kernels are Gaussian, κ_s(u) = exp(−‖u/s‖²/2); `width_x` and `width_y` a
 number or one per coordinate `[d]`, and may be traced. It is √2 times the bandwidth of
 the densities that are compared (`kljax.divergences.samples.cauchy_schwarz`).
 
-A product of two kernels is the kernel of both points side by side. So all sums here
-stream over pairs (`kljax.kernels.pairs`), in the logarithm, and memory does not grow
-with n². With K = κ(x_j − x_i) and log-weights w that are normalised here.
+Up to 1,024 pairs matrices of kernels are held, as a training step wants it. Beyond, the
+sums stream (`kljax.kernels.pairs`), as a product of two kernels is the kernel of both
+points side by side: memory does not grow with n². All in the logarithm. With K = κ(x_j − x_i) and log-weights w that are normalised here.
 """
 
+import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from kljax.arguments import floating
@@ -29,6 +31,9 @@ __all__ = ["cauchy_schwarz_information", "conditional_cauchy_schwarz", "hsic"]
 Points = Float[ArrayLike, "n d"]
 Others = Float[ArrayLike, "n k"]
 OfPairs = Float[ArrayLike, " n"] | None
+
+MATRICES = 1024
+"""Up to so many pairs matrices are held."""
 
 # What is summed over j and over i, by estimator: from the log-weights w and from the
 # logarithms of Σ_i w_i K_ji and Σ_i w_i K_ji².
@@ -96,10 +101,10 @@ def conditional_cauchy_schwarz(
         )
     x = x / bandwidth_of(width_x, x, "width_x")
     width = bandwidth_of(width_y, y_p, "width_y")
-    p, q = (jnp.concatenate([x, y / width], axis=1) for y in (y_p, y_q))
-    once, twice = _log_rows(x, x, w), _log_rows(jnp.sqrt(2) * x, jnp.sqrt(2) * x, w)
+    p, q = y_p / width, y_q / width
+    once, twice = _log_rows(w, (x, x)), _log_rows(w, (x, x), (x, x))
     rows, columns = _ESTIMATORS[estimator](w, once, twice)
-    total = lambda a, b: log_sum_exp(rows + _log_rows(a, b, columns))  # noqa: E731
+    total = lambda a, b: log_sum_exp(rows + _log_rows(columns, (x, x), (a, b)))  # noqa: E731
     value = total(p, p) + total(q, q) - 2 * total(q, p)
     return jnp.where(empty, 0, not_negative(value) if estimator == "psd" else value)
 
@@ -180,19 +185,42 @@ def hsic(
     return jnp.where(empty, 0, not_negative(joint + apart - 2 * across))
 
 
-def _log_rows(queries: Array, points: Array, log_w: Array) -> Array:
-    """log Σ_i w_i κ(query − point_i) of each query, of points in units of widths."""
-    ones = jnp.ones(points.shape[1], points.dtype)
-    return kernel_sums(queries, points, log_w, ones, log=True)
+def _log_rows(log_w: Array, *factors: tuple[Array, Array]) -> Array:
+    """log Σ_i w_i Π κ(a_j − b_i) of each j, over factors (a, b) in units of widths."""
+    if len(log_w) > MATRICES:
+        a, b = (jnp.concatenate(side, axis=1) for side in zip(*factors))
+        return kernel_sums(a, b, log_w, jnp.ones(a.shape[1], a.dtype), log=True)
+    exponents = [_exponents(a, b) for a, b in factors]
+    if any(a is not b for a, b in factors):
+        return log_sum_exp(log_w + sum(exponents))
+    # Pairs i = j are among these sums: they do not vanish.
+    total = math.prod(map(jnp.exp, exponents)) @ jnp.exp(log_w)
+    none = total == 0
+    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, total)))
+
+
+def _exponents(a: Array, b: Array) -> Array:
+    """−‖a_j − b_i‖²/2 of all pairs. In more than three dimensions a matrix product of
+    centered points, whose error is that of rounding ‖a‖²."""
+    if a.shape[1] <= 3:
+        squares = jnp.sum((a[:, None] - b) ** 2, axis=-1)
+    else:
+        center = jax.lax.stop_gradient(b.mean(axis=0))
+        x, y = a - center, b - center
+        product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+        squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1) - 2 * product
+        if a is b:
+            squares = jnp.where(jnp.eye(len(a), dtype=bool), 0, squares)
+    return -not_negative(squares) / 2
 
 
 def _sums(x: Array, y: Array, w: Array) -> tuple[Array, Array, Array]:
     """Logarithms of the means of the product of kernels, of each by itself, and of the
     product of their rows."""
-    both = jnp.concatenate([x, y], axis=1)
-    in_x, in_y, joint = (_log_rows(a, a, w) for a in (x, y, both))
+    in_x, in_y = _log_rows(w, (x, x)), _log_rows(w, (y, y))
     apart = log_sum_exp(w + in_x) + log_sum_exp(w + in_y)
-    return log_sum_exp(w + joint), apart, log_sum_exp(w + in_x + in_y)
+    joint = log_sum_exp(w + _log_rows(w, (x, x), (y, y)))
+    return joint, apart, log_sum_exp(w + in_x + in_y)
 
 
 def _information(joint: Array, apart: Array, across: Array) -> Array:
@@ -217,7 +245,9 @@ def _together(given: dict[str, ArrayLike], log_weights: OfPairs):
             f"{', '.join(map(str, shapes))}"
         )
     dtype = jnp.result_type(*arrays.values())
-    pairs = [weighted("log_weights", log_weights, a.astype(dtype)) for a in arrays.values()]
+    pairs = [
+        weighted("log_weights", log_weights, a.astype(dtype)) for a in arrays.values()
+    ]
     w = pairs[0][1]
     empty = jnp.all(w == -jnp.inf)
     return [a for a, _ in pairs], jnp.where(empty, 0, w), empty

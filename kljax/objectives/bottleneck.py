@@ -67,6 +67,9 @@ class Widths(NamedTuple):
     t: ArrayLike = 1.0
 
 
+UNIT = Widths()
+
+
 class Code(NamedTuple):
     """What an encoder said of a batch, a draw of the code, and what was decoded."""
 
@@ -170,7 +173,9 @@ def nib_rate(
     """
     mean, var = _variances(mean, log_var)
     b = mean.shape[0]
-    log_w = jnp.zeros(b) if log_weights is None else floating("w", log_weights)
+    log_w = (
+        jnp.zeros(b) if log_weights is None else floating("log_weights", log_weights)
+    )
     gone = (log_w == -jnp.inf)[:, None]
     mean, var = jnp.where(gone, 0, mean), jnp.where(gone, 1, var)
     mean = mean - jax.lax.stop_gradient(mean.mean(axis=0))
@@ -259,7 +264,7 @@ def bottleneck_loss(
     fit: str = "squared",
     rate: str = "none",
     beta: ArrayLike = 0.0,
-    widths: Widths = Widths(),
+    widths: Widths = UNIT,
     estimator: str = "psd",
     where: Bool[ArrayLike, " b"] | None = None,
 ) -> tuple[Float[Array, " b"], dict[str, Array]]:
@@ -314,7 +319,7 @@ def bottleneck_loss(
         kept(y),
         jax.tree.map(kept, code),
         widths,
-        jnp.where(counts, 0.0, -jnp.inf).astype(y.dtype),
+        jnp.where(counts | ~counts.any(), 0.0, -jnp.inf).astype(y.dtype),
         estimator,
     )
     found = {"fit": _FITS[fit](on), "rate": _RATES[rate](on)}
@@ -337,7 +342,7 @@ def information_plane(
     y: Float[ArrayLike, "n m"],
     code: Code,
     *,
-    widths: Widths = Widths(),
+    widths: Widths = UNIT,
     normalized: bool = False,
 ) -> Plane:
     """Where an encoder stands between remembering x and predicting y.

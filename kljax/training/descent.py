@@ -113,7 +113,9 @@ def selected(
         moving, _ = jax.lax.scan(step, moving, batches(n))
         found = score(moving[0])
         better = found < least
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), moving[0], best)
+        best = jax.tree.map(
+            lambda new, old: jnp.where(better, new, old), moving[0], best
+        )
         return (moving, best, jnp.where(better, found, least)), found
 
     start = (params, rule.init(params)), params, jnp.inf

@@ -108,8 +108,7 @@ def test_only_one_estimator_is_never_negative(x64):
     """3,000 batches of a few pairs each, close to each other."""
     keys = jax.random.split(jax.random.key(0), 3)
     x, y, z = (
-        jax.random.normal(k, (3000, 8, d), jnp.float64)
-        for k, d in zip(keys, (2, 1, 1))
+        jax.random.normal(k, (3000, 8, d), jnp.float64) for k, d in zip(keys, (2, 1, 1))
     )
     z = y + 0.1 * z
     found = {}

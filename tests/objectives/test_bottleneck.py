@@ -45,9 +45,7 @@ def code_of(params, x, key=KEY):
 def loss(params, x, y, where=None, fit="squared", rate="none", beta=0.3):
     def total(params):
         given = {"fit": fit, "rate": rate, "beta": beta, "widths": WIDTHS}
-        found, metrics = bottleneck_loss(
-            x, y, code_of(params, x), where=where, **given
-        )
+        found, metrics = bottleneck_loss(x, y, code_of(params, x), where=where, **given)
         counts = jnp.ones(len(x), bool) if where is None else where
         return jnp.sum(jnp.where(counts, found, 0)) / jnp.sum(counts), (found, metrics)
 
@@ -108,8 +106,7 @@ def test_every_pair_has_a_finite_gradient_and_forgets_what_does_not_count(rate):
 def test_the_terms_of_the_table():
     code = jax.jit(code_of)(PARAMS, X)
     rate = {
-        name: bottleneck_loss(X, Y, code, rate=name, widths=WIDTHS)[1]
-        for name in RATES
+        name: bottleneck_loss(X, Y, code, rate=name, widths=WIDTHS)[1] for name in RATES
     }
     rate = {k: np.asarray(v["bottleneck/rate"]) for k, v in rate.items()}
     mean = rate["nib"].mean()

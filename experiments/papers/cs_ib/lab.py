@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from experiments import kit
+from kljax.data.batching import passes
 from kljax.data.regression import Regression, RegressionSource
 from kljax.divergences import gaussian, paired, samples
 from kljax.divergences.gaussian import Gaussian
@@ -26,7 +27,7 @@ from kljax.objectives.bottleneck import (
     information_plane,
 )
 from kljax.training import stacked
-from kljax.training.descent import descended, selected
+from kljax.training.descent import Selected, descended, selected
 
 
 class Method(NamedTuple):
@@ -58,7 +59,6 @@ of the kernels of inputs and targets. That of codes is 1."""
 EPSILONS = (0.1, 0.3, 0.5)
 FGSM = {e: f"FGSM {e:g}" for e in EPSILONS}
 CORRELATIONS = (0.0, 0.3, 0.6, 0.9)
-BETAS = (0.0, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    rates: tuple[float, ...] = (1e-3, 3e-3)
+    rates: tuple[float, ...] = (3e-3, 1e-2)
     tuning: int = 2
     """Seeds on which learning rates and the methods' own settings are chosen."""
     hidden: tuple[int, ...] = (64, 64)
@@ -80,83 +80,122 @@ class Training:
     batch: int = 128
 
 
+class Programs(NamedTuple):
+    """Three compiled functions of stacked members; the outer ones serve all methods."""
+
+    start: Callable
+    train: Callable
+    judge: Callable
+
+
 @functools.cache
-def trainer(name: str, config: Training, epochs: int, inputs: int) -> Callable:
-    """A jitted function of stacked members (`drawn`, with settings): what they scored."""
-    method, sizes = METHODS[name], (inputs, *config.hidden, 2 * config.code)
+def networks(config: Training, inputs: int) -> tuple[Any, Any, Callable]:
+    """Encoder, decoder, and the parameters of both by seed."""
+    sizes = (inputs, *config.hidden, 2 * config.code)
     encode, first = pure(lambda rngs: MLP(sizes, rngs=rngs))
     decode, last = pure(lambda rngs: MLP((config.code, config.hidden[0], 1), rngs=rngs))
+
+    def start(seed: jax.Array) -> dict[str, Any]:
+        keys = jax.random.split(jax.random.key(seed))
+        return {"encoder": first(keys[0]), "decoder": last(keys[1])}
+
+    return encode, decode, jax.jit(jax.vmap(start))
+
+
+@functools.cache
+def programs(name: str, config: Training, epochs: int, inputs: int) -> Programs:
+    method = METHODS[name]
+    encode, decode, start = networks(config, inputs)
     noisy = method.loss.get("rate") in NOISY
 
     def coding(params: Any, x: jax.Array, key: Any = None) -> Code:
-        mean, log_var = jnp.split(encode(params["encoder"], x), 2, axis=1)
-        spread = log_var - 4 if noisy else None  # noise is small at first
-        return coded(mean, spread, lambda t: decode(params["decoder"], t), key=key)
+        return code_of(encode, decode, noisy, params, x, key)
 
-    def loss(params: Any, batch: dict[str, Any], own: dict[str, Any]) -> jax.Array:
-        code = coding(params, batch["x"], batch["key"])
-        given: Any = {"beta": own["beta"], "widths": Widths(own["x"], own["y"])}
-        return bottleneck_loss(
-            batch["x"], batch["y"], code, **given, **method.loss
-        )[0].mean()
-
-    def squares(params: Any, part: dict[str, jax.Array], x: Any = None) -> jax.Array:
-        x = part["x"] if x is None else x
-        return ((coding(params, x).prediction - part["y"]) ** 2)[:, 0]
-
-    def one(own: dict[str, Any]) -> dict[str, jax.Array]:
-        keys = jax.random.split(jax.random.key(own["seed"]), 3)
-        params = {"encoder": first(keys[0]), "decoder": last(keys[1])}
-        count = own["train"]["y"].shape[0]
-        size = min(config.batch, count)
-        steps = count // size
+    def train(params: Any, own: dict[str, Any], orders: jax.Array) -> Selected:
+        def loss(params: Any, batch: dict[str, Any]) -> jax.Array:
+            x, y = (own["train"][k][batch["rows"]] for k in ("x", "y"))
+            given: Any = {"beta": own["beta"], "widths": Widths(own["x"], own["y"])}
+            code = coding(params, x, batch["key"])
+            return bottleneck_loss(x, y, code, **given, **method.loss)[0].mean()
 
         def batches(n: jax.Array) -> dict[str, Any]:
-            shuffle, noise = jax.random.split(jax.random.fold_in(keys[2], n))
-            order = jax.random.permutation(shuffle, count)[: steps * size]
-            chosen = jax.tree.map(lambda a: a[order.reshape(steps, size)], own["train"])
-            return chosen | {"key": jax.random.split(noise, steps)}
+            key = jax.random.fold_in(jax.random.key(own["seed"]), n)
+            return {"rows": orders[n], "key": jax.random.split(key, orders.shape[1])}
 
-        rate = optax.cosine_decay_schedule(own["rate"], epochs * steps)
-        error = lambda p, part: jnp.sqrt(squares(p, own[part]).mean())  # noqa: E731
-        found = selected(
-            lambda p, batch: loss(p, batch, own), params,
-            optax.adamw(rate, weight_decay=own["decay"]), batches,
-            lambda p: error(p, "val"), rounds=epochs,
-        )  # fmt: skip
-        test, best = own["test"], found.params
-        ask = lambda x: squares(best, test, x)  # noqa: E731
-        moved = {FGSM[e]: fgsm(ask, test["x"], e) for e in EPSILONS}
-        moved["PGD 0.3"] = pgd(ask, test["x"], 0.3, step=0.06, iterations=10)
-        some = {k: v[:500] for k, v in test.items()}
-        code = coding(best, some["x"])
-        units = Widths(*(samples.median_distance(a) for a in (some["x"], some["y"], code.t)))
+        def error(params: Any) -> jax.Array:
+            gap = coding(params, own["val"]["x"]).prediction - own["val"]["y"]
+            return jnp.sqrt(jnp.mean(gap**2))
+
+        rate = optax.cosine_decay_schedule(
+            own["rate"], orders.shape[0] * orders.shape[1]
+        )
+        rule = optax.adamw(rate, weight_decay=own["decay"])
+        return selected(loss, params, rule, batches, error, rounds=epochs)
+
+    return Programs(start, jax.jit(jax.vmap(train)), judge(noisy, config, inputs))
+
+
+def code_of(encode, decode, noisy: bool, params: Any, x: jax.Array, key: Any) -> Code:
+    mean, log_var = jnp.split(encode(params["encoder"], x), 2, axis=1)
+    spread = log_var - 4 if noisy else None  # noise is small at first
+    return coded(mean, spread, lambda t: decode(params["decoder"], t), key=key)
+
+
+@functools.cache
+def judge(noisy: bool, config: Training, inputs: int) -> Callable:
+    """Errors on test rows, as they are and moved, and the information plane."""
+    encode, decode, _ = networks(config, inputs)
+
+    def one(params: Any, own: dict[str, Any]) -> dict[str, jax.Array]:
+        coding = lambda x, key=None: code_of(encode, decode, noisy, params, x, key)  # noqa: E731
+        squares = lambda x, y: jnp.sum((coding(x).prediction - y) ** 2, axis=1)  # noqa: E731
+        x, y = (own["test"][k] for k in ("x", "y"))
+        ask = lambda x: squares(x, y)  # noqa: E731
+        error = lambda x: jnp.sqrt(ask(x).mean())  # noqa: E731
+        moved = jax.lax.map(lambda e: error(fgsm(ask, x, e)), jnp.array(EPSILONS))
+        worst = pgd(ask, x, 0.3, step=0.06, iterations=10)
+        few = slice(0, min(256, len(x)))
+        code = coding(x[few], jax.random.key(own["seed"]))
+        sizes = samples.median_distance(x[few]), samples.median_distance(code.t)
         planes = {
-            name: information_plane(some["x"], some["y"], code, widths=w, normalized=True)
-            for name, w in (("complexity", Widths()), ("own units", units))
+            key: information_plane(x[few], y[few], code, widths=w, normalized=True)
+            for key, w in (
+                ("complexity", Widths()),
+                ("own units", Widths(sizes[0], 1.0, sizes[1])),
+            )
         }
         return {
-            "chosen": found.scores.min(),
-            "epoch": jnp.argmin(found.scores),
-            "RMSE": error(best, "test"),
-            "training": error(best, "train"),
-            **{name: jnp.sqrt(ask(x).mean()) for name, x in moved.items()},
+            "RMSE": error(x),
+            "training": jnp.sqrt(squares(*own["train"].values()).mean()),
+            **dict(zip(FGSM.values(), moved)),
+            "PGD 0.3": error(worst),
             **{name: plane.complexity for name, plane in planes.items()},
             "relevance": planes["own units"].relevance / math.log(2),
-            "predictions": coding(best, test["x"]).prediction[:, 0],
+            "predictions": coding(x).prediction[:, 0],
         }
 
     return jax.jit(jax.vmap(one))
 
 
-def members(config: Training, data: Regression, task: Task, name: str, own: list):
-    """What every member scored: `own` are pairs of a seed and its settings."""
-    train = trainer(name, config, task.epochs, data.x.shape[1])
-    every = [
-        data.drawn(seed, wrong=task.wrong) | OWN | settings | {"seed": seed}
-        for seed, settings in own
-    ]
-    return jax.device_get(train(stacked(every)))
+def members(
+    config: Training, data: Regression, task: Task, name: str, own: list, judged: bool
+) -> dict[str, Any]:
+    """The least error on validation rows of every member, and what it scored; `own` are
+    pairs of a seed and its settings."""
+    every, orders = [], []
+    for seed, settings in own:
+        parts = data.drawn(seed, wrong=task.wrong)
+        every.append(parts | OWN | settings | {"seed": seed})
+        count = len(parts["train"]["y"])
+        rows = passes(count, config.batch, seed)
+        steps = task.epochs * (count // min(config.batch, count))
+        orders.append([rows(n) for n in range(steps)])
+    start, train, score = programs(name, config, task.epochs, data.x.shape[1])
+    stack = stacked(every)
+    shape = len(own), task.epochs, -1, len(orders[0][0])
+    found = train(start(stack["seed"]), stack, np.int32(orders).reshape(shape))
+    chosen = {"val": found.scores.min(axis=1), "epoch": found.scores.argmin(axis=1)}
+    return jax.device_get(chosen | (score(found.params, stack) if judged else {}))
 
 
 def trained(study: kit.Study, label: str, task: Task) -> dict[str, dict[str, Any]]:
@@ -173,64 +212,71 @@ def trained(study: kit.Study, label: str, task: Task) -> dict[str, dict[str, Any
             for rate, value in kit.grid(config.rates, method.values)
         ]
         own = [(seed, one) for one in settings for seed in spare]
-        tuned = study.once(("tune", label, name), functools.partial(work, name, own))
-        means = tuned["chosen"].reshape(len(settings), -1).mean(axis=1)
+        tuned = study.once(("tune", label, name), functools.partial(work, name, own, False))
+        means = tuned["val"].reshape(len(settings), -1).mean(axis=1)
         best = settings[int(np.nanargmin(means))]
         own = [(seed, best) for seed in study.seeds]
-        scored = study.once(("score", label, name), functools.partial(work, name, own))
+        scored = study.once(
+            ("score", label, name), functools.partial(work, name, own, True)
+        )
         found[name] = {"setting": best, "tuned": tuned, "scored": scored}
     return found
 
 
-def swept(study: kit.Study, task: Task, setting: dict[str, float]) -> dict[str, Any]:
-    """CS-IB at every beta, two seeds: where it stands in the information plane."""
-    own = [(s, setting | {"beta": b}) for b in BETAS for s in (20_000, 20_001)]
+def swept(study: kit.Study, label: str, task: Task, found: dict) -> dict[str, Any]:
+    """Where each bottleneck stands in the information plane, at six betas; two seeds."""
     data = Regression.load(task.data, fetch=study.config.fetch)
-    given = study.config.training, data, task, "CS-IB", own
-    found = study.once("plane", lambda: members(*given))
-    mean = lambda key: found[key].reshape(len(BETAS), -1).mean(axis=1)  # noqa: E731
-    plane = {key: mean(key) for key in ("relevance", "complexity", "own units")}
-    ratio = 1 - plane["complexity"] / plane["complexity"][0]
-    order = np.argsort(ratio)
-    at = np.interp(0.3, ratio[order], plane["relevance"][order])
-    return plane | {"loss": plane["relevance"][0] - at, "ratio": ratio}
+    work = functools.partial(members, study.config.training, data, task)
+    planes = {}
+    for name in (name for name in found if METHODS[name].knob == "beta"):
+        low, middle, high = METHODS[name].values
+        betas = (0.0, low, middle, high, 10 * high, 100 * high)
+        setting = {"rate": found[name]["setting"]["rate"]}
+        own = [(s, setting | {"beta": b}) for b in betas for s in (20_000, 20_001)]
+        scored = study.once(
+            ("plane", label, name), functools.partial(work, name, own, True)
+        )
+        keys = ("relevance", "complexity", "own units")
+        means = {k: scored[k].reshape(len(betas), -1).mean(axis=1) for k in keys}
+        planes[name] = means | {"betas": np.array(betas)}
+    return planes
 
 
 def estimated(config: Any, seed: int) -> dict[str, float]:
     """The estimators against closed forms, of one seed."""
     rng, found, count = np.random.default_rng(seed), {}, config.points
-    root = np.array([[1.2, 0.0], [0.3, 0.8]])
-    x, y = rng.normal(size=(2, count, 2)).astype(np.float32)
-    y = np.float32(y @ root.T + (1.0, 0.5))
+    mean, root = np.array([1.0, 0.5]), np.array([[1.2, 0.0], [0.3, 0.8]])
+    x, y = np.float32(rng.normal(size=(2, count, 2)))
     for s in (1.0, 0.3):
         more = s**2 / 2 * np.eye(2)
-        sides = Gaussian(np.zeros(2), np.eye(2) + more), Gaussian(
-            np.array((1.0, 0.5)), root @ root.T + more
+        p, q = (
+            Gaussian(0 * mean, np.eye(2) + more),
+            Gaussian(mean, root @ root.T + more),
         )
-        u = _divergence(x, y, s / math.sqrt(2), unbiased=True)
-        found[f"s={s:g}"] = abs(float(u - gaussian.cauchy_schwarz(*sides)))
-    a, b = rng.normal(size=(2, count // 2, 1)).astype(np.float32)
+        u = _unbiased(x, np.float32(y @ root.T + mean), s / math.sqrt(2))
+        found[f"s={s:g}"] = abs(float(u - gaussian.cauchy_schwarz(p, q)))
+    a, b = np.float32(rng.normal(size=(2, count // 2, 1)))
     for r in CORRELATIONS:
-        joint = np.float32(r * a + math.sqrt(1 - r**2) * b)
-        both = [np.array([[1.125, c], [c, 1.125]]) for c in (r, 0.0)]
-        closed = gaussian.cauchy_schwarz(*(Gaussian(np.zeros(2), c) for c in both))
+        covs = [np.array([[1.125, c], [c, 1.125]]) for c in (r, 0.0)]
+        closed = gaussian.cauchy_schwarz(*(Gaussian(0 * mean, c) for c in covs))
+        joint = r * a + math.sqrt(1 - r**2) * b
         found[f"r={r:g}"] = abs(float(_information(a, joint, 0.5, 0.5) - closed))
-    shapes = (config.batches, 8, 2), (config.batches, 8, 1), (config.batches, 8, 1)
-    x, y, z = (np.float32(rng.normal(size=shape)) for shape in shapes)
-    for name in ("psd", "paper"):
+    x, y, z = (np.float32(rng.normal(size=(config.batches, 8, d))) for d in (2, 1, 1))
+    for name in ("paper", "repo"):
         found[name] = float(_conditional(x, y, y + 0.1 * z, name).min())
     roots = rng.normal(size=(2, 20_000, 2, 2)) * rng.lognormal(size=(2, 20_000, 1, 1))
     covs = roots @ roots.swapaxes(-1, -2) + 0.01 * np.eye(2)
-    p, q = map(Gaussian, 3 * rng.normal(size=(2, 20_000, 2)), covs)
-    least = np.minimum(gaussian.kl(p, q), gaussian.kl(q, p))
-    whole = np.asarray(gaussian.cauchy_schwarz(p, q))
+    with jax.enable_x64(True):
+        p, q = map(Gaussian, 3 * rng.normal(size=(2, 20_000, 2)), covs)
+        least = np.minimum(gaussian.kl(p, q), gaussian.kl(q, p))
+        whole = np.asarray(gaussian.cauchy_schwarz(p, q))
     return found | {
         "half": int((whole / 2 > least).sum()),
         "whole": int((whole > least).sum()),
     }
 
 
-_divergence = jax.jit(samples.cauchy_schwarz, static_argnames="unbiased")
+_unbiased = jax.jit(functools.partial(samples.cauchy_schwarz, unbiased=True))
 _information = jax.jit(paired.cauchy_schwarz_information)
 
 
@@ -240,19 +286,20 @@ def _conditional(x: Any, y: Any, z: Any, estimator: str) -> jax.Array:
     return jax.vmap(lambda *sides: of(*sides, 1.0, 1.0))(x, y, z)
 
 
+@functools.partial(jax.jit, static_argnames="steps")
+def _moved(target: jax.Array, x: jax.Array, steps: tuple[int, ...]) -> tuple:
+    of = lambda x, key=None: samples.cauchy_schwarz(target, x, math.sqrt(0.5))  # noqa: E731
+    ends = descended(of, x, optax.sgd(200.0), steps, key=jax.random.key(0))
+    return ends[-1], of(ends[-1])
+
+
 def modes(config: Any, seed: int) -> dict[str, Any]:
-    """Free points that descend the divergence to two Gaussians."""
+    """Free points that descend the divergence to two Gaussians, and the smaller share
+    of them on one side."""
     rng = np.random.default_rng(seed)
     target = rng.normal(size=(400, 2)) + np.repeat([[-4.0], [4.0]], 200, axis=0)
-    start, target = np.float32(rng.normal(size=(400, 2))), np.float32(target)
-    of = lambda x, key=None: samples.cauchy_schwarz(target, x, math.sqrt(0.5))  # noqa: E731
-    ends = jax.jit(
-        lambda x: descended(
-            of, x, optax.sgd(200.0), config.steps, key=jax.random.key(0)
-        )
-    )(start)
-    share = float((np.asarray(ends[-1]).sum(axis=1) > 0).mean())
-    found = {"target": target, "start": start, "end": ends[-1]}
-    return {"divergence": float(of(ends[-1])), "share": share, "points": found}
-
-
+    target, start = np.float32(target), np.float32(rng.normal(size=(400, 2)))
+    end, value = _moved(target, start, config.steps)
+    share = float((np.asarray(end).sum(axis=1) > 0).mean())
+    points = {"target": target, "start": start, "end": end}
+    return {"D_CS": float(value), "share": min(share, 1 - share), "points": points}
