@@ -65,7 +65,7 @@ CORRELATIONS = (0.0, 0.3, 0.6, 0.9)
 class Task:
     data: RegressionSource
     """An empty source: the task is left out."""
-    epochs: int = 25
+    epochs: int = 20
     wrong: float = 0.0
     """Share of the training targets that are wrong."""
 
