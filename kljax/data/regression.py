@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kljax.arguments import expect
+from kljax.data import sources
 from kljax.data.loading import load
 from kljax.errors import DataError, unknown
 from kljax.typing import Float
@@ -22,7 +23,7 @@ class RegressionSource:
 
     Args:
       source: a name of `kljax.data.names("table")`, or the path of a .csv file.
-      target: a column; "": the last one.
+      target: a column; "": the last one; or a table of its own by name, of one column.
       inputs: columns; none: all but the target.
       log: "log" or "log1p" of the target, or "".
       below: rows whose target is not below this are left out (prices that were cut
@@ -77,6 +78,10 @@ class Regression:
             return cls(*_turned(data.images, what.turned), alike=True, sha256=sha256)
         rows = np.asarray(data.examples, np.float64)
         names = data.manifest.get("columns", [*map(str, range(rows.shape[1]))])
+        if what.target in sources.names("table"):
+            other = load(what.target, "all", kind="table", fetch=fetch)
+            rows = np.column_stack([rows, np.asarray(other.examples)])
+            names = [*names, what.target]
         target = what.target or names[-1]
         inputs = what.inputs or [name for name in names if name != target]
         if missing := [name for name in (target, *inputs) if name not in names]:
@@ -107,8 +112,9 @@ class Regression:
         rng, n = np.random.default_rng(seed), len(self.x)
         rows = np.split(rng.permutation(n), [int(0.64 * n), int(0.8 * n)])
         train = rows[0]
-        spread = self.x[train].std(axis=None if self.alike else 0)
-        x = (self.x - self.x[train].mean(axis=0)) / np.where(spread > 0, spread, 1)
+        x = self.x - self.x[train].mean(axis=0)
+        spread = x[train].std(axis=None if self.alike else 0)
+        x = x / np.where(spread > 0, spread, 1)
         y = (self.y - self.y[train].mean()) / self.y[train].std()
         shift = 6 * np.minimum(np.abs(rng.standard_cauchy(len(train))), 10)
         y[train] += np.where(rng.random(len(train)) < wrong, shift, 0)
@@ -123,6 +129,8 @@ def _turned(images: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     from scipy import ndimage
 
     angles = np.random.default_rng(0).uniform(-most, most, len(images))
-    turn = lambda image, angle: ndimage.rotate(image, angle, reshape=False, order=1)  # noqa: E731
+    # Beyond its border an image fades to 0; "constant" would cut strokes there off.
+    given = {"reshape": False, "order": 1, "mode": "grid-constant"}
+    turn = lambda image, angle: ndimage.rotate(image, angle, **given)  # noqa: E731
     turned = [turn(np.float64(image), angle) for image, angle in zip(images, angles)]
     return np.reshape(turned, (len(images), -1)), angles

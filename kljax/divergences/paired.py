@@ -6,7 +6,8 @@ the densities that are compared (`kljax.divergences.samples.cauchy_schwarz`).
 
 Up to 1,024 pairs matrices of kernels are held, as a training step wants it. Beyond, the
 sums stream (`kljax.kernels.pairs`), as a product of two kernels is the kernel of both
-points side by side: memory does not grow with n². All in the logarithm. With K = κ(x_j − x_i) and log-weights w that are normalised here.
+points side by side: memory does not grow with n². What is far apart does not vanish, as
+logarithms are summed. Below, K_ji = κ(x_j − x_i), and w are weights of sum 1.
 """
 
 import math
@@ -235,7 +236,7 @@ def _scaled(x, y, width_x, width_y, log_weights):
 
 
 def _together(given: dict[str, ArrayLike], log_weights: OfPairs):
-    """Arrays `[n, ·]` of one n and type, log-weights, and whether nothing has weight."""
+    """Arrays `[n, ·]` of one type, log-weights, and whether nothing has weight."""
     arrays = {name: floating(name, one) for name, one in given.items()}
     shapes = [one.shape for one in arrays.values()]
     lengths = {len(shape) == 2 and all(shape) and shape[0] for shape in shapes}

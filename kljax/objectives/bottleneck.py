@@ -5,13 +5,13 @@
 Encoder and decoder are the caller's: `coded` draws t and decodes it, `bottleneck_loss`
 is L. What goes by the field's names are pairs of a fit and a rate:
 
-    name                    fit              rate
-    deep VIB                squared          vib               Alemi et al. 2017
-    NIB                     squared          nib               Kolchinsky et al. 2019
-    square-NIB              squared          nib_squared       Kolchinsky et al. 2019b
-    exp-NIB                 squared          nib_exponential   Rodriguez Galvez et al. 2020
-    HSIC-bottleneck         squared          hsic              Ma et al. 2020
-    CS-IB                   conditional_cs   cs (normalized)   Yu et al. 2024
+    name              fit              rate
+    deep VIB          squared          vib               Alemi et al. 2017
+    NIB               squared          nib               Kolchinsky et al. 2019
+    square-NIB        squared          nib_squared       Kolchinsky et al. 2019b
+    exp-NIB           squared          nib_exponential   Rodriguez Galvez et al. 2020
+    HSIC-bottleneck   squared          hsic              Ma et al. 2020
+    CS-IB             conditional_cs   cs                Yu et al. 2024
 
 A rate of a code that is a function of the input (`log_var` None) is "cs" or "hsic"; the
 mutual information of such a code is infinite, and what these kernels say of it depends

@@ -33,9 +33,11 @@ from kljax.training.descent import Selected, descended, selected
 class Method(NamedTuple):
     """A fit and a rate, and what is tuned beside the learning rate."""
 
-    loss: Mapping[str, str]
+    loss: Mapping[str, Any]
     knob: str = "beta"
     values: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    wide: bool = False
+    """Whether kernels are as wide as the root of the dimension (Ma et al.), not 1."""
 
 
 CS = {"fit": "conditional_cs"}
@@ -45,7 +47,7 @@ METHODS = {
     "NIB": Method({"rate": "nib"}),
     "square-NIB": Method({"rate": "nib_squared"}, values=(1e-4, 1e-3, 1e-2)),
     "exp-NIB": Method({"rate": "nib_exponential"}, values=(1e-4, 1e-3, 1e-2)),
-    "HSIC": Method({"rate": "hsic"}, values=(1e-2, 1e-1, 1.0)),
+    "HSIC": Method({"rate": "hsic"}, values=(1e-1, 1.0, 10.0), wide=True),
     "CS-IB": Method(CS | {"rate": "cs"}),
     "CS alone": Method(CS, "x", (0.5, 1.0, 2.0)),
     "absolute error": Method({"fit": "absolute"}, "decay", (0.0, 1e-2, 1e-1)),
@@ -53,11 +55,12 @@ METHODS = {
 }
 """Errors have targets of deviation 1; the size of a rate decides on its betas."""
 NOISY = ("vib", "nib", "nib_squared", "nib_exponential")
-OWN = {"beta": 0.0, "decay": 0.0, "x": 1.0, "y": 1.0}
+OWN = {"beta": 0.0, "decay": 0.0, "x": 1.0, "y": 1.0, "t": 1.0}
 """Settings of a member, where its method does not tune them: beta, weight decay, widths
-of the kernels of inputs and targets. That of codes is 1."""
+of the kernels of inputs, targets and codes (1 in the paper's code)."""
 EPSILONS = (0.1, 0.3, 0.5)
 FGSM = {e: f"FGSM {e:g}" for e in EPSILONS}
+PLANE = ("VIB", "NIB", "HSIC", "CS-IB")
 CORRELATIONS = (0.0, 0.3, 0.6, 0.9)
 
 
@@ -65,7 +68,7 @@ CORRELATIONS = (0.0, 0.3, 0.6, 0.9)
 class Task:
     data: RegressionSource
     """An empty source: the task is left out."""
-    epochs: int = 20
+    epochs: int = 15
     wrong: float = 0.0
     """Share of the training targets that are wrong."""
 
@@ -114,7 +117,8 @@ def programs(name: str, config: Training, epochs: int, inputs: int) -> Programs:
     def train(params: Any, own: dict[str, Any], orders: jax.Array) -> Selected:
         def loss(params: Any, batch: dict[str, Any]) -> jax.Array:
             x, y = (own["train"][k][batch["rows"]] for k in ("x", "y"))
-            given: Any = {"beta": own["beta"], "widths": Widths(own["x"], own["y"])}
+            widths = Widths(own["x"], own["y"], own["t"])
+            given: Any = {"beta": own["beta"], "widths": widths}
             code = coding(params, x, batch["key"])
             return bottleneck_loss(x, y, code, **given, **method.loss)[0].mean()
 
@@ -129,7 +133,7 @@ def programs(name: str, config: Training, epochs: int, inputs: int) -> Programs:
         rate = optax.cosine_decay_schedule(
             own["rate"], orders.shape[0] * orders.shape[1]
         )
-        rule = optax.adamw(rate, weight_decay=own["decay"])
+        rule = optax.flatten(optax.adamw(rate, weight_decay=own["decay"]))
         return selected(loss, params, rule, batches, error, rounds=epochs)
 
     return Programs(start, jax.jit(jax.vmap(train)), judge(noisy, config, inputs))
@@ -182,10 +186,12 @@ def members(
 ) -> dict[str, Any]:
     """The least error on validation rows of every member, and what it scored; `own` are
     pairs of a seed and its settings."""
-    every, orders = [], []
+    every, orders, usual = [], [], dict(OWN)
+    if METHODS[name].wide:
+        usual |= {"x": math.sqrt(data.x.shape[1]), "t": math.sqrt(config.code)}
     for seed, settings in own:
         parts = data.drawn(seed, wrong=task.wrong)
-        every.append(parts | OWN | settings | {"seed": seed})
+        every.append(parts | usual | settings | {"seed": seed})
         count = len(parts["train"]["y"])
         rows = passes(count, config.batch, seed)
         steps = task.epochs * (count // min(config.batch, count))
@@ -193,7 +199,9 @@ def members(
     start, train, score = programs(name, config, task.epochs, data.x.shape[1])
     stack = stacked(every)
     shape = len(own), task.epochs, -1, len(orders[0][0])
-    found = train(start(stack["seed"]), stack, np.int32(orders).reshape(shape))
+    found = train(
+        start(stack["seed"]), stack, np.array(orders, np.int32).reshape(shape)
+    )
     chosen = {"val": found.scores.min(axis=1), "epoch": found.scores.argmin(axis=1)}
     return jax.device_get(chosen | (score(found.params, stack) if judged else {}))
 
@@ -212,7 +220,9 @@ def trained(study: kit.Study, label: str, task: Task) -> dict[str, dict[str, Any
             for rate, value in kit.grid(config.rates, method.values)
         ]
         own = [(seed, one) for one in settings for seed in spare]
-        tuned = study.once(("tune", label, name), functools.partial(work, name, own, False))
+        tuned = study.once(
+            ("tune", label, name), functools.partial(work, name, own, False)
+        )
         means = tuned["val"].reshape(len(settings), -1).mean(axis=1)
         best = settings[int(np.nanargmin(means))]
         own = [(seed, best) for seed in study.seeds]
@@ -224,11 +234,11 @@ def trained(study: kit.Study, label: str, task: Task) -> dict[str, dict[str, Any
 
 
 def swept(study: kit.Study, label: str, task: Task, found: dict) -> dict[str, Any]:
-    """Where each bottleneck stands in the information plane, at six betas; two seeds."""
+    """Where bottlenecks stand in the information plane, at six betas; two seeds."""
     data = Regression.load(task.data, fetch=study.config.fetch)
     work = functools.partial(members, study.config.training, data, task)
     planes = {}
-    for name in (name for name in found if METHODS[name].knob == "beta"):
+    for name in (name for name in PLANE if name in found):
         low, middle, high = METHODS[name].values
         betas = (0.0, low, middle, high, 10 * high, 100 * high)
         setting = {"rate": found[name]["setting"]["rate"]}
@@ -246,7 +256,7 @@ def estimated(config: Any, seed: int) -> dict[str, float]:
     """The estimators against closed forms, of one seed."""
     rng, found, count = np.random.default_rng(seed), {}, config.points
     mean, root = np.array([1.0, 0.5]), np.array([[1.2, 0.0], [0.3, 0.8]])
-    x, y = np.float32(rng.normal(size=(2, count, 2)))
+    x, y = rng.normal(size=(2, count, 2)).astype(np.float32)
     for s in (1.0, 0.3):
         more = s**2 / 2 * np.eye(2)
         p, q = (
@@ -255,7 +265,7 @@ def estimated(config: Any, seed: int) -> dict[str, float]:
         )
         u = _unbiased(x, np.float32(y @ root.T + mean), s / math.sqrt(2))
         found[f"s={s:g}"] = abs(float(u - gaussian.cauchy_schwarz(p, q)))
-    a, b = np.float32(rng.normal(size=(2, count // 2, 1)))
+    a, b = rng.normal(size=(2, count // 2, 1)).astype(np.float32)
     for r in CORRELATIONS:
         covs = [np.array([[1.125, c], [c, 1.125]]) for c in (r, 0.0)]
         closed = gaussian.cauchy_schwarz(*(Gaussian(0 * mean, c) for c in covs))
@@ -282,8 +292,8 @@ _information = jax.jit(paired.cauchy_schwarz_information)
 
 @functools.partial(jax.jit, static_argnames="estimator")
 def _conditional(x: Any, y: Any, z: Any, estimator: str) -> jax.Array:
-    of = functools.partial(paired.conditional_cauchy_schwarz, estimator=estimator)
-    return jax.vmap(lambda *sides: of(*sides, 1.0, 1.0))(x, y, z)
+    of = paired.conditional_cauchy_schwarz
+    return jax.vmap(lambda a, b, c: of(a, b, c, 1.0, 1.0, estimator=estimator))(x, y, z)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
