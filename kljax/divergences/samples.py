@@ -256,7 +256,7 @@ def _log_others(x: Array, log_w: Array, h: Array) -> Array:
     @jax.checkpoint
     def row(one):
         i, point, w = one
-        terms = log_w - squared_distances(point, x / h) / 2
+        terms = log_w - squared_distances(point[None], x / h) / 2
         return w + log_sum_exp(jnp.where(jnp.arange(n) == i, -jnp.inf, terms))
 
     rows = jax.lax.map(row, (jnp.arange(n), x / h, log_w), batch_size=min(n, 64))
@@ -289,7 +289,7 @@ def median_distance(points: Points) -> Float[Array, ""]:
     n = x.shape[0]
     if n < 2:
         raise ValueError(f"points must be two at least, got shape {x.shape}")
-    rows = jax.lax.map(lambda point: squared_distances(point, x), x)
+    rows = jax.lax.map(lambda point: squared_distances(point[None], x), x)
     # Behind the n zeros of points and themselves every pair stands twice.
     others = jnp.sort(rows.ravel())[n:]
     middle = others[np.array([(others.size - 1) // 2, others.size // 2])]

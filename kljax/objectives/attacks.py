@@ -68,7 +68,7 @@ def pgd(
             lambda x, at: jnp.clip(boxed(x, at), *bounds), moved, inputs
         )
 
-    def ascend(_: int, moved: PyTree) -> PyTree:
+    def ascend(_: ArrayLike, moved: PyTree) -> PyTree:
         raised = jax.tree.map(lambda x, g: x + step * jnp.sign(g), moved, slope(moved))
         return clipped(raised)
 
