@@ -313,20 +313,26 @@ def show(study: kit.Study, evidence: dict[str, Any], found: dict, tasks: dict) -
             axis.set(title=kit.title(method), xlabel="right label", ylabel="prediction")
             axis.set_ylim(-4, 9)
         kit.figures.dots(axes[-1], wrong, "RMSE")
-    title = "Error on inputs that an attack moves, by how far"
+    title = "What FGSM does to the error, over what it does to that of squared error"
     about = (
-        "FGSM at every input, in deviations of it (of all pixels): means over seeds."
+        "Ratio of mean errors; below 1: harmed less. Epsilon in deviations of every "
+        "input (of all pixels). Controls are dashed."
     )
     panels = {"panels": len(clean.levels), "columns": 3}
     with study.figure("attack", title, about, **panels) as axes:
         for axis, level in zip(np.atleast_1d(axes), clean.levels):
-            at = clean.at(level)
+            at, keys = clean.at(level), ("RMSE", *FGSM.values())
+            plain = np.array([at.mean(key, "squared error") for key in keys])
             curves = {
-                m: ((0, *EPSILONS), [at.mean(k, m) for k in ("RMSE", *FGSM.values())])
+                m if m in (*OTHERS, "CS-IB") else f"{m}/": (
+                    (0, *EPSILONS),
+                    np.array([at.mean(key, m) for key in keys]) / plain,
+                )
                 for m in at.methods
+                if m != "squared error"
             }
-            labels = {"xlabel": "epsilon", "ylabel": "error (RMSE)", "title": level}
-            kit.figures.lines(axis, curves, **labels)
+            labels = {"xlabel": "epsilon", "ylabel": "error over that of squared error"}
+            kit.figures.lines(axis, curves, **labels, title=level)
     title = "What codes tell of the input and of the target, from beta = 0 on"
     about = (
         f"Task {study.config.plane}, two seeds. The same codes on both sides, seen by "
