@@ -3,8 +3,9 @@
 Plain JAX: the model, its cache, the sampling loop and the loss as one writes them for
 this one step, `jax.random.categorical` and optax, with all sizes fixed and nothing
 checked. Both do the same: prompts are read into a cache, completions are sampled, the
-reference reads them, and the policy takes one step of Adam. The floor is what the
-matrix products take.
+reference reads them, and the policy takes one step of Adam. So does TRL's trainer,
+where it is installed, with a Llama of the same sizes. The floor is what the matrix
+products take.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks import torch_peers
 from experiments.benchmarks.measuring import Contender, Floors, Group, Question, Reason
 from kljax.decoding import Decoding, log_probs, roll_out
 from kljax.models.language.transformer import TransformerConfig, transformer
@@ -211,6 +213,8 @@ def groups(preset: str) -> Iterator[Group]:
                 Contender("kljax", functools.partial(_ours, sizes),
                           error=functools.partial(_difference, sizes)),
                 Contender("plain JAX", functools.partial(_plain, sizes)),
+                torch_peers.grpo(model, np.asarray(_arguments(sizes)[2]), sizes.group,
+                                 sizes.written, BETA, RATE),
             ],
             floor,
         )  # fmt: skip

@@ -24,7 +24,7 @@ __all__ = ["command", "names"]
 
 _PROGRAM = "python -m experiments bench"
 _PEERS = ("torch", "distrax", "ott-jax", "pot", "pykeops", "liger-kernel")
-_PEERS += ("transformers", "scipy")
+_PEERS += ("transformers", "trl", "scipy")
 _SAME_RUN = ("benchmark", "preset", "device")
 
 

@@ -1,4 +1,4 @@
-"""What PyTorch and Liger offer for the same numbers, each in its best form on a CPU.
+"""What PyTorch, Liger and TRL offer for the same work, each in its best form on a CPU.
 
 On one thread, which is the least process time: idle threads of OpenMP spin.
 """
@@ -6,6 +6,7 @@ On one thread, which is the least process time: idle threads of OpenMP spin.
 import functools
 import importlib.util
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from experiments.benchmarks.measuring import Contender
 
-__all__ = ["available", "liger", "logits"]
+__all__ = ["available", "grpo", "liger", "logits"]
 
 
 def available(*modules: str) -> bool:
@@ -147,3 +148,73 @@ def liger(
         arguments=given(made()),
         error=None if errors is None else functools.partial(errors, evaluate),
     )
+
+
+def grpo(
+    config: Any, prompt: np.ndarray, group: int, written: int, beta: float, rate: float
+) -> Contender:
+    """A step of TRL's trainer, with a Llama of the same sizes from transformers.
+
+    `config` is a kljax `TransformerConfig`, `prompt` `[b, t]` ids. Nothing ends a text
+    early; words are numbers, so that the tokenizer has nothing to do.
+    """
+    title = "TRL"
+    if not available("trl"):
+        return Contender(title, None)
+    torch = _torch()
+    import pyarrow  # pyrefly: ignore[missing-import]
+    import tokenizers
+    import transformers
+    from datasets import Dataset, table  # pyrefly: ignore[missing-import]
+    from trl import GRPOConfig, GRPOTrainer  # pyrefly: ignore[missing-import]
+
+    words = {str(i): i for i in range(config.vocab_size)}
+    alone = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="0"))
+    alone.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    names = dict.fromkeys(("pad_token", "unk_token"), "0") | {"eos_token": "1"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=alone, **names)
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=config.vocab_size, hidden_size=config.width,
+            intermediate_size=config.hidden, num_hidden_layers=config.depth,
+            num_attention_heads=config.heads, tie_word_embeddings=True,
+            max_position_embeddings=config.max_length,
+            pad_token_id=0, eos_token_id=1,
+        )
+    )  # fmt: skip
+    rows = [" ".join(map(str, row)) for row in prompt.clip(2).tolist()]
+    # A fingerprint of one's own: else the table's library is pickled to make one.
+    data = Dataset(
+        table.InMemoryTable(pyarrow.table({"prompt": rows})), fingerprint="0"
+    )
+
+    def paid(completion_ids: Any, **_: Any) -> list[float]:
+        return [float(np.mean(np.array(ids) % 2 == 0)) for ids in completion_ids]
+
+    with tempfile.TemporaryDirectory() as folder:  # the reference is read from it
+        model.save_pretrained(folder)
+        trainer = GRPOTrainer(
+            model=folder, reward_funcs=paid, processing_class=tokenizer,
+            train_dataset=data,
+            args=GRPOConfig(
+                output_dir=folder, per_device_train_batch_size=len(rows) * group,
+                gradient_accumulation_steps=1, num_generations=group, beta=beta,
+                max_completion_length=written, learning_rate=rate, loss_type="grpo",
+                generation_kwargs={"min_new_tokens": written}, bf16=False,
+                gradient_checkpointing=False, use_cpu=True, report_to=[],
+                disable_tqdm=True,
+            ),
+        )  # fmt: skip
+    optimizer = trainer.create_optimizer()
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    asked = [{"prompt": row} for row in rows for _ in range(group)]
+
+    def step(*_: Any) -> np.ndarray:
+        torch.set_num_threads(1)
+        loss = trainer.training_step(trainer.model, list(map(dict, asked)), None)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.numpy()
+
+    return Contender(title, step, compiled=False, arguments=())

@@ -5,6 +5,7 @@
 in all panels of a paper: `colors` gives them by order.
 """
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,13 +55,17 @@ def lines(
     *,
     levels: Mapping[str, float] | None = None,
     marker: str = "",
+    shades: Mapping[str, Any] | None = None,
     **labels: Any,
 ) -> None:
     """Curves by method: y `[n]`, or `[seeds, n]` with the mean thick; levels dotted.
 
-    What stands behind a slash in a method's name is dashed.
+    What stands behind a slash in a method's name is dashed. `shades` are their colors,
+    where another panel has more or fewer of them.
     """
-    for name, color in colors(list(series)).items():
+    shades = shades or colors(list(series))
+    for name in series:
+        color = shades[name]
         x, y = (np.asarray(v, np.float64) for v in series[name])
         every = np.atleast_2d(y)
         style = {"ls": "--" if "/" in name else "-", "marker": marker, "ms": 3}
@@ -84,9 +89,12 @@ def dots(
     *,
     levels: Mapping[str, float] | None = None,
     label: str = "",
+    shades: Mapping[str, Any] | None = None,
 ) -> None:
     """A metric of all methods, one row each: mean, 95 % interval, a dot per seed."""
-    for place, (method, color) in enumerate(colors(scores.methods).items()):
+    shades = shades or colors(scores.methods)
+    for place, method in enumerate(scores.methods):
+        color = shades[method]
         try:
             found = scores.estimate(metric, method)
         except Missing:
@@ -128,6 +136,54 @@ def bars(
     axis.set_yticks(place, [title(name) for name in every])
     axis.margins(x=0.12)
     axis.set(**labels)
+
+
+def named(
+    axis: Any,
+    points: Mapping[str, Sequence[float]],
+    *,
+    shades: Mapping[str, Any] | None = None,
+    marks: Mapping[str, Sequence[float]] | None = None,
+    **labels: Any,
+) -> None:
+    """Points with their names beside them, so that no name lies on another or a point.
+
+    Those with a color in `shades` are large, the others gray; `marks` are stars.
+    """
+    from matplotlib.transforms import Bbox
+
+    shades = dict.fromkeys(marks or {}, "black") | dict(shades or {})
+    every = {**points, **(marks or {})}
+    for name, (x, y) in every.items():
+        shape = {"marker": "*", "ms": 11} if name in (marks or {}) else {"marker": "o"}
+        axis.plot(x, y, color=shades.get(name, "gray"), **shape)
+    axis.margins(0.22, 0.1)
+    axis.set(**labels)
+    axis.figure.draw_without_rendering()
+    spots = axis.transData.transform(list(every.values()))
+    taken = [Bbox([spot - 6, spot + 6]) for spot in spots]
+    for own, (name, (x, y)) in enumerate(every.items()):
+        text = axis.annotate(
+            title(name), (x, y), (0, 0), textcoords="offset points", va="center",
+            color=shades.get(name, "gray"), fontsize=9 if name in shades else 7,
+        )  # fmt: skip
+        tried = []
+        for far, (side, up) in itertools.product((7, 16), _SIDES):
+            text.set(position=(side * far, up * far))
+            text.set_ha(("right", "center", "left")[side + 1])
+            box = text.get_window_extent().padded(1)
+            inside = axis.bbox.contains(*box.p0) and axis.bbox.contains(*box.p1)
+            away = np.linalg.norm(spots - spots.clip(box.p0, box.p1), axis=1)
+            strange = away.argmin() != own  # it would be read as another's
+            hits = box.count_overlaps(taken) + 10 * (not inside) + 0.5 * strange
+            tried.append((hits, len(tried), text.get_position(), text.get_ha(), box))
+        _, _, place, side, box = min(tried)
+        text.set(position=place, ha=side)
+        taken.append(box)
+
+
+_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+"""Where a name may stand: right, left, above, below, the corners."""
 
 
 def cloud(axis: Any, points: Any, limit: float) -> None:

@@ -36,7 +36,7 @@ from kljax.models.language.transformer import TransformerConfig
 from kljax.objectives.policy.advantages import group_advantages
 from kljax.objectives.policy.losses import policy_loss, unsolved
 from kljax.objectives.policy.penalty import value
-from kljax.training import Loss, Player, adam, init_state
+from kljax.training import Loss, Player, adam, init_state, taken
 from kljax.training.descent import descended
 from kljax.typing import Array, PyTree
 
@@ -215,7 +215,7 @@ class World:
         return 100 * jnp.exp(log_q.sum(axis=-1)).mean()
 
     def schooled(self, policy: tuple, seeds: list[int], stops: list[int], often=0.0):
-        """Parameters of all seeds after supervised steps; so often on wrong answers."""
+        """`[stops, seeds, ...]`: parameters on the way; so often on wrong answers."""
         rngs, share = map(np.random.default_rng, seeds), self.config.wrong[0]
         wrong = [mistaken(self.answers, self.base, share, rng) for rng in rngs]
 
@@ -229,7 +229,7 @@ class World:
             key, rule = jax.random.key(seed), adam(self.config.school_rate)
             return descended(loss, policy[1](key), rule, stops, key=key)
 
-        return jax.jit(jax.vmap(one))(jnp.array(seeds), jnp.array(wrong))
+        return jax.jit(jax.vmap(one, out_axes=1))(jnp.array(seeds), jnp.array(wrong))
 
     def practice(self, own: dict[str, Any]) -> list[Player]:
         """KDRL; its parts by a member's settings, which are traced."""
@@ -287,9 +287,10 @@ def run(study: kit.Study) -> kit.Scores:
 
     def school() -> dict[str, Any]:
         others, often = [2 * UNSCORED + seed for seed in seeds], config.wrong[1]
-        teachers = world.schooled(world.teacher, others, [config.taught], often)[0]
+        teachers = world.schooled(world.teacher, others, [config.taught], often)
         begun = world.schooled(world.student, seeds, [*starts.values()])
-        return {"teachers": teachers} | dict(zip(starts, begun))
+        found = {name: taken(begun, i) for i, name in enumerate(starts)}
+        return found | {"teachers": taken(teachers, 0)}
 
     begun = study.once("school", school) | {"seeds": seeds}
     tried = kit.grid(MAIN, [*starts]) + kit.grid(VARIANTS, config.variants_at)

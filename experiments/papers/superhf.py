@@ -74,7 +74,7 @@ PRESETS = {
         seeds=2, spaces=2, rates=(1e-1,), superhf=(0.0, 0.35), ppo=(0.2,), prompts=8,
         length=3, steps=6, evaluate_every=3, copies=2, samples=4, decide=False,
     ),
-    "cpu": Config(),
+    "cpu": Config(evaluate_every=1),
     # Never run by us, as no accelerator was at hand; the last has the paper's numbers.
     "gpu": Config(seeds=4, rates=(1e-5, 1e-4, 1e-3), per_step=8, steps=300, **LARGE),
     "paper": Config(

@@ -1,4 +1,4 @@
-"""Plain descent in one scan, for what is small and comes before a run."""
+"""Plain descent in one program, for what is small and comes before a run."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -14,48 +14,60 @@ __all__ = ["Selected", "descended", "selected"]
 
 
 def descended(
-    loss: Callable[[PyTree, Key[Array, ""]], Float[Array, ""]],
+    loss: Callable[..., Any],
     params: PyTree,
     optimizer: optax.GradientTransformation,
     stops: Sequence[int],
     *,
-    key: Key[Array, ""],
-) -> list[PyTree]:
-    """Parameters after so many steps each: a teacher, or starts of a student.
+    key: Key[jax.Array, ""],
+    memory: PyTree = None,
+    watch: Callable[..., PyTree] = lambda params, *_: params,
+) -> PyTree:
+    """What there is to see after so many steps each: a teacher, starts, a curve.
 
-    A pure function to be compiled and mapped over; what is long or is to survive an
-    interruption is for `fit`.
+    A pure function to be compiled and mapped over, learning rates included; what is
+    long or is to survive an interruption is for `fit`. However many stops there are,
+    one step is compiled.
 
     Args:
-        loss: `loss(params, key)`, a number; the key is new for every step.
-        params: to start from, and what 0 steps return.
+        loss: `loss(params, key)`, a number; the key is new for every step. With a
+            memory `loss(params, memory, key)`, the number and the next memory.
+        params: to start from, and what is watched at 0 steps.
         optimizer: an optax transformation.
         stops: numbers of steps, ascending.
         key: random key.
+        memory: what the loss carries from step to step (the step's number, a running
+            mean of the weights).
+        watch: what is seen of the parameters, `watch(params)`, with a memory
+            `watch(params, memory)`; the parameters, unless said.
 
     Returns:
-        Parameters at every stop.
+        Everything seen, stacked: `[stops, ...]`.
 
     Example:
         >>> square = lambda x, key: x**2
         >>> given = square, jnp.array(1.0), optax.sgd(0.25), [0, 1, 2]
-        >>> found = descended(*given, key=jax.random.key(0))
-        >>> [float(x) for x in found]
+        >>> descended(*given, key=jax.random.key(0)).tolist()
         [1.0, 0.5, 0.25]
     """
     rule: Any = optimizer
+    with_memory = memory is not None
+    whole = loss if with_memory else lambda x, _, key: (loss(x, key), None)
 
-    def step(carried: Any, n: Array) -> tuple[Any, None]:
-        params, state = carried
-        grads = jax.grad(loss)(params, jax.random.fold_in(key, n))
+    def step(n: Any, carried: Any) -> Any:
+        params, state, memory = carried
+        slopes = jax.grad(whole, has_aux=True)
+        grads, memory = slopes(params, memory, jax.random.fold_in(key, n))
         updates, state = rule.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return optax.apply_updates(params, updates), state, memory
 
-    carried, found = (params, rule.init(params)), []
-    for start, stop in itertools.pairwise([0, *stops]):
-        carried, _ = jax.lax.scan(step, carried, jnp.arange(start, stop))
-        found.append(carried[0])
-    return found
+    def stretch(carried: Any, ends: Any) -> tuple[Any, PyTree]:
+        carried = jax.lax.fori_loop(ends[0], ends[1], step, carried)
+        params, _, memory = carried
+        return carried, watch(params, memory) if with_memory else watch(params)
+
+    ends = jnp.array([*itertools.pairwise([0, *stops])], jnp.int32)
+    return jax.lax.scan(stretch, (params, rule.init(params), memory), ends)[1]
 
 
 class Selected(NamedTuple):

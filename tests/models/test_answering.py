@@ -62,14 +62,31 @@ def test_questions_have_their_one_right_answer():
 
 
 def test_descent_stops_where_it_is_told_to():
-    """On a quadratic, momentum carried on from stop to stop; each step has its key."""
-    pull = lambda x, key: (x - jax.random.normal(key)) ** 2
-    rule, key = optax.sgd(0.1, momentum=0.9), jax.random.key(3)
-    found = jax.jit(lambda x: descended(pull, x, rule, [0, 2, 5], key=key))(1.0)
-    x, speed, want = 1.0, 0.0, []
-    for n in range(6):
-        want.append(x)
-        slope = 2 * (x - float(jax.random.normal(jax.random.fold_in(key, n))))
-        speed = slope + 0.9 * speed
-        x -= 0.1 * speed
-    np.testing.assert_allclose(found, [want[0], want[2], want[5]], rtol=1e-5)
+    """On a quadratic, momentum carried on from stop to stop; each step has its key.
+
+    The memory is the step's number, which moves the quadratic."""
+    rule, key, stops = optax.sgd(0.1, momentum=0.9), jax.random.key(3), [0, 2, 6]
+    noise = [float(jax.random.normal(jax.random.fold_in(key, n))) for n in range(6)]
+
+    def pull(x, n, key):
+        return (x - n - jax.random.normal(key)) ** 2, n + 1
+
+    @jax.jit
+    def found(x, zero):
+        still = lambda x, key: pull(x, 0.0, key)[0]
+        moved = {"memory": zero, "watch": lambda x, n: {"double": 2 * x, "step": n}}
+        plain = descended(still, x, rule, stops, key=key)
+        return plain, descended(pull, x, rule, stops, key=key, **moved)
+
+    def walked(moving):
+        x, speed, path = 1.0, 0.0, [1.0]
+        for n in range(6):
+            speed = 2 * (x - moving * n - noise[n]) + 0.9 * speed
+            x -= 0.1 * speed
+            path.append(x)
+        return np.array(path)[stops]
+
+    plain, seen = found(1.0, 0.0)
+    np.testing.assert_allclose(plain, walked(0), rtol=1e-5)
+    np.testing.assert_allclose(seen["double"], 2 * walked(1), rtol=1e-5)
+    assert seen["step"].tolist() == stops

@@ -289,7 +289,8 @@ def show(study: kit.Study, evidence: dict[str, Any], found: dict, tasks: dict) -
     """Pictures and tables; the wrong labels first, as they are seen best."""
     clean, wrong, plane = (evidence[key] for key in ("clean", "wrong", "plane"))
     study.metrics |= clean.flat() | {f"wrong/{k}": v for k, v in wrong.flat().items()}
-    share = tasks["wrong"].wrong
+    share, shades = tasks["wrong"].wrong, kit.figures.colors(study.config.methods)
+    shades |= {f"{name}/": color for name, color in shades.items()}
     shown = [
         m for m in ("squared error", "absolute error", "CS-IB") if m in wrong.methods
     ]
@@ -332,7 +333,7 @@ def show(study: kit.Study, evidence: dict[str, Any], found: dict, tasks: dict) -
                 if m != "squared error"
             }
             labels = {"xlabel": "epsilon", "ylabel": "error over that of squared error"}
-            kit.figures.lines(axis, curves, **labels, title=level)
+            kit.figures.lines(axis, curves, shades=shades, **labels, title=level)
     title = "What codes tell of the input and of the target, from beta = 0 on"
     about = (
         f"Task {study.config.plane}, two seeds. The same codes on both sides, seen by "
@@ -342,7 +343,7 @@ def show(study: kit.Study, evidence: dict[str, Any], found: dict, tasks: dict) -
         for axis, key in zip(axes, ("complexity", "own units")):
             curves = {m: (one[key], one["relevance"]) for m, one in plane.items()}
             labels = {"xlabel": TITLES[key], "ylabel": TITLES["relevance"]}
-            kit.figures.lines(axis, curves, marker="o", **labels)
+            kit.figures.lines(axis, curves, marker="o", shades=shades, **labels)
     first = evidence["modes"][0]["points"]
     title = "Free points before and after they descend the divergence to two Gaussians"
     with study.figure("modes", title, "One seed; gray: target.", panels=2) as axes:

@@ -306,25 +306,17 @@ def show(study: kit.Study, evidence: dict[str, kit.Scores], found: dict) -> None
         "dots are base models, lines 95 % intervals of means."
     )
     with study.figure("trade_off", title, about, panels=3, size=(4.6, 3.8)) as axes:
-        shades = kit.figures.colors(FOUR)
-        for i, name in enumerate(sorted(means, key=lambda x: means[x])):
-            (x, y), shade = means[name], shades.get(name, "gray")
-            axes[0].plot(x, y, "o", color=shade)
-            axes[0].annotate(kit.title(name), (x, y), (5, -10 if i % 2 else 4),
-                             textcoords="offset points", color=shade,
-                             fontsize=9 if name in FOUR else 6.5)  # fmt: skip
-        for name, (x, y) in marks.items():
-            axes[0].plot(x, y, "k*", ms=11)
-            axes[0].annotate(name, (x, y), (-28, 8), textcoords="offset points")
-        axes[0].margins(0.14, 0.1)
-        axes[0].set(xlabel="diversity: entropy, nats", ylabel="alignment: mean reward")
+        shades = kit.figures.colors((*FOUR, "squared_hellinger"))
+        kit.figures.named(axes[0], means, shades={x: shades[x] for x in FOUR},
+                          marks=marks, xlabel="diversity: entropy, nats",
+                          ylabel="alignment: mean reward")  # fmt: skip
         paths = {x: ends["path"] for x, ends in found["well specified"].items()}
         count = len(next(iter(paths.values()))[0])
-        steps = study.config.steps * (1 + np.arange(count)) / count
+        steps = np.linspace(0, study.config.steps, count)
         kit.figures.lines(
             axes[1], {x: (steps, path.mean(axis=0)) for x, path in paths.items()},
             levels={"target": float(ends["target entropy"].mean())},
-            xlabel="step", ylabel="entropy, nats",
+            shades=shades, xlabel="step", ylabel="entropy, nats",
         )  # fmt: skip
-        label = "KL(target, policy), nats: a rare word"
-        kit.figures.dots(axes[2], evidence["rare word"], "forward_kl", label=label)
+        kit.figures.dots(axes[2], evidence["rare word"], "forward_kl", shades=shades,
+                         label="KL(target, policy), nats: a rare word")  # fmt: skip

@@ -16,6 +16,7 @@ from kljax.objectives.policy.dpg import f_dpg
 from kljax.objectives.targets import Constraint, Tilt
 from kljax.theory.posterior import expected
 from kljax.theory.sequences import sequences
+from kljax.training.descent import descended
 
 V, T, WORD = 4, 5, (0, 1, 2, 3)
 X = np.asarray(sequences(V, T))
@@ -62,37 +63,12 @@ PROBLEMS = {
 }
 
 
-def descended(loss, params, memory, rate, keys, watch):
-    """Adam with cosine decay; `watch(params)` some fifty times on the way."""
-    rule, steps = optax.scale_by_adam(), len(keys)
-
-    def step(carry, now):
-        (params, moments, memory), (n, key) = carry, now
-        slopes, memory = jax.grad(loss, has_aux=True)(params, memory, key)
-        moves, moments = rule.update(slopes, moments)
-        size = rate * 0.5 * (1 + jnp.cos(math.pi * n / steps))
-        params = jax.tree.map(lambda x, move: x - size * move, params, moves)
-        return (params, moments, memory), None
-
-    def block(carry, now):
-        carry, _ = jax.lax.scan(step, carry, now)
-        return carry, watch(carry[0])
-
-    often = math.gcd(steps, max(1, steps // 50))
-    blocks = jax.tree.map(
-        lambda x: x.reshape(steps // often, often), (jnp.arange(steps), keys)
-    )
-    (params, _, _), seen = jax.lax.scan(
-        block, (params, rule.init(params), memory), blocks
-    )
-    return params, seen
-
-
 @functools.partial(jax.jit, static_argnames=("config", "problem", "options"))
 def trained(config: Any, problem: Problem, options: tuple, index, seeds, bases, rates):
     """What policies of several base models end at, by measure; a rate for each."""
     divergence = Choice(index, tuple(map(get, options)))
     steps = config.steps if problem.sampled else config.exact_steps
+    often = math.gcd(steps, max(1, steps // 50))
     rows, texts = jnp.asarray(problem.rows), jnp.asarray(X)
     last = np.append(V, np.arange((V**T - 1) // (V - 1) - 1) % V)  # of each prefix
 
@@ -134,10 +110,14 @@ def trained(config: Any, problem: Problem, options: tuple, index, seeds, bases, 
 
         entropy = lambda table: -expected(log_law(table), log_law(table))  # noqa: E731
         memory = RunningPartition.init(), jnp.zeros(()), jnp.zeros(())
-        table, seen = descended(
-            sampled if problem.sampled else whole, table, memory, rate,
-            jax.random.split(jax.random.fold_in(key, 1), steps), entropy,
+        decay = optax.cosine_decay_schedule(1.0, steps)
+        seen = descended(
+            sampled if problem.sampled else whole, table,
+            optax.adam(lambda n: rate * decay(n)), range(0, steps + 1, often),
+            key=jax.random.fold_in(key, 1), memory=memory,
+            watch=lambda table, _: {"table": table, "path": entropy(table)},
         )  # fmt: skip
+        table, seen = seen["table"][-1], seen["path"]
         log_q = log_law(table)
         known = {name: get(name).term(log_p, log_q).sum() for name in FOUR}
         return known | {

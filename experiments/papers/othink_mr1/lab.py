@@ -15,6 +15,7 @@ from kljax.objectives.policy.advantages import group_advantages
 from kljax.objectives.policy.legacy import formula
 from kljax.objectives.policy.losses import policy_loss
 from kljax.training import taken
+from kljax.training.descent import descended
 
 TASKS = ("counting", "covering")
 THINK, ANSWER, FIRST, V, T = 0, 1, 2, 12, 4
@@ -142,26 +143,6 @@ def reinforced(law: Any, reference: Any, answers: Any, key: Any, beta: Any, n: i
 # ------------------------------------------------------------------------- training
 
 
-def descended(loss: Any, params: Any, rate: Any, keys: Any, extra: Any, watch: Any):
-    """Adam's steps, and what `watch` says ten times on the way."""
-    rule = optax.scale_by_adam()
-
-    def step(carry, now):
-        params, moments = carry
-        moves, moments = rule.update(jax.grad(loss)(params, *now), moments)
-        return (jax.tree.map(lambda x, m: x - rate * m, params, moves), moments), None
-
-    def block(carry, now):
-        carry, _ = jax.lax.scan(step, carry, now)
-        return carry, watch(carry[0])
-
-    cut = lambda x: x.reshape(10, len(x) // 10, *x.shape[1:])  # noqa: E731
-    (params, _), seen = jax.lax.scan(
-        block, (params, rule.init(params)), (cut(keys), cut(extra))
-    )
-    return params, seen
-
-
 @functools.partial(jax.jit, static_argnames="config")
 def pretrained(config: Any, x: Any, y: Any, seeds: Any) -> Any:
     """The base model of every seed: a few supervised steps on both tasks."""
@@ -169,23 +150,21 @@ def pretrained(config: Any, x: Any, y: Any, seeds: Any) -> Any:
     def one(seed):
         key = jax.random.key(seed)
 
-        def loss(params, key, _):
+        def loss(params, key):
             rows = jax.random.randint(key, (config.batch,), 0, len(x))
             laws = [log_next(params, x[rows], task) for task in range(2)]
             return sum(supervised(law, y[rows, i]) for i, law in enumerate(laws))
 
-        keys = jax.random.split(jax.random.fold_in(key, 1), config.pretraining)
-        first = initial(key, config.width)
-        return descended(loss, first, 3e-3, keys, jnp.zeros(len(keys)), lambda _: None)[
-            0
-        ]
+        given = loss, initial(key, config.width), optax.adam(3e-3)
+        ends = descended(*given, [config.pretraining], key=jax.random.fold_in(key, 1))
+        return jax.tree.map(lambda x: x[0], ends)
 
     return jax.vmap(one)(seeds)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sft"))
 def trained(config: Any, sft: bool, data: dict, members: dict) -> dict[str, Any]:
-    """What policies come to on the way, `[members, 10]` by measure."""
+    """What policies come to on the way, `[members, 11]` by measure."""
     (x, y), (tests, answers) = data["pictures"], data["tests"]
 
     def one(base, seed, rate, beta, task):
@@ -193,15 +172,16 @@ def trained(config: Any, sft: bool, data: dict, members: dict) -> dict[str, Any]
         known = jax.random.permutation(draw, len(x))[: config.examples]
         reference = log_next(base, x[known], task)
 
-        def loss(params, key, beta):
+        def loss(params, n, key):
             pick, key = jax.random.split(key)
             rows = jax.random.randint(pick, (config.batch,), 0, len(known))
             law, right = log_next(params, x[known[rows]], task), y[known[rows], task]
             if sft:
-                return supervised(law, right)
-            return reinforced(law, reference[rows], right, key, beta, config.group)
+                return supervised(law, right), n + 1
+            given = law, reference[rows], right, key, beta[n], config.group
+            return reinforced(*given), n + 1
 
-        def watch(params):
+        def watch(params, _):
             laws = [log_next(params, tests, place) for place in (task, 1 - task)]
             own, other = (
                 accuracy(law, answers[:, place])
@@ -210,10 +190,9 @@ def trained(config: Any, sft: bool, data: dict, members: dict) -> dict[str, Any]
             away = kl(laws[0], log_next(base, tests, task))
             return {"own": own, "other": other, "KL": away}
 
-        start = watch(base)
-        keys = jax.random.split(key, config.steps)
-        _, seen = descended(loss, base, rate, keys, beta, watch)
-        return {"start": start, "seen": seen}
+        stops = range(0, config.steps + 1, config.steps // 10)
+        given = loss, base, optax.adam(rate), stops
+        return descended(*given, key=key, memory=jnp.array(0), watch=watch)
 
     given = (members[k] for k in ("base", "seed", "rate", "beta", "task"))
     return jax.vmap(one)(*given)
@@ -238,12 +217,7 @@ def ends(study: kit.Study, label: str, sft: bool, seeds: tuple, kinds: dict) -> 
         }  # fmt: skip
         found = jax.device_get(trained(config, sft, data, members))
         shape = len(kinds), len(TASKS), len(seeds)
-        joined = {
-            k: np.concatenate([found["start"][k][:, None], v], axis=1).reshape(
-                *shape, 11
-            )
-            for k, v in found["seen"].items()
-        }
+        joined = {k: v.reshape(*shape, 11) for k, v in found.items()}
         return {x: {k: v[i] for k, v in joined.items()} for i, x in enumerate(kinds)}
 
     return study.once((label, "SFT" if sft else "GRPO"), work)
