@@ -1,11 +1,12 @@
 """What a run of CS-IB shows."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
 
 from experiments import kit
-from experiments.papers.cs_ib.lab import EPSILONS, FGSM, OTHERS
+from experiments.papers.cs_ib.lab import FGSM
 from kljax.data.regression import Regression
 
 TITLES = {
@@ -16,12 +17,35 @@ TITLES = {
 }
 
 
+def smaller(plane: dict[str, np.ndarray]) -> int:
+    """The first of the betas at which I_CS(x; t) is 30 % less than at 0.
+
+    Raises:
+        Missing: there is none.
+    """
+    there = np.flatnonzero(plane["complexity"] <= 0.7 * plane["complexity"][0])
+    if not there.size:
+        raise kit.Missing("needs a beta that compresses by 30 %")
+    return int(there[0])
+
+
+def paired(scores: kit.Scores, metric: str) -> kit.Scores:
+    """A metric of every method over that of squared error, seed by seed."""
+    plain = scores.values(metric, "squared error")
+    rows = {
+        (method, seed): {metric: value}
+        for method in scores.methods
+        if method != "squared error"
+        for seed, value in zip(scores.seeds, scores.values(metric, method) / plain)
+    }
+    return kit.Scores(rows)
+
+
 def show(study: kit.Study, evidence: dict[str, Any], found: dict, tasks: dict) -> None:
     """Pictures and tables; the wrong labels first, as they are seen best."""
     clean, wrong, plane = (evidence[key] for key in ("clean", "wrong", "plane"))
     study.metrics |= clean.flat() | {f"wrong/{k}": v for k, v in wrong.flat().items()}
     share, shades = tasks["wrong"].wrong, kit.figures.colors(study.config.methods)
-    shades |= {f"{name}/": color for name, color in shades.items()}
     shown = [
         m for m in ("squared error", "absolute error", "CS-IB") if m in wrong.methods
     ]
@@ -43,29 +67,38 @@ def show(study: kit.Study, evidence: dict[str, Any], found: dict, tasks: dict) -
             ends = float(right.min()), float(right.max())
             axis.plot(ends, ends, color="black", lw=1)
             axis.set(title=kit.title(method), xlabel="right label", ylabel="prediction")
-            axis.set_ylim(-4, 9)
+            axis.set_ylim(-4, 4)
         kit.figures.dots(axes[-1], wrong, "RMSE")
-    title = "What FGSM does to the error, over what it does to that of squared error"
-    about = (
-        "Ratio of mean errors; below 1: harmed less. Epsilon in deviations of every "
-        "input (of all pixels). Controls are dashed."
+    below = {
+        level: paired(clean.at(level), FGSM[0.3]).estimate(FGSM[0.3], "CS-IB").value
+        for level in clean.levels
+    }
+    title = "Moved by FGSM (0.3): the error of CS-IB is " + ", ".join(
+        f"{value:.2f} ({level})" for level, value in below.items()
     )
-    panels = {"panels": len(clean.levels), "columns": 3}
+    title += " times that of squared error"
+    about = (
+        "Ratios by seed (dots), means and their 95 % intervals; below 1: harmed less."
+    )
+    panels = {"panels": len(clean.levels), "columns": 3, "sharey": True}
     with study.figure("attack", title, about, **panels) as axes:
         for axis, level in zip(np.atleast_1d(axes), clean.levels):
-            at, keys = clean.at(level), ("RMSE", *FGSM.values())
-            plain = np.array([at.mean(key, "squared error") for key in keys])
-            curves = {
-                m if m in (*OTHERS, "CS-IB") else f"{m}/": (
-                    (0, *EPSILONS),
-                    np.array([at.mean(key, m) for key in keys]) / plain,
-                )
-                for m in at.methods
-                if m != "squared error"
-            }
-            labels = {"xlabel": "epsilon", "ylabel": "error over that of squared error"}
-            kit.figures.lines(axis, curves, shades=shades, **labels, title=level)
+            found_at = paired(clean.at(level), FGSM[0.3])
+            label = "error over that of squared error"
+            line = {"squared error": 1.0}
+            kit.figures.dots(
+                axis, found_at, FGSM[0.3], levels=line, label=label, shades=shades
+            )
+            axis.set_title(level)
     title = "What codes tell of the input and of the target, from beta = 0 on"
+    with contextlib.suppress(kit.Missing):
+        at, one = smaller(plane["CS-IB"]), plane["CS-IB"]
+        fell = [100 * (1 - one[k][at] / one[k][0]) for k in ("complexity", "own units")]
+        title = (
+            f"At beta = {one['betas'][at]:g} a code of CS-IB has {fell[0]:.0f} % less "
+            f"I_CS(x; t) by the kernel of its training, {fell[1]:.0f} % by one of its "
+            "own size"
+        )
     about = (
         f"Task {study.config.plane}, two seeds. The same codes on both sides, seen by "
         "the kernel of the training of CS-IB, and by one of the size of the codes."
