@@ -87,7 +87,7 @@ NONE = Task(RegressionSource(""))
 LARGE: dict[str, Any] = {"hidden": (128, 128), "code": 128}
 PRESETS = {
     "smoke": Config(
-        seeds=2, methods=("squared error", "VIB", "CS-IB"),
+        seeds=3, methods=("squared error", "CS-IB"),
         training=Training((3e-3,), 1, (16,), 4), diabetes=longer(PATIENTS, 3),
         bikes=NONE, angles=NONE, wrong=Task(PATIENTS.data, 3, 0.2),
         plane="diabetes", points=200, batches=50, steps=(5, 10), decide=False,

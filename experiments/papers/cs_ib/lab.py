@@ -240,14 +240,20 @@ def trained(study: kit.Study, label: str, task: Task) -> dict[str, dict[str, Any
 
 
 def swept(study: kit.Study, label: str, task: Task, found: dict) -> dict[str, Any]:
-    """Where bottlenecks stand in the information plane, at six betas; two seeds."""
+    """Where bottlenecks stand in the information plane, at six betas; two seeds. A run
+    that decides nothing has three of them, as many as settings: nothing to compile."""
+    count, seeds = (6, 2) if study.decides else (3, 1)
     data = Regression.load(task.data, fetch=study.config.fetch)
     work = functools.partial(members, study.config.training, data, task)
     planes = {}
     for name in (name for name in PLANE if name in found):
-        betas = (0.0, *(PLANE[name] * 10.0**i for i in range(5)))
+        betas = (0.0, *(PLANE[name] * 10.0**i for i in range(count - 1)))
         setting = found[name]["setting"]
-        own = [(s, setting | {"beta": b}) for b in betas for s in (20_000, 20_001)]
+        own = [
+            (s, setting | {"beta": b})
+            for b in betas
+            for s in range(20_000, 20_000 + seeds)
+        ]
         scored = study.once(
             ("plane", label, name), functools.partial(work, name, own, True)
         )
