@@ -52,8 +52,8 @@ def pgd(
       ValueError, TypeError: iterations that are no number of them.
 
     Example:
-      >>> pgd(lambda x: x**2, jnp.array([1.0, -1.0]), 0.5, step=0.2, iterations=2)
-      Array([ 1.4, -1.4], dtype=float32)
+      >>> pgd(lambda x: x**2, jnp.array([1.0, -1.0]), 1.0, step=0.25, iterations=2)
+      Array([ 1.5, -1.5], dtype=float32)
 
     References:
       Madry et al. 2018, Eq. 1.

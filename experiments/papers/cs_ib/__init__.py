@@ -13,10 +13,10 @@ code and reviews; of its data we have a year of the bike rentals, California by 
 
     python -m kljax.data fetch bikeshare
     python -m experiments run cs_ib                 # minutes on two cores
-    python -m experiments run cs_ib --preset paper --california.source california.csv
+    python -m experiments run cs_ib --preset paper --california.data.source FILE
 
-where the last file is `sklearn.datasets.fetch_california_housing(as_frame=True)`, its
-`frame.to_csv("california.csv", index=False)`.
+where FILE is `sklearn.datasets.fetch_california_housing(as_frame=True)`, its
+`frame.to_csv(FILE, index=False)`.
 """
 
 import dataclasses
