@@ -7,6 +7,7 @@ from kljax import data, metrics
 from kljax.data import arithmetic, batching, images, splits, text
 from kljax.data.readers import labels, raw, values
 from kljax.metrics import calibration, frontier
+from kljax.theory import compute_optimal, scaling, sources
 
 RNG = np.random.default_rng(0)
 
@@ -119,6 +120,41 @@ PLAIN = {
         lambda answers: arithmetic.mistaken(answers, 2, 0.5, RNG),
         {"answers": CLASSES[:, None]},
     ),
+    "longest_carry": (arithmetic.longest_carry, {"questions": np.ones((3, 4), int)}),
+    "shrunk": (lambda x: images.shrunk(x, 2), {"x": BYTES}),
+    "frontier": (
+        compute_optimal.frontier,
+        {
+            "compute": np.arange(1.0, 6.0)[:, None] * np.geomspace(1, 9, 4),
+            "loss": 1 + np.abs(np.arange(5.0)[:, None] - np.arange(4) - 0.5),
+            "size": np.arange(1.0, 6.0),
+        },
+    ),
+    "power_law": (
+        scaling.power_law,
+        {"x": np.arange(1.0, 8), "loss": 1 + RNG.random((2, 7))},
+    ),
+    "local_exponents": (
+        lambda x, loss: scaling.local_exponents(x, loss, 0.5),
+        {"x": np.arange(1.0, 6), "loss": np.ones((3, 5))},
+    ),
+    "information_gain": (
+        scaling.information_gain,
+        dict.fromkeys(("blank", "captioned", "text"), np.ones(3)),
+    ),
+    "position_information": (
+        lambda gap, exponent: scaling.position_information(gap, exponent, 3),
+        dict.fromkeys(("gap", "exponent"), np.ones(2)),
+    ),
+    "optimal_size": (
+        lambda compute: compute_optimal.optimal_size(compute, (2.0, 0.5), (1.0, 0.3)),
+        {"compute": np.ones(3)},
+    ),
+    "training_flops": (
+        compute_optimal.training_flops,
+        dict.fromkeys(("size", "tokens"), np.ones(3)),
+    ),
+    "zipf_contexts": (lambda: sources.zipf_contexts(RNG, 0.5, 9, 3), {}),
     "windows": (
         lambda: text.windows(iter(["abcd", "ab"]), lambda t: [*t.encode()], 0, 6, 3),
         {},

@@ -8,7 +8,7 @@ import numpy as np
 from kljax.arguments import whole
 from kljax.typing import Int
 
-__all__ = ["mistaken", "modular", "sums"]
+__all__ = ["longest_carry", "mistaken", "modular", "sums"]
 
 Digits = tuple[Int[np.ndarray, "n s"], Int[np.ndarray, "n t"]]
 
@@ -47,6 +47,22 @@ def sums(digits: int, most: int = 1_000_000) -> Digits:
         a, b = np.unique(pairs, axis=0).T
     split = lambda x, n: x[:, None] // 10 ** np.arange(n) % 10  # noqa: E731
     return np.hstack([split(a, digits), split(b, digits)]), split(a + b, digits + 1)
+
+
+def longest_carry(questions: Int[np.ndarray, "n s"]) -> Int[np.ndarray, "n"]:
+    """Over how many digits the longest carry of each of `sums` runs.
+
+    Example:
+      >>> questions = np.array([[1, 9, 9, 0], [5, 0, 5, 1]])  # 91 + 9, 5 + 15
+      >>> longest_carry(questions).tolist()
+      [2, 1]
+    """
+    carry, run, most = (np.zeros(len(questions), int) for _ in range(3))
+    for a, b in zip(*np.split(questions.T, 2)):
+        carry = (a + b + carry) // 10
+        run = (run + 1) * carry
+        most = np.maximum(most, run)
+    return most
 
 
 def mistaken(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small_images import some_pictures
 
-from kljax.data.images import Codec, first_of_classes, load_pictures
+from kljax.data.images import Codec, first_of_classes, load_pictures, shrunk
 from kljax.errors import DataError
 
 
@@ -87,3 +87,23 @@ def test_images_that_cannot_teach_say_why(tmp_path, pick, message):
     np.savez(tmp_path / "mine.npz", **pick(x))
     with pytest.raises(DataError, match=message):
         load_pictures(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize(
+    "side,rows", [(8, slice(2, 26)), (16, None), (14, slice(0, 28))]
+)
+def test_images_shrink_to_means_of_blocks(side, rows):
+    x = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 2)).astype(np.uint8)
+    found = shrunk(x, side)
+    assert found.shape == (3, side, side, 2)
+    framed = (
+        np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+        if rows is None
+        else x[:, rows, rows]
+    )
+    block = framed.shape[1] // side
+    for i, j in ((0, 0), (side - 1, 3)):
+        part = framed[:, i * block : (i + 1) * block, j * block : (j + 1) * block]
+        np.testing.assert_allclose(found[:, i, j], part.mean(axis=(1, 2)))
+    with pytest.raises(ValueError, match="must be square, 8 or larger"):
+        shrunk(x[:, :5], 8)

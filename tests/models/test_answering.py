@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from kljax.data.arithmetic import mistaken, modular, sums
+from kljax.data.arithmetic import longest_carry, mistaken, modular, sums
 from kljax.models import answering
 from kljax.models.language.transformer import TransformerConfig
 from kljax.training.descent import descended
@@ -90,3 +90,15 @@ def test_descent_stops_where_it_is_told_to():
     np.testing.assert_allclose(plain, walked(0), rtol=1e-5)
     np.testing.assert_allclose(seen["double"], 2 * walked(1), rtol=1e-5)
     assert seen["step"].tolist() == stops
+
+
+def test_carries_are_those_of_addition_by_hand():
+    questions, _ = sums(3, 5000)
+    a, b = (x @ 10 ** np.arange(3) for x in np.split(questions, 2, axis=1))
+    # A carry into place i + 1: the lowest i + 1 digits do not hold the sum.
+    into = np.stack([(a % 10**i + b % 10**i) >= 10**i for i in (1, 2, 3)], 1)
+    expected = [
+        max(map(len, "".join("01"[int(c)] for c in row).split("0"))) for row in into
+    ]
+    np.testing.assert_array_equal(longest_carry(questions), expected)
+    assert {*expected} == {0, 1, 2, 3}
