@@ -7,7 +7,14 @@ from kljax import data, metrics
 from kljax.data import arithmetic, batching, images, splits, text
 from kljax.data.readers import labels, raw, values
 from kljax.metrics import calibration, frontier
-from kljax.theory import compute_optimal, scaling, sources
+from kljax.theory import (
+    boolean,
+    compute_optimal,
+    generalization,
+    scaling,
+    sources,
+    stationary,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -113,6 +120,14 @@ PLAIN = {
     "frontier_gain": (
         frontier.frontier_gain,
         dict.fromkeys(("cost", "value", "other_cost", "other_value"), np.arange(3.0)),
+    ),
+    "samples_of": (lambda: generalization.samples_of(3, 2), {}),
+    "boolean_inputs": (lambda: boolean.boolean_inputs(2), {}),
+    "corrected_covariance": (
+        lambda covariance, noise: stationary.corrected_covariance(
+            covariance, 0.1, noise
+        ),
+        {"covariance": np.eye(2), "noise": np.eye(2)},
     ),
     "modular": (arithmetic.modular, {}),
     "sums": (lambda: arithmetic.sums(1), {}),

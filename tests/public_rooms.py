@@ -14,7 +14,7 @@ import numpy as np
 
 from kljax import decoding, metrics
 from kljax.divergences import Hidden, Logits
-from kljax.models import answering, attention, embedding, layers, mlp
+from kljax.models import answering, attention, dense, embedding, layers, mlp
 from kljax.models.functional import pure
 from kljax.models.language import rope, task_arithmetic
 from kljax.models.language.transformer import TransformerConfig, transformer
@@ -45,13 +45,27 @@ from kljax.objectives.policy import (
     superhf,
 )
 from kljax.objectives.policy.arguments import counted
-from kljax.theory import adaptive, best_of_n, budget, concentration, kde, matching
+from kljax.theory import (
+    adaptive,
+    best_of_n,
+    boolean,
+    budget,
+    concentration,
+    kde,
+    matching,
+    sdpi,
+    stationary,
+    universal,
+)
+from kljax.theory import generalization as gaps
+from kljax.theory import layers as layered
 from kljax.theory import posterior as exact
 from kljax.theory import sequences as enumerated
+from kljax.theory.linear_network import LinearNetwork, mean_layer_kl
 from kljax.theory.matching import LineMatching, fixed_point
 from kljax.theory.mixtures import GaussianMixture, noised_log_ratio
 from kljax.theory.weights import weight_variance
-from kljax.training import one_step
+from kljax.training import langevin, one_step
 
 ROOMS = "objectives", "metrics", "theory", "decoding", "training", "data", "models"
 KEY = jax.random.key(0)
@@ -113,10 +127,37 @@ CODE = bottleneck.Code(ones(4, 2), ones(4, 2), ones(4, 2), ones(4, 1))
 CODED = {"x": ones(4, 3, 2), "y": ones(4, 1), "code": CODE}
 MOVED = {"inputs": {"a": ones(4, 2)}, "epsilon": ones()}
 PATHS = of_paths, {"law": LAW, "sigma": ones(3), "starts": ones(4, 2)}
+
+
+def of_network(w, mu, n):
+    net, drawn = LinearNetwork(w, mu, n), LinearNetwork.draw(KEY, 3, mu, n)
+    shown = net.kl(net.rows(2)), net.last_kl(), net.sign_kl(), net.zero_one_gap()
+    gap = net.logistic_gap(), net.linear_gap()
+    return shown, gap, net.w1(net.rows(2)), net.last_w1(), drawn.kl(), drawn.w1()
+
+
+CLASSES = np.arange(6) % 2
+SIDES = {"x_p": ones(6, 3), "x_q": ones(6, 3)}
+
+
+def of_sides(function):
+    return lambda x_p, x_q: function(x_p, CLASSES, x_q, CLASSES)
+
+
+def of_layers(x_p, x_q):
+    show = lambda params, x, features: (x, [params * x])
+    sides = (x_p, CLASSES), (x_q, CLASSES)
+    alone = layered.layer_bounds(show, ones(), *sides)
+    assert alone.wasserstein_bound is None
+    return layered.layer_bounds(show, ones(), *sides, norms=ones(2))
+
+
 ENUMERATED = {"log_prior": ones(3, 5), "reward": ones(5)}
 TILTED = {**ENUMERATED, "beta": ones(3)}
 ASKED = {"log_q": ones(3, 5), **TILTED}
 ALLOWED = {"log_prior": ones(3, 5), "allowed": mask(5)}
+CLASS = {"divergence": ones(3), "log_weights": ones(3)}
+VARIANCES = {"noise": ones(), "prior": ones()}
 TRACED = {
     "fit_moments": (
         targets.fit_moments,
@@ -361,6 +402,100 @@ TRACED = {
         },
     ),
     "best_of_n_bound": (best_of_n.best_of_n_bound, {"n": ones(3)}),
+    "log_eta_channel": (sdpi.log_eta_channel, {"log_channel": ones(3, 4)}),
+    "log_eta_dobrushin": (sdpi.log_eta_dobrushin, {"distance": ones(3)}),
+    "log_eta_gaussian": (sdpi.log_eta_gaussian, {"distance": ones(3)}),
+    "log_eta_dropout": (sdpi.log_eta_dropout, {"delta": ones(3), "width": ones()}),
+    "log_eta_dropconnect": (
+        sdpi.log_eta_dropconnect,
+        {"delta": ones(3), "inputs": ones(), "outputs": ones(3)},
+    ),
+    "kl_bound": (gaps.kl_bound, {"kl": ones(2, 3), "sigma": ones(3)}),
+    "norms_behind": (gaps.norms_behind, {"norms": ones(2, 3)}),
+    "wasserstein_bound": (
+        gaps.wasserstein_bound,
+        {"w1": ones(2, 4), "norms": ones(2, 3)},
+    ),
+    "contracted_kl": (
+        gaps.contracted_kl,
+        {"kl_labels": ones(2), "kl_inputs": ones(2), "log_eta": ones()},
+    ),
+    "grid_bound": (
+        gaps.grid_bound,
+        {"weights": ones(3), "levels": ones(), "n": ones(), "log_eta": ones(3)},
+    ),
+    "depth_bound": (
+        gaps.depth_bound,
+        {k: ones(3) for k in ("depth", "weights", "levels", "n", "delta")},
+    ),
+    "gibbs_bound": (gaps.gibbs_bound, {"gamma": ones(3), "n": ones(), "sigma": ones()}),
+    "gibbs": (
+        partial(gaps.gibbs, n=3),
+        {"log_prior": ones(4), "loss": ones(4, 2), "log_p": ones(2), "gamma": ones(3)},
+    ),
+    "mean_layer_kl": (mean_layer_kl, {"rank": ones(3), "n": ones()}),
+    "LinearNetwork": (of_network, {"w": ones(4, 3), "mu": ones(3), "n": ones()}),
+    "class_kl": (of_sides(layered.class_kl), SIDES),
+    "class_w1": (of_sides(layered.class_w1), SIDES),
+    "layer_bounds": (of_layers, SIDES),
+    "mixture_regret": (
+        universal.mixture_regret,
+        {"log_q": ones(4, 3), "log_p": ones(4), "log_weights": ones(3)},
+    ),
+    "weight_curve": (universal.weight_curve, CLASS),
+    **{
+        name: (getattr(universal, name), {**CLASS, other: ones(2, 4)})
+        for name, other in (
+            ("soft_bound", "n"),
+            ("kl_ball_bound", "n"),
+            ("samples_needed", "excess"),
+        )
+    },
+    "bernoulli_models": (
+        partial(universal.bernoulli_models, points=5),
+        {"theta": ones()},
+    ),
+    "linear_regret": (
+        universal.linear_regret,
+        {"x": ones(4, 3), "mean": ones(4), **VARIANCES},
+    ),
+    "linear_posterior": (
+        universal.linear_posterior,
+        {"x": ones(4, 3), "y": ones(4), **VARIANCES},
+    ),
+    "stationary_variance": (
+        stationary.stationary_variance,
+        {"curvature": ones(3), "rate": ones(), "gradient_noise": ones(3)},
+    ),
+    "drawn_functions": (
+        lambda inputs: boolean.drawn_functions(
+            dense.normal_mlp((2, 3, 1)), inputs, KEY, 5
+        ),
+        {"inputs": ones(4, 2)},
+    ),
+    "label_divergence": (
+        partial(boolean.label_divergence, noise=0.1),
+        {"functions": mask(5, 4), "truth": mask(4)},
+    ),
+    "label_regret": (
+        partial(boolean.label_regret, noise=0.1, stops=(1, 3)),
+        {
+            "functions": mask(5, 4),
+            "truth": mask(4),
+            "x": ids(3),
+            "flipped": mask(3),
+        },
+    ),
+    "snapshots": (
+        lambda start, rate: langevin.snapshots(
+            lambda x, key: jnp.sum(x**2), start, rate, key=KEY, keep=2
+        ),
+        {"start": ones(3), "rate": ones()},
+    ),
+    "posterior_predictive": (
+        lambda params, x: langevin.posterior_predictive(jnp.multiply, params, x),
+        {"params": ones(4), "x": ones(2, 3)},
+    ),
     "sequences": (lambda: enumerated.sequences(2, 3), {}),
     "chained": (
         lambda first, second: enumerated.chained([first, second]),
@@ -526,11 +661,13 @@ OTHERS = {
     "descended",
     "selected",
     "drawn",
+    "langevin",
     "likeliest_bandwidth",
     "mixed",
     "momentum",
     "perceptron_policy",
     "prompts",
+    "normal_mlp",
     "stable_index",
     "widened",
     "check_batch",

@@ -89,3 +89,29 @@ class Pool:
         wrong = rng.random(len(rows)) < noise
         labels = np.where(wrong, rng.integers(0, self.classes, len(rows)), self.y[rows])
         return Drawn(rows, labels, test)
+
+    def balanced(self, seed: int, *sizes: int) -> list[Int[np.ndarray, "k n"]]:
+        """Parts of the pool that share no image and hold all classes alike.
+
+        Args:
+          seed: of the choice; which images a part has does not depend on those behind.
+          sizes: of the parts, images of each class.
+
+        Returns:
+          Rows of each part, by class.
+
+        Raises:
+          ValueError: a class has too few images.
+        """
+        rng, ends = np.random.default_rng(seed), np.cumsum(sizes)
+        few = min(np.bincount(self.y, minlength=self.classes))
+        if few < ends[-1]:
+            raise ValueError(
+                f"parts of {[*sizes]} images of each class need {ends[-1]}; the "
+                f"smallest class has {few}"
+            )
+        rows = [
+            rng.permutation(np.flatnonzero(self.y == k)) for k in range(self.classes)
+        ]
+        every = np.stack([one[: ends[-1]] for one in rows])
+        return np.split(every, ends[:-1], axis=1)

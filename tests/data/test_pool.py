@@ -28,3 +28,18 @@ def test_images_without_labels_are_refused(tmp_path):
     np.savez(tmp_path / "bare.npz", x_train=x[:8], x_test=x[8:])
     with pytest.raises(DataError, match="has no labels"):
         Pool.load(str(tmp_path / "bare.npz"))
+
+
+def test_balanced_parts_do_not_meet_and_hold_all_classes_alike():
+    y = np.array([0] * 9 + [1] * 7 + [2] * 8)
+    pool = Pool(np.zeros((24, 2)), y, 3, 24)
+    first, second = pool.balanced(5, 3, 4)
+    assert first.shape == (3, 3) and second.shape == (3, 4)
+    for part in (first, second):
+        assert (y[part] == np.arange(3)[:, None]).all()
+    assert len({*first.flat, *second.flat}) == 21
+    # What comes behind changes nothing; another seed does.
+    assert np.array_equal(pool.balanced(5, 3)[0], first)
+    assert not np.array_equal(pool.balanced(6, 3)[0], first)
+    with pytest.raises(ValueError, match="need 8; the smallest class has 7"):
+        pool.balanced(0, 4, 4)

@@ -5,6 +5,7 @@ Widths (16, 32, 64) with 3, 5 or 9 blocks each are ResNet-20, -32 and -56; width
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,11 +109,21 @@ class ResNet(nnx.Module):
         self.head = nnx.Linear(before, num_classes, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool, where: ArrayLike | None = None
-    ) -> Float[Array, "b k"]:
-        """Logits; `train` and `where` as in `kljax.models.batch_norm.BatchNorm`."""
+        self,
+        x: Float[Array, "b h w c"],
+        *,
+        train: bool,
+        where: ArrayLike | None = None,
+        features: bool = False,
+    ) -> Any:
+        """Logits; `train` and `where` as in `kljax.models.batch_norm.BatchNorm`.
+
+        With `features` `(logits, features)`, those of the stem and of every block.
+        """
         how = {"train": train, "where": where}
         x = jax.nn.relu(self.norm(self.stem(x), **how))
+        inside = [x]
         for block in self.blocks:
-            x = block(x, **how)
-        return self.head(jnp.mean(x, axis=(1, 2)))
+            inside.append(block(inside[-1], **how))
+        logits = self.head(jnp.mean(inside[-1], axis=(1, 2)))
+        return (logits, tuple(inside)) if features else logits

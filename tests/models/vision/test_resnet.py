@@ -67,8 +67,12 @@ def test_logits_are_those_of_torch():
         y = (y + inner).relu()
     head = {name: tensor(value) for name, value in params["head"].items()}
     expected = y.mean((2, 3)) @ head["kernel"] + head["bias"]
-    found, same = jax.jit(functools.partial(apply, train=False))(params, state, x)
+    shown = functools.partial(apply, train=False, features=True)
+    (found, inside), same = jax.jit(shown)(params, state, x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    last = y.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(inside[-1], last, rtol=1e-4, atol=1e-5)
+    assert len(inside) == 4
     assert jax.tree.all(jax.tree.map(np.array_equal, same, state))
 
 
@@ -90,8 +94,33 @@ def test_perceptron_is_that_of_numpy():
     hidden = x.reshape(6, 4)
     for i, layer in enumerate(params["layers"].values()):
         hidden = hidden @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
-        hidden = np.maximum(hidden, 0) if i == 0 else hidden
-    np.testing.assert_allclose(apply(params, x), hidden, rtol=1e-5, atol=1e-6)
+        if i == 0:
+            hidden = inside = np.maximum(hidden, 0)
+    out, features = apply(params, x, features=True)
+    np.testing.assert_allclose(out, hidden, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(features[0], inside, rtol=1e-5, atol=1e-6)
+    assert len(features) == 1 and np.array_equal(out, apply(params, x))
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean():
+    apply, params = functional(lambda rngs: MLP((4, 400, 300, 3), rngs=rngs), KEY)
+    x = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
+    run = jax.jit(functools.partial(apply, features=True))
+    _, whole = run(params, x)
+    out, dropped = run(params, x, dropout=0.3, key=KEY)
+    lost = (np.asarray(dropped[0]) == 0) & (np.asarray(whole[0]) > 0)
+    assert abs(lost.sum() / (whole[0] > 0).sum() - 0.3) < 0.05
+    kept = np.asarray(dropped[0]) > 0
+    np.testing.assert_allclose(dropped[0][kept] * 0.7, whole[0][kept], rtol=1e-5)
+    # Every layer has a mask of its own, and a new key a new one.
+    assert not np.array_equal(
+        out, run(params, x, dropout=0.3, key=jax.random.key(1))[0]
+    )
+    again = np.asarray(dropped[1]) == 0
+    assert 0.3 < again.mean() < 1 and not np.array_equal(again[:, :300], lost[:, :300])
+    np.testing.assert_array_equal(
+        run(params, x, dropout=0.0, key=KEY)[0], run(params, x)[0]
+    )
 
 
 def test_crops_are_windows_of_the_framed_image_and_half_are_mirrored():
