@@ -308,12 +308,12 @@ def _check_places(preset: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     for field, value in given.items():
         if not value or not isinstance(value, str) or value == preset[field]:
             continue
-        kind = field.rpartition(".")[2]
+        *_, owner, kind = ("", *field.split("."))
         if kind in ("path", "folder") and not pathlib.Path(value).expanduser().exists():
             raise discovery.UsageError(
                 f"{field}: {value!r} is no file or folder; correct the path"
             )
-        if kind == "source":
+        if kind == "source" and owner != "data":  # of data `load` says what is wrong
             try:
                 check_source(value)
             except (CheckpointError, ValueError) as error:

@@ -17,6 +17,7 @@ from kljax.divergences import (
     counts,
     estimators,
     gaussian,
+    paired,
     samples,
     scores,
     transport,
@@ -59,6 +60,8 @@ HEAD = {
 WEIGHTS = {"weights": positive(B)}
 LOG_PROBS = {"log_p": log_normal(V), "log_q": log_normal(V)}
 POINTS = {"x_p": normal(4, D), "x_q": normal(5, D)}
+PAIRS = {"x": normal(4, D), "log_weights": normal(4)}
+WIDTHS = {"width_x": jnp.float32(1.0), "width_y": jnp.float32(0.7)}
 LOG_WEIGHTS = {"log_weights_p": normal(4), "log_weights_q": normal(5)}
 CLOUD = {"query": normal(4, D), "data": normal(5, D), "log_weights": normal(5)}
 BANDWIDTH = {"bandwidth": jnp.float32(1.0)}
@@ -169,6 +172,18 @@ TABLE = {
     "samples.kde_log_density": (samples.kde_log_density, {**CLOUD, **BANDWIDTH}),
     "samples.kernel_mean": (samples.kernel_mean, {**CLOUD, **BANDWIDTH}),
     "samples.knn_kl": (at(samples.knn_kl, k=1), POINTS),
+    "samples.median_distance": (samples.median_distance, {"points": normal(4, D)}),
+    **{
+        f"paired.{name}": (
+            getattr(paired, name),
+            {**PAIRS, **WIDTHS, **{y: normal(4, 2) for y in targets}},
+        )
+        for name, targets in (
+            ("cauchy_schwarz_information", ("y",)),
+            ("conditional_cauchy_schwarz", ("y_p", "y_q")),
+            ("hsic", ("y",)),
+        )
+    },
     "samples.mmd": (samples.mmd, {**POINTS, **BANDWIDTH}),
     "bounds.variational": (
         named(bounds.variational),

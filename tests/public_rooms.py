@@ -24,7 +24,9 @@ from kljax.models.vision.discriminator import Discriminator
 from kljax.models.vision.dit import DiT
 from kljax.models.vision.unet import UNet
 from kljax.objectives import (
+    attacks,
     balance,
+    bottleneck,
     diffusion,
     distillation,
     mutual,
@@ -121,6 +123,9 @@ def of_paths(law, sigma, starts):
     )
 
 
+CODE = bottleneck.Code(ones(4, 2), ones(4, 2), ones(4, 2), ones(4, 1))
+CODED = {"x": ones(4, 3, 2), "y": ones(4, 1), "code": CODE}
+MOVED = {"inputs": {"a": ones(4, 2)}, "epsilon": ones()}
 PATHS = of_paths, {"law": LAW, "sigma": ones(3), "starts": ones(4, 2)}
 
 
@@ -162,6 +167,27 @@ TRACED = {
     "bracket": (
         partition.bracket,
         {"log_weights": ones(3, 4), "log_weights_target": ones(3, 5)},
+    ),
+    "bottleneck_loss": (
+        partial(bottleneck.bottleneck_loss, fit="conditional_cs", rate="cs"),
+        {**CODED, "beta": ones(), "where": mask(4)},
+    ),
+    "coded": (
+        lambda mean, log_var: bottleneck.coded(
+            mean, log_var, lambda t: t[:, :1], key=KEY
+        ),
+        {"mean": ones(4, 2), "log_var": ones(4, 2)},
+    ),
+    "information_plane": (bottleneck.information_plane, CODED),
+    "vib_rate": (bottleneck.vib_rate, {k: ones(4, 2) for k in ("mean", "log_var")}),
+    "nib_rate": (
+        bottleneck.nib_rate,
+        {**{k: ones(4, 2) for k in ("mean", "log_var")}, "log_weights": ones(4)},
+    ),
+    "fgsm": (partial(attacks.fgsm, lambda x: x["a"].sum(1)), MOVED),
+    "pgd": (
+        partial(attacks.pgd, lambda x: x["a"].sum(1), iterations=2, key=KEY),
+        {**MOVED, "step": ones()},
     ),
     "balance_loss": (
         balance.balance_loss,
@@ -633,6 +659,7 @@ OTHERS = {
     "bd_kd",
     "condensation_bandwidth",
     "descended",
+    "selected",
     "drawn",
     "langevin",
     "likeliest_bandwidth",

@@ -21,13 +21,13 @@ def points_of(name_x: str, x: ArrayLike, name_y: str, y: ArrayLike) -> list[Arra
     return [x.astype(dtype), y.astype(dtype)]
 
 
-def bandwidth_of(bandwidth: ArrayLike, points: Array) -> Array:
+def bandwidth_of(bandwidth: ArrayLike, points: Array, name: str = "bandwidth") -> Array:
     """One bandwidth per coordinate, all > 0."""
-    h = real("bandwidth", bandwidth).astype(points.dtype)
-    h = legal("bandwidth", h, lambda x: (x <= 0) | (x == jnp.inf), "positive, finite")
+    h = real(name, bandwidth).astype(points.dtype)
+    h = legal(name, h, lambda x: (x <= 0) | (x == jnp.inf), "positive, finite")
     if h.shape not in ((), points.shape[1:]):
         raise ValueError(
-            f"bandwidth must be a number or one per coordinate {points.shape[1:]}, "
+            f"{name} must be a number or one per coordinate {points.shape[1:]}, "
             f"got shape {h.shape}"
         )
     return jnp.broadcast_to(h, points.shape[1:])

@@ -6,15 +6,22 @@ order recompute the pairs; they are finite where points coincide.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kljax.arguments import falling, floating, legal, shadow, whole
 from kljax.divergences import counts
 from kljax.divergences._points import bandwidth_of, not_negative, points_of, weighted
 from kljax.kernels.pairs.neighbors import kth_squared_distances, of_size_one
-from kljax.kernels.pairs.sums import kernel_sums, kernel_total, log_sum_exp
+from kljax.kernels.pairs.sums import (
+    kernel_sums,
+    kernel_total,
+    log_sum_exp,
+    squared_distances,
+)
 from kljax.typing import Array, ArrayLike, Float
 
 __all__ = [
@@ -23,6 +30,7 @@ __all__ = [
     "kde_log_density",
     "kernel_mean",
     "knn_kl",
+    "median_distance",
     "mmd",
 ]
 
@@ -184,11 +192,7 @@ def mmd(
       Gretton et al., "A kernel two-sample test" (2012), Eqs. 3 and 5.
     """
     (x_p, w_p), (x_q, w_q), h = _both(x_p, x_q, bandwidth, log_weights_p, log_weights_q)
-    if unbiased and min(x_p.shape[0], x_q.shape[0]) < 2:
-        raise ValueError(
-            "unbiased=True needs two points in each sample, got x_p "
-            f"{x_p.shape} and x_q {x_q.shape}"
-        )
+    _check_two(unbiased, x_p, x_q)
 
     def own(x, w):
         total = kernel_total(x, w, h, log=False)
@@ -206,18 +210,22 @@ def cauchy_schwarz(
     x_q: Others,
     bandwidth: ArrayLike,
     *,
+    unbiased: bool = False,
     log_weights_p: OfPoints = None,
     log_weights_q: OfOthers = None,
 ) -> Float[Array, ""]:
     """Cauchy–Schwarz divergence of two kernel density estimates, in closed form.
 
     log ∫ p̂² + log ∫ q̂² − 2 log ∫ p̂q̂ with p̂, q̂ of `kde_log_density` at the same
-    bandwidth h. The integrals are double sums of a Gaussian of width √2·h. Arguments
-    and errors as in `mmd`.
+    bandwidth h. The integrals are double sums of a Gaussian of width √2·h, the σ of
+    those who start from the kernel. Of many samples it is the divergence of both
+    densities, each smoothed by h. Arguments and errors as in `mmd`; `unbiased`: each
+    double sum is, its logarithm is not.
 
     Returns:
-      A scalar ≥ 0, nats; computed in log-space, so far-apart samples do not underflow.
-      0 where a side has no weight at all.
+      A scalar, nats, ≥ 0 (V-statistic; biased upwards by O(1/n), from the pairs i = j);
+      computed in log-space, so far-apart samples do not underflow. 0 where a side has
+      no weight at all.
 
     Example:
       >>> x, y = jnp.zeros((1, 1)), jnp.ones((1, 1))
@@ -228,13 +236,74 @@ def cauchy_schwarz(
       Principe, Information Theoretic Learning (2010), ch. 2.
     """
     (x_p, w_p), (x_q, w_q), h = _both(x_p, x_q, bandwidth, log_weights_p, log_weights_q)
+    _check_two(unbiased, x_p, x_q)
     h *= math.sqrt(2)
 
     empty = jnp.all(w_p == -jnp.inf) | jnp.all(w_q == -jnp.inf)
     w_p, w_q = (jnp.where(empty, 0, w) for w in (w_p, w_q))
-    own = kernel_total(x_p, w_p, h, log=True) + kernel_total(x_q, w_q, h, log=True)
+    total = _log_others if unbiased else partial(kernel_total, log=True)
+    own = total(x_p, w_p, h) + total(x_q, w_q, h)
     across = log_sum_exp(w_p + kernel_sums(x_p, x_q, w_q, h, log=True))
-    return jnp.where(empty, 0, not_negative(own - 2 * across))
+    value = own - 2 * across
+    return jnp.where(empty, 0, value if unbiased else not_negative(value))
+
+
+def _log_others(x: Array, log_w: Array, h: Array) -> Array:
+    """The log-mean of the kernel over pairs i ≠ j: a difference of the mean over all
+    pairs and that of i = j would be rounding alone where the kernel is narrow."""
+    n = x.shape[0]
+
+    @jax.checkpoint
+    def row(one):
+        i, point, w = one
+        terms = log_w - squared_distances(point[None], x / h) / 2
+        return w + log_sum_exp(jnp.where(jnp.arange(n) == i, -jnp.inf, terms))
+
+    rows = jax.lax.map(row, (jnp.arange(n), x / h, log_w), batch_size=min(n, 64))
+    return log_sum_exp(rows) - jnp.log1p(-jnp.sum(jnp.exp(2 * log_w)))
+
+
+def median_distance(points: Points) -> Float[Array, ""]:
+    """The median of the distances between different points, a bandwidth to start from.
+
+    A kernel of width s has the median exp(−(median/s)²/2): near 0 every point is alone,
+    near 1 all count as one.
+
+    Args:
+      points: n ≥ 2 of them; n² distances are held at a time.
+
+    Returns:
+      A scalar ≥ 0, in the units of the points.
+
+    Raises:
+      ValueError: another shape, or a single point.
+
+    Example:
+      >>> float(median_distance(jnp.array([[0.0], [1.0], [3.0]])))
+      2.0
+
+    References:
+      Gretton et al., "A kernel two-sample test" (2012), §8.
+    """
+    x, _ = points_of("points", points, "points", points)
+    n = x.shape[0]
+    if n < 2:
+        raise ValueError(f"points must be two at least, got shape {x.shape}")
+    rows = jax.lax.map(lambda point: squared_distances(point[None], x), x)
+    # Behind the n zeros of points and themselves every pair stands twice.
+    others = jnp.sort(rows.ravel())[n:]
+    middle = others[np.array([(others.size - 1) // 2, others.size // 2])]
+    none = middle == 0
+    found = jnp.where(none, 0, jnp.sqrt(jnp.where(none, 1, middle)))
+    return jnp.mean(found) + jnp.sum(shadow(x))
+
+
+def _check_two(unbiased: bool, x_p: Array, x_q: Array) -> None:
+    if unbiased and min(x_p.shape[0], x_q.shape[0]) < 2:
+        raise ValueError(
+            "unbiased=True needs two points in each sample, got x_p "
+            f"{x_p.shape} and x_q {x_q.shape}"
+        )
 
 
 def _both(x_p, x_q, bandwidth, log_weights_p, log_weights_q):

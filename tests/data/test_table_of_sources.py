@@ -159,6 +159,21 @@ def test_a_table_of_spaces_is_that_of_scikit_learn(tmp_path):
     assert own.examples.tolist() == [[1.5], [2]] and own.labels.tolist() == [0, 1]
 
 
+def test_a_table_with_words_and_gaps(tmp_path):
+    (tmp_path / "own.csv").write_text(
+        'month,"the sky",degrees\nMay,clear,1.5\nJune,"rain, snow",\nMay,clear,-2\n'
+    )
+    found = load(tmp_path / "own.csv", "all", kind="table")
+    numbers = [[0, 0, 1.5], [1, 1, np.nan], [0, 0, -2]]
+    np.testing.assert_array_equal(found.examples, numbers)
+    assert found.manifest["columns"] == ["month", "the sky", "degrees"]
+    words = {"month": ["May", "June"], "the sky": ["clear", "rain, snow"]}
+    assert found.manifest["words"] == words
+    (tmp_path / "torn.csv").write_text("a,b\nx,1\ny\n")
+    with pytest.raises(DataError, match=r"row 2 has 1 cells, not 2"):
+        load(tmp_path / "torn.csv", "all", kind="table")
+
+
 def test_what_is_a_path_and_what_a_name(tmp_path, monkeypatch):
     for missing in ("mine.npz", "some/where", "./digits"):
         with pytest.raises(DataError, match="does not exist"):

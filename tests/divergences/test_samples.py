@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import spatial, special, stats
 
 from kljax.divergences import counts as c
+from kljax.divergences import gaussian
 from kljax.divergences import samples as s
+from kljax.divergences.gaussian import Gaussian
 from kljax.kernels.pairs import neighbors, tiles
 
 RNG = np.random.default_rng(0)
@@ -38,12 +40,14 @@ def _mmd(x, y, h, unbiased=False):
     return mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
 
 
-def _cauchy_schwarz(x, y, h):
-    def log_mean(a, b):
+def _cauchy_schwarz(x, y, h, unbiased=False):
+    def log_mean(a, b, same):
         k = np.exp(-0.25 * _squared(a / h, b / h))
-        return np.log(k.mean())
+        n = len(a)
+        mean = (k.sum() - n) / (n * (n - 1)) if same and unbiased else k.mean()
+        return np.log(mean)
 
-    return log_mean(x, x) + log_mean(y, y) - 2 * log_mean(x, y)
+    return log_mean(x, x, True) + log_mean(y, y, True) - 2 * log_mean(x, y, False)
 
 
 def _knn(x, y, k):
@@ -72,6 +76,10 @@ CASES = {
     "cauchy_schwarz": (
         lambda x, y: s.cauchy_schwarz(x, y, H),
         lambda x, y: _cauchy_schwarz(x, y, H),
+    ),
+    "cauchy_schwarz_unbiased": (
+        lambda x, y: s.cauchy_schwarz(x, y, H, unbiased=True),
+        lambda x, y: _cauchy_schwarz(x, y, H, unbiased=True),
     ),
     "knn": (lambda x, y: s.knn_kl(x, y, 2), lambda x, y: _knn(x, y, 2)),
 }
@@ -139,6 +147,34 @@ def test_cauchy_schwarz_is_the_integral_over_densities(x64):
     expected = np.log(np.sum(p * p) * np.sum(q * q) / np.sum(p * q) ** 2)
     assert np.sum(p) * step == pytest.approx(1)
     np.testing.assert_allclose(jax.jit(s.cauchy_schwarz)(x, y, h), expected, rtol=1e-8)
+
+
+def test_cauchy_schwarz_without_its_diagonal_is_that_of_smoothed_gaussians():
+    """Within three standard errors, of 16 pairs of samples; the V-statistic is not."""
+    rng, h = np.random.default_rng(3), 0.3 / np.sqrt(2)
+    root = np.linalg.cholesky([[1.5, 0.4], [0.4, 0.7]])
+    x, y = np.float32(rng.normal(size=(2, 16, 500, 2)))
+    y = np.float32(y @ root.T + [1.0, 0.5])
+    p, q = (
+        Gaussian(m, c + h**2 * np.eye(2))
+        for m, c in ((np.zeros(2), np.eye(2)), (np.array([1.0, 0.5]), root @ root.T))
+    )
+    exact = float(gaussian.cauchy_schwarz(p, q))
+    given = [partial(s.cauchy_schwarz, unbiased=u) for u in (True, False)]
+    both = jax.jit(jax.vmap(lambda x, y: [of(x, y, h) for of in given]))
+    u, v = map(np.asarray, both(x, y))
+    error = u.std(ddof=1) / 4
+    assert abs(u.mean() - exact) < 3 * error < 0.1 and v.mean() > exact + 3 * error
+
+
+def test_the_median_distance():
+    x = np.float32(RNG.normal(size=(40, 3)))
+    x[5] = x[6]
+    of = jax.jit(jax.value_and_grad(s.median_distance))
+    value, slope = of(x)
+    assert float(value) == pytest.approx(np.median(spatial.distance.pdist(x)), 1e-5)
+    assert slope.any() and np.isfinite(slope).all()
+    assert of(0 * x)[0] == 0 and not of(0 * x)[1].any()
 
 
 def test_knn_finds_the_divergence_and_bears_ties():
@@ -209,6 +245,10 @@ def test_errors_name_the_argument():
         s.knn_kl(x, y, 3)
     with pytest.raises(ValueError, match="two points in each sample"):
         s.mmd(x[:1], y, 1.0, unbiased=True)
+    with pytest.raises(ValueError, match="two points in each sample"):
+        s.cauchy_schwarz(x, y[:1], 1.0, unbiased=True)
+    with pytest.raises(ValueError, match="points must be two at least"):
+        s.median_distance(x[:1])
     with pytest.raises(ValueError, match="edges must be"):
         s.histogram_kl(x[:, 0], y[:, 0], jnp.zeros(1))
     with pytest.raises(ValueError, match="one-dimensional"):

@@ -1,5 +1,6 @@
-"""Rows of numbers in a .csv file, plain or gzipped, with a label in the last column."""
+"""Rows of a .csv file, plain or gzipped, with a label in the last column."""
 
+import csv
 import gzip
 import math
 import pathlib
@@ -44,11 +45,15 @@ def read_csv(path: pathlib.Path, shape: tuple[int, ...], levels: int) -> Raw:
 
 @reader
 def read_rows(path: pathlib.Path, labelled: bool | None = None) -> Raw:
-    """Reads a table of numbers: float64 `[n, d]`, and the labels of its last column.
+    """Reads a table: float64 `[n, d]`, and the labels of its last column.
+
+    A column with words is numbered in the order of their first use, an empty cell of
+    the others is NaN. The names of columns and the words go into the manifest, as
+    `columns` and `words`.
 
     Args:
       path: a .csv file, plain or gzipped, of commas or else of spaces; a first line
-        that is no row is its header.
+        that is no row is its header. Words need a header and commas.
       labelled: whether the last column holds class indices; None: where the header
         calls it `label`, `class`, `target` or `y`.
 
@@ -58,12 +63,19 @@ def read_rows(path: pathlib.Path, labelled: bool | None = None) -> Raw:
     content = path.read_bytes()
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     lines = content.splitlines()
-    header = lines[0].decode().split(_delimiter(lines)) if lines else []
-    if header and not all(map(_is_number, header)):
-        lines = lines[1:]
-    rows = _numbers(lines, np.float64)
+    names = [name.strip() for name in (_cells(lines[:1]) or [[]])[0]]
+    headed, notes = not all(map(_is_number, names)), {}
+    try:
+        rows = _numbers(lines[headed:], np.float64)
+    except ValueError:
+        if not headed:
+            raise
+        rows, words = _coded(_cells(lines)[1:], names)
+        notes["words"] = words
+    if headed and len(names) == rows.shape[1]:
+        notes["columns"] = names
     if labelled is None:
-        labelled = bool(header) and header[-1].strip().lower() in LABELS
+        labelled = headed and names[-1].lower() in LABELS
     labels = None
     if labelled:
         rows, last = rows[:, :-1], rows[:, -1]
@@ -73,7 +85,31 @@ def read_rows(path: pathlib.Path, labelled: bool | None = None) -> Raw:
                 "classes from 0."
             )
         labels = last.astype(np.int32)
-    return Raw(str(path), {"all": (rows, labels)}, kind="table", levels=0)
+    splits = {"all": (rows, labels)}
+    return Raw(str(path), splits, kind="table", levels=0, notes=notes)
+
+
+def _cells(lines: list[bytes]) -> list[list[str]]:
+    text = [line.decode() for line in lines]
+    split = map(str.split, text) if _delimiter(lines) is None else csv.reader(text)
+    return [row for row in split if row]
+
+
+def _coded(
+    rows: list[list[str]], names: list[str]
+) -> tuple[np.ndarray, dict[str, list[str]]]:
+    """Rows of numbers, and the words of each column that has some."""
+    if bad := [(i, row) for i, row in enumerate(rows) if len(row) != len(names)]:
+        i, row = bad[0]
+        raise ValueError(f"row {i + 1} has {len(row)} cells, not {len(names)}")
+    found, words = [], {}
+    for name, column in zip(names, zip(*rows)):
+        if all(cell == "" or _is_number(cell) for cell in column):
+            found.append([float(cell or "nan") for cell in column])
+        else:
+            words[name] = list(dict.fromkeys(column))
+            found.append([words[name].index(cell) for cell in column])
+    return np.array(found, np.float64).T.copy(), words
 
 
 def _numbers(lines: list[bytes], dtype: Any) -> np.ndarray:
