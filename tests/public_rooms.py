@@ -51,6 +51,7 @@ from kljax.theory import (
     boolean,
     budget,
     concentration,
+    conjugate,
     kde,
     matching,
     sdpi,
@@ -452,15 +453,15 @@ TRACED = {
         )
     },
     "bernoulli_models": (
-        partial(universal.bernoulli_models, points=5),
+        partial(conjugate.bernoulli_models, points=5),
         {"theta": ones()},
     ),
     "linear_regret": (
-        universal.linear_regret,
+        conjugate.linear_regret,
         {"x": ones(4, 3), "mean": ones(4), **VARIANCES},
     ),
     "linear_posterior": (
-        universal.linear_posterior,
+        conjugate.linear_posterior,
         {"x": ones(4, 3), "y": ones(4), **VARIANCES},
     ),
     "stationary_variance": (

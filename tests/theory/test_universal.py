@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, special, stats
 
-from kljax.theory import universal
+from kljax.theory import conjugate, universal
 
 
 def binary_kl(p, q):
@@ -45,13 +45,13 @@ def test_bernoulli(x64):
     @jax.jit
     @jax.vmap
     def bounds(theta, n):
-        d, log_weights = universal.bernoulli_models(theta, 200_000, limit=12.0)
+        d, log_weights = conjugate.bernoulli_models(theta, 200_000, limit=12.0)
         soft = universal.soft_bound(d, n, log_weights)
         return soft, *universal.kl_ball_bound(d, n, log_weights)
 
     found = bounds(*map(np.array, zip(*((t, float(n)) for t, n in CASES))))
     for (theta, n), printed, soft, ball, eps in zip(CASES, CASES.values(), *found):
-        exact = universal.bernoulli_regret(theta, n)
+        exact = conjugate.bernoulli_regret(theta, n)
         assert exact == pytest.approx(exact_regret(theta, n), abs=1e-7)
         np.testing.assert_allclose((exact, soft, ball), printed, atol=1e-3)
         mass = integrate.quad(
@@ -76,7 +76,7 @@ def test_clarke_and_barron():
     for theta, n in CASES:
         spread = theta * (1 - theta)
         law = 0.5 * np.log(n / (2 * np.pi * np.e * spread))
-        found = universal.bernoulli_regret(theta, n)
+        found = conjugate.bernoulli_regret(theta, n)
         assert found == pytest.approx(law, abs=0.3 / (n * spread))
 
 
@@ -205,7 +205,7 @@ def test_linear_regression(x64):
         scale = np.arange(1, d + 1) ** -1.5
         x = wide[:, :d] * np.sqrt(scale / scale.sum())
         f = x @ theta[:d]
-        found = universal.linear_regret(x, f, s2, t2)
+        found = conjugate.linear_regret(x, f, s2, t2)
         m = s2 * np.eye(n) + t2 * x @ x.T
         inverse, fit = np.linalg.inv(m), f @ np.linalg.solve(m, f)
         log_det = np.linalg.slogdet(m / s2)[1]
@@ -227,7 +227,7 @@ def test_linear_regression(x64):
 def test_posterior_of_linear_regression(x64):
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(20, 3)), rng.normal(size=20)
-    found = universal.linear_posterior(x, y, 0.5, 2.0)
+    found = conjugate.linear_posterior(x, y, 0.5, 2.0)
     m = 0.5 * np.eye(20) + 2.0 * x @ x.T  # by conditioning, in the space of data
     gain = 2.0 * x.T @ np.linalg.inv(m)
     np.testing.assert_allclose(found.mean, gain @ y, rtol=1e-10)
@@ -248,8 +248,8 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="excess must be positive"):
         universal.samples_needed(d, 0.0)
     with pytest.raises(ValueError, match="theta must lie in"):
-        universal.bernoulli_regret(1.0, 10)
+        conjugate.bernoulli_regret(1.0, 10)
     with pytest.raises(ValueError, match="noise must be positive"):
-        universal.linear_regret(jnp.ones((2, 3)), jnp.ones(2), 0.0, 1.0)
+        conjugate.linear_regret(jnp.ones((2, 3)), jnp.ones(2), 0.0, 1.0)
     with pytest.raises(ValueError, match=r"mean \(3,\)"):
-        universal.linear_regret(jnp.ones((2, 3)), jnp.ones(3), 1.0, 1.0)
+        conjugate.linear_regret(jnp.ones((2, 3)), jnp.ones(3), 1.0, 1.0)

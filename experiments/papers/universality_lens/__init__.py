@@ -28,7 +28,7 @@ from experiments.papers.universality_lens import findings, lab
 from experiments.papers.universality_lens.lab import MODE
 from kljax.data.pool import Pool
 from kljax.metrics import classification_scores
-from kljax.theory import universal
+from kljax.theory import conjugate
 
 PAPER = "The universality lens (arXiv 2506.07661)"
 
@@ -226,7 +226,7 @@ def run(study: kit.Study) -> dict[str, Any]:
             study.seeds,
         )
         summed = lab.one_by_one(0.1, 500)
-        chain = abs(summed / universal.bernoulli_regret(0.1, 500) - 1)
+        chain = abs(summed / conjugate.bernoulli_regret(0.1, 500) - 1)
         of_coins = study.once("coins", lab.coins)
     of_size = {(d, seed): row for seed, one in linear.items() for d, row in one.items()}
     evidence = {

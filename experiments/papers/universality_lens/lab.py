@@ -15,7 +15,7 @@ from sklearn.datasets import load_diabetes
 from experiments import kit
 from kljax.data.pool import Pool
 from kljax.models.dense import normal_mlp
-from kljax.theory import boolean, universal
+from kljax.theory import boolean, conjugate, universal
 from kljax.theory.stationary import corrected_covariance, stationary_variance
 from kljax.training import stacked, taken
 from kljax.training.descent import descended
@@ -98,13 +98,13 @@ def coins() -> dict[tuple, dict[str, float]]:
     @jax.jit
     @jax.vmap
     def bounds(theta: Array, n: Array) -> tuple[Array, Array]:
-        models = universal.bernoulli_models(theta, 200_000, limit=12.0)
+        models = conjugate.bernoulli_models(theta, 200_000, limit=12.0)
         given = models[0], n, models[1]
         return universal.soft_bound(*given), universal.kl_ball_bound(*given).bound
 
     rows = {}
     for (theta, n), soft, ball in zip(COINS, *bounds(*np.transpose(COINS))):
-        exact = universal.bernoulli_regret(theta, n)
+        exact = conjugate.bernoulli_regret(theta, n)
         law = 0.5 * math.log(n / (2 * math.pi * math.e * theta * (1 - theta)))
         row = {"exact": exact, "Clarke-Barron": law, "soft": soft, "ball": ball}
         row |= {"soft gap": soft - exact, "ball gap": ball - exact}
@@ -131,7 +131,7 @@ def regression(sizes: tuple[int, ...], draws: int, seed: int) -> dict[str, dict]
         scale = np.arange(1, d + 1) ** -1.5
         x = wide[:, :d] * np.sqrt(scale / scale.sum())
         f = x @ theta[:d]
-        found = jax.jit(universal.linear_regret)(x, f, noise, 1.0)
+        found = jax.jit(conjugate.linear_regret)(x, f, noise, 1.0)
         y = f + math.sqrt(noise) * rng.normal(size=(draws, n))
         law = stats.multivariate_normal(np.zeros(n), noise * np.eye(n) + x @ x.T)
         paid = stats.norm.logpdf(y, f, math.sqrt(noise)).sum(axis=1) - law.logpdf(y)
@@ -185,7 +185,7 @@ def diabetes(chains: int, thin: int, seed: int) -> dict[str, float]:
     second = n * (x.T * (slopes**2).mean(axis=0)) @ x
     mean = slopes @ x
     batches = (second - mean.T @ mean / len(theta)) / b
-    exact = jax.jit(universal.linear_posterior)(x, y, noise, prior)
+    exact = jax.jit(conjugate.linear_posterior)(x, y, noise, prior)
     exact = jax.tree.map(np.asarray, exact)
     raw = np.cov(theta.T)
     right = corrected_covariance(raw, eta, batches)
