@@ -109,7 +109,9 @@ class Lab:
             given = zip((x[one.ravel()] for one in sides), y)
             return layer_bounds(apply, params, *given, norms=norms)
 
-        return jax.vmap(of)(nets, rows, test)
+        # One network after the other: jaxlib 0.10 waits for ever on two cores of a CPU
+        # where large batches of triangular solves run side by side.
+        return jax.lax.map(lambda one: of(*one), (nets, rows, test))
 
     @partial(jax.jit, static_argnums=(0, 1))
     def judged(self, width: int, nets: PyTree, x: Array, y: Array) -> Any:
